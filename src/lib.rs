@@ -1,0 +1,5 @@
+//! dhtget: a trackerless BitTorrent DHT node and client.
+
+pub mod id;
+pub mod rng;
+pub mod wire;

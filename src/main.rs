@@ -1,0 +1,2 @@
+//! The `dhtget` program.
+fn main() {}

@@ -1,0 +1,5 @@
+//! Bytes to values and back, for everything that crosses a wire or stands in a torrent file.
+//!
+//! Parsing never panics, never recurses and never allocates by a number that a stranger sent.
+
+pub mod bencode;
