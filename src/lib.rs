@@ -1,5 +1,6 @@
 //! dhtget: a trackerless BitTorrent DHT node and client.
 
+pub mod client;
 pub mod id;
 pub mod rng;
 pub mod wire;
