@@ -3,4 +3,6 @@
 //! Parsing never panics, never recurses and never allocates by a number that a stranger sent.
 
 pub mod bencode;
+pub mod extended;
 pub mod metainfo;
+pub mod peer;
