@@ -2,5 +2,6 @@
 
 pub mod client;
 pub mod id;
+pub mod peer;
 pub mod rng;
 pub mod wire;

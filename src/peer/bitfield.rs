@@ -1,0 +1,108 @@
+//! A set of pieces, laid out as the wire has it: most significant bit first (BEP 3, "bitfield").
+
+use bytes::Bytes;
+
+/// Which of a fixed number of pieces are present.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Bitfield {
+    bits: Vec<u8>,
+    len: u32,
+    ones: u32,
+}
+
+impl Bitfield {
+    /// `len` pieces, none present.
+    pub fn none(len: u32) -> Self {
+        Self { bits: vec![0; (len as usize).div_ceil(8)], len, ones: 0 }
+    }
+
+    /// `len` pieces, all present.
+    pub fn all(len: u32) -> Self {
+        let mut field = Self { bits: vec![0xff; (len as usize).div_ceil(8)], len, ones: len };
+        if let (Some(last), spare @ 1..) = (field.bits.last_mut(), len % 8) {
+            *last = 0xffu8 << (8 - spare);
+        }
+        field
+    }
+
+    /// Reads the wire's form; refuses a wrong length and spare bits that are set.
+    pub fn from_wire(bytes: &[u8], len: u32) -> Option<Self> {
+        if bytes.len() != (len as usize).div_ceil(8) {
+            return None;
+        }
+        let ones = bytes.iter().map(|b| b.count_ones()).sum();
+        let spare_clear = len.is_multiple_of(8) || bytes.last().is_none_or(|b| b << (len % 8) == 0);
+        spare_clear.then(|| Self { bits: bytes.to_vec(), len, ones })
+    }
+
+    /// The wire's form.
+    pub fn to_wire(&self) -> Bytes {
+        Bytes::copy_from_slice(&self.bits)
+    }
+
+    /// How many pieces there are, present or not.
+    pub fn len(&self) -> u32 {
+        self.len
+    }
+
+    /// Whether there are no pieces at all.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// How many are present.
+    pub fn ones(&self) -> u32 {
+        self.ones
+    }
+
+    /// Whether every piece is present.
+    pub fn is_complete(&self) -> bool {
+        self.ones == self.len
+    }
+
+    /// Whether this piece is present; false past the end.
+    pub fn has(&self, index: u32) -> bool {
+        let byte = self.bits.get(index as usize / 8);
+        index < self.len && byte.is_some_and(|b| b & (0x80 >> (index % 8)) != 0)
+    }
+
+    /// Marks a piece; says whether that changed anything.
+    pub fn set(&mut self, index: u32, present: bool) -> bool {
+        if index >= self.len || self.has(index) == present {
+            return false;
+        }
+        if let Some(byte) = self.bits.get_mut(index as usize / 8) {
+            *byte ^= 0x80 >> (index % 8);
+        }
+        self.ones = if present { self.ones + 1 } else { self.ones - 1 };
+        true
+    }
+
+    /// The pieces that are present, in order.
+    pub fn iter(&self) -> impl Iterator<Item = u32> + '_ {
+        (0..self.len).filter(|&i| self.has(i))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spare_bits_and_wrong_lengths_are_refused() {
+        assert!(Bitfield::from_wire(&[0xff, 0x80], 9).is_some_and(|f| f.is_complete()));
+        assert_eq!(Bitfield::from_wire(&[0xff, 0xc0], 9), None);
+        assert_eq!(Bitfield::from_wire(&[0xff], 9), None);
+        assert_eq!(Bitfield::all(9).to_wire(), Bytes::from_static(&[0xff, 0x80]));
+        assert_eq!(Bitfield::all(16).to_wire(), Bytes::from_static(&[0xff, 0xff]));
+    }
+
+    #[test]
+    fn counts_follow_changes() {
+        let mut field = Bitfield::none(10);
+        assert!(field.set(9, true) && !field.set(9, true) && !field.set(10, true));
+        assert_eq!((field.ones(), field.has(9), field.has(10)), (1, true, false));
+        assert_eq!(field.iter().collect::<Vec<_>>(), [9]);
+        assert!(field.set(9, false) && field.ones() == 0);
+    }
+}

@@ -1,0 +1,539 @@
+//! One connection of the peer wire as a machine: bytes in, events and bytes out.
+//!
+//! Owns the handshake, choke and interest of both sides, the requests under way, and the ids of
+//! extension messages. Must not know other peers, the disk, or how many pieces there are.
+//!
+//! After each `handle_` or command, drain [`Connection::poll_event`] and [`Connection::poll_transmit`].
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use thiserror::Error;
+
+use crate::id::{Id160, InfoHash};
+use crate::wire::extended::{ExtendedHandshake, MetadataMessage, OUR_METADATA_ID, OUR_REQUEST_QUEUE};
+use crate::wire::peer::{
+    BlockRef, Frames, HANDSHAKE_LEN, Handshake, Message, PeerWireError, Reserved, piece_header,
+};
+
+/// How long a handshake may take (libtorrent: 10 s).
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A peer silent for this long is gone; BEP 3 asks for a sign of life every two minutes.
+pub const SILENCE_TIMEOUT: Duration = Duration::from_secs(125);
+/// After this long without sending, a keep-alive goes out: well before the other side's two minutes.
+pub const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
+/// What a peer that names no queue length is trusted to queue (libtorrent and others: 250).
+const DEFAULT_REQUEST_QUEUE: u32 = 250;
+/// Blocks that come without being asked for before the connection ends; cancelled ones arrive late and count.
+const MAX_UNREQUESTED: u32 = 512;
+/// Extended handshakes one peer may send: first, metadata known, upload-only, and some to spare.
+const MAX_EXTENDED_HANDSHAKES: u32 = 64;
+
+/// What both sides of a connection must agree on, and what we say of ourselves.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The torrent.
+    pub info_hash: InfoHash,
+    /// Our id in this swarm.
+    pub peer_id: Id160,
+    /// Where we accept connections.
+    pub listen_port: Option<u16>,
+    /// Where our DHT node listens; sent to peers that run one.
+    pub dht_port: Option<u16>,
+    /// The size of the info dictionary, once we have it.
+    pub metadata_size: Option<u64>,
+}
+
+/// What a peer said or did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// The handshake is complete; now say which pieces we have.
+    Handshaken,
+    /// The extended handshake came, or came again.
+    Extended,
+    /// The peer chokes us; without the fast extension our requests are void, see [`Connection::take_requests`].
+    Choked,
+    /// The peer lets us request.
+    Unchoked,
+    /// The peer wants pieces of ours.
+    Interested,
+    /// The peer wants none.
+    NotInterested,
+    /// The peer got a piece.
+    Have(u32),
+    /// The peer's pieces, in wire form.
+    Bitfield(Bytes),
+    /// The peer has every piece.
+    HaveAll,
+    /// The peer has no piece.
+    HaveNone,
+    /// The peer asks for a block.
+    Request(BlockRef),
+    /// The peer takes a request back.
+    Cancel(BlockRef),
+    /// A block that we had asked for.
+    Block {
+        /// What it is.
+        block: BlockRef,
+        /// Its bytes.
+        data: Bytes,
+    },
+    /// A block that we had not asked for, or had given up; its length.
+    Unrequested(u32),
+    /// A request of ours will not be answered.
+    Rejected(BlockRef),
+    /// We may request this piece while choked (BEP 6).
+    AllowedFast(u32),
+    /// The peer's DHT node listens on this port (BEP 5).
+    DhtPort(u16),
+    /// A metadata message (BEP 9).
+    Metadata(MetadataMessage),
+}
+
+/// Why a connection must end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum ProtocolError {
+    /// The stream is malformed.
+    #[error(transparent)]
+    Wire(#[from] PeerWireError),
+    /// The handshake names another torrent.
+    #[error("handshake for another torrent")]
+    OtherTorrent,
+    /// We have connected to ourselves.
+    #[error("connected to ourselves")]
+    Ourselves,
+    /// A bitfield, have-all or have-none after other messages.
+    #[error("bitfield out of place")]
+    LateBitfield,
+    /// An extension message that does not parse.
+    #[error("malformed extension message")]
+    Extension,
+    /// Too many blocks that nobody asked for.
+    #[error("too many unrequested blocks")]
+    Unrequested,
+    /// Extended handshakes without end.
+    #[error("too many extended handshakes")]
+    Handshakes,
+    /// No handshake in time.
+    #[error("no handshake in time")]
+    HandshakeTimeout,
+    /// Nothing for two minutes.
+    #[error("silent for two minutes")]
+    Silent,
+}
+
+/// A request of ours under way.
+#[derive(Debug, Clone, Copy)]
+struct Asked {
+    block: BlockRef,
+    at: Instant,
+}
+
+/// One connection. See the module's page for the polling order.
+#[derive(Debug)]
+pub struct Connection {
+    settings: Settings,
+    incoming: bool,
+    opened: Instant,
+    last_received: Instant,
+    last_sent: Instant,
+    remote: Option<Handshake>,
+    extended: ExtendedHandshake,
+    extended_handshakes: u32,
+    /// Handshake bytes, until all 68 are here.
+    greeting: Vec<u8>,
+    frames: Frames,
+    messages_seen: bool,
+    choking: bool,
+    interested: bool,
+    choked: bool,
+    peer_interested: bool,
+    asked: VecDeque<Asked>,
+    unrequested: u32,
+    small: Vec<u8>,
+    transmits: VecDeque<Bytes>,
+    events: VecDeque<Event>,
+}
+
+impl Connection {
+    /// A connection that just opened. The dialling side speaks first.
+    pub fn new(settings: Settings, incoming: bool, now: Instant) -> Self {
+        let mut connection = Self {
+            settings,
+            incoming,
+            opened: now,
+            last_received: now,
+            last_sent: now,
+            remote: None,
+            extended: ExtendedHandshake::default(),
+            extended_handshakes: 0,
+            greeting: Vec::new(),
+            frames: Frames::default(),
+            messages_seen: false,
+            choking: true,
+            interested: false,
+            choked: true,
+            peer_interested: false,
+            asked: VecDeque::new(),
+            unrequested: 0,
+            small: Vec::new(),
+            transmits: VecDeque::new(),
+            events: VecDeque::new(),
+        };
+        if !incoming {
+            connection.greet();
+        }
+        connection
+    }
+
+    // ---- input
+
+    /// Takes the next bytes of the stream. An error is final.
+    pub fn handle_bytes(&mut self, now: Instant, mut bytes: Bytes) -> Result<(), ProtocolError> {
+        self.last_received = now;
+        if self.remote.is_none() {
+            let missing = (HANDSHAKE_LEN - self.greeting.len()).min(bytes.len());
+            self.greeting.extend_from_slice(&bytes.split_to(missing));
+            match Handshake::parse(&self.greeting)? {
+                Some(handshake) => self.on_handshake(handshake)?,
+                None => return Ok(()),
+            }
+        }
+        self.frames.push(bytes);
+        while let Some(message) = self.frames.next()? {
+            self.on_message(message)?;
+        }
+        Ok(())
+    }
+
+    /// Acts on the passing of time.
+    pub fn handle_timeout(&mut self, now: Instant) -> Result<(), ProtocolError> {
+        if self.remote.is_none() {
+            let late = now.saturating_duration_since(self.opened) >= HANDSHAKE_TIMEOUT;
+            return if late { Err(ProtocolError::HandshakeTimeout) } else { Ok(()) };
+        }
+        if now.saturating_duration_since(self.last_received) >= SILENCE_TIMEOUT {
+            return Err(ProtocolError::Silent);
+        }
+        if now.saturating_duration_since(self.last_sent) >= KEEPALIVE_AFTER {
+            self.send(&Message::KeepAlive);
+        }
+        Ok(())
+    }
+
+    // ---- output
+
+    /// What happened, oldest first.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// Bytes to send, in order.
+    pub fn poll_transmit(&mut self, now: Instant) -> Option<Bytes> {
+        if self.transmits.is_empty() {
+            self.seal();
+        }
+        let bytes = self.transmits.pop_front()?;
+        self.last_sent = now;
+        Some(bytes)
+    }
+
+    /// When [`Connection::handle_timeout`] has work to do next.
+    pub fn poll_timeout(&self) -> Instant {
+        match self.remote {
+            None => self.opened + HANDSHAKE_TIMEOUT,
+            Some(_) => (self.last_received + SILENCE_TIMEOUT).min(self.last_sent + KEEPALIVE_AFTER),
+        }
+    }
+
+    // ---- what we know of the peer
+
+    /// The peer's handshake, once it is here.
+    pub fn remote(&self) -> Option<&Handshake> {
+        self.remote.as_ref()
+    }
+
+    /// The peer's extended handshake; empty before it came.
+    pub fn extended(&self) -> &ExtendedHandshake {
+        &self.extended
+    }
+
+    /// Whether the peer dialled us.
+    pub fn is_incoming(&self) -> bool {
+        self.incoming
+    }
+
+    /// Whether both sides speak the fast extension (BEP 6).
+    pub fn is_fast(&self) -> bool {
+        self.remote.is_some_and(|r| r.reserved.fast())
+    }
+
+    /// Whether the peer takes metadata requests (BEP 9).
+    pub fn serves_metadata(&self) -> bool {
+        self.extended.metadata_id.is_some_and(|id| id != 0) && self.extended.metadata_size.is_some()
+    }
+
+    /// Whether we choke the peer.
+    pub fn is_choking(&self) -> bool {
+        self.choking
+    }
+
+    /// Whether the peer chokes us.
+    pub fn is_choked(&self) -> bool {
+        self.choked
+    }
+
+    /// Whether we have said that we are interested.
+    pub fn is_interested(&self) -> bool {
+        self.interested
+    }
+
+    /// Whether the peer is interested in us.
+    pub fn is_peer_interested(&self) -> bool {
+        self.peer_interested
+    }
+
+    /// The most requests this peer is known to queue.
+    pub fn request_limit(&self) -> usize {
+        self.extended.request_queue.unwrap_or(DEFAULT_REQUEST_QUEUE).clamp(1, OUR_REQUEST_QUEUE) as usize
+    }
+
+    /// How many requests of ours are under way.
+    pub fn requests(&self) -> usize {
+        self.asked.len()
+    }
+
+    /// When the oldest request under way was sent.
+    pub fn oldest_request(&self) -> Option<Instant> {
+        self.asked.front().map(|a| a.at)
+    }
+
+    // ---- commands
+
+    /// Chokes or unchokes the peer.
+    pub fn choke(&mut self, choking: bool) {
+        if self.choking != choking {
+            self.choking = choking;
+            self.send(if choking { &Message::Choke } else { &Message::Unchoke });
+        }
+    }
+
+    /// Says whether we want pieces of the peer's.
+    pub fn express_interest(&mut self, interested: bool) {
+        if self.interested != interested {
+            self.interested = interested;
+            self.send(if interested { &Message::Interested } else { &Message::NotInterested });
+        }
+    }
+
+    /// Asks for a block.
+    pub fn request(&mut self, now: Instant, block: BlockRef) {
+        self.asked.push_back(Asked { block, at: now });
+        self.send(&Message::Request(block));
+    }
+
+    /// Takes a request back, where it is still under way.
+    pub fn cancel(&mut self, block: BlockRef) {
+        if self.forget(&block).is_some() {
+            self.send(&Message::Cancel(block));
+        }
+    }
+
+    /// Forgets every request under way and returns them, oldest first.
+    pub fn take_requests(&mut self) -> Vec<BlockRef> {
+        self.asked.drain(..).map(|a| a.block).collect()
+    }
+
+    /// Sends a message that changes nothing here: haves, bitfields, rejects.
+    pub fn send(&mut self, message: &Message) {
+        message.emit(&mut self.small);
+    }
+
+    /// Answers a request; the data is not copied.
+    pub fn send_block(&mut self, index: u32, begin: u32, data: Bytes) {
+        self.small.extend_from_slice(&piece_header(index, begin, data.len()));
+        self.seal();
+        self.transmits.push_back(data);
+    }
+
+    /// Sends a metadata message under the id that the peer chose, if it has chosen one.
+    pub fn send_metadata(&mut self, message: &MetadataMessage) {
+        if let Some(id) = self.extended.metadata_id.filter(|&id| id != 0) {
+            self.send(&Message::Extended { id, payload: message.emit().into() });
+        }
+    }
+
+    /// Tells the peer that we have the metadata now (BEP 10: the handshake may come again).
+    pub fn announce_metadata(&mut self, size: u64) {
+        self.settings.metadata_size = Some(size);
+        if self.remote.is_some_and(|r| r.reserved.extended()) {
+            self.send_extended_handshake();
+        }
+    }
+
+    // ---- inside
+
+    fn greet(&mut self) {
+        let handshake = Handshake {
+            reserved: Reserved::OURS,
+            info_hash: self.settings.info_hash,
+            peer_id: self.settings.peer_id,
+        };
+        handshake.emit(&mut self.small);
+    }
+
+    fn on_handshake(&mut self, handshake: Handshake) -> Result<(), ProtocolError> {
+        if handshake.info_hash != self.settings.info_hash {
+            return Err(ProtocolError::OtherTorrent);
+        }
+        if handshake.peer_id == self.settings.peer_id {
+            return Err(ProtocolError::Ourselves);
+        }
+        if self.incoming {
+            self.greet();
+        }
+        self.remote = Some(handshake);
+        self.greeting = Vec::new();
+        self.events.push_back(Event::Handshaken);
+        Ok(())
+    }
+
+    /// What follows the bitfield: the extended handshake, and our DHT port.
+    pub fn introduce(&mut self) {
+        let Some(remote) = self.remote else { return };
+        if remote.reserved.extended() {
+            self.send_extended_handshake();
+        }
+        if let (true, Some(port)) = (remote.reserved.dht(), self.settings.dht_port) {
+            self.send(&Message::Port(port));
+        }
+    }
+
+    fn send_extended_handshake(&mut self) {
+        let handshake = ExtendedHandshake {
+            metadata_id: Some(OUR_METADATA_ID),
+            metadata_size: self.settings.metadata_size,
+            request_queue: Some(OUR_REQUEST_QUEUE),
+            port: self.settings.listen_port,
+            client: Some(concat!("dhtget ", env!("CARGO_PKG_VERSION")).to_owned()),
+            upload_only: None,
+        };
+        self.send(&Message::Extended { id: 0, payload: handshake.emit().into() });
+    }
+
+    fn on_message(&mut self, message: Message) -> Result<(), ProtocolError> {
+        let first = !self.messages_seen;
+        // An extended handshake may come before the bitfield (libtorrent, Transmission).
+        if !matches!(message, Message::KeepAlive | Message::Extended { .. } | Message::Port(_)) {
+            self.messages_seen = true;
+        }
+        let event = match message {
+            Message::KeepAlive | Message::Suggest(_) | Message::Unknown(_) => return Ok(()),
+            Message::Bitfield(_) | Message::HaveAll | Message::HaveNone if !first => {
+                return Err(ProtocolError::LateBitfield);
+            }
+            Message::Bitfield(bits) => Event::Bitfield(bits),
+            Message::HaveAll => Event::HaveAll,
+            Message::HaveNone => Event::HaveNone,
+            Message::Choke => {
+                self.choked = true;
+                Event::Choked
+            }
+            Message::Unchoke => {
+                self.choked = false;
+                Event::Unchoked
+            }
+            Message::Interested => {
+                self.peer_interested = true;
+                Event::Interested
+            }
+            Message::NotInterested => {
+                self.peer_interested = false;
+                Event::NotInterested
+            }
+            Message::Have(index) => Event::Have(index),
+            Message::Request(block) => Event::Request(block),
+            Message::Cancel(block) => Event::Cancel(block),
+            Message::Piece { index, begin, data } => return self.on_block(index, begin, data),
+            Message::Reject(block) => match self.forget(&block) {
+                Some(_) => Event::Rejected(block),
+                None => return Ok(()),
+            },
+            Message::AllowedFast(index) => Event::AllowedFast(index),
+            Message::Port(port) => Event::DhtPort(port),
+            Message::Extended { id, payload } => return self.on_extended(id, &payload),
+        };
+        self.events.push_back(event);
+        Ok(())
+    }
+
+    fn on_block(&mut self, index: u32, begin: u32, data: Bytes) -> Result<(), ProtocolError> {
+        let block = BlockRef { index, begin, length: data.len() as u32 };
+        if self.forget(&block).is_some() {
+            // Blocks that were on their way when we cancelled or were choked: forgiven as long as most are wanted.
+            self.unrequested = self.unrequested.saturating_sub(1);
+            self.events.push_back(Event::Block { block, data });
+            return Ok(());
+        }
+        // BitComet answers what it will not serve with a block of no bytes.
+        let rejected = self.asked.iter().find(|a| data.is_empty() && (a.block.index, a.block.begin) == (index, begin));
+        if let Some(asked) = rejected.map(|a| a.block) {
+            self.forget(&asked);
+            self.events.push_back(Event::Rejected(asked));
+            return Ok(());
+        }
+        self.unrequested += 1;
+        self.events.push_back(Event::Unrequested(block.length));
+        if self.unrequested > MAX_UNREQUESTED { Err(ProtocolError::Unrequested) } else { Ok(()) }
+    }
+
+    fn on_extended(&mut self, id: u8, payload: &Bytes) -> Result<(), ProtocolError> {
+        match id {
+            0 => {
+                self.extended_handshakes += 1;
+                if self.extended_handshakes > MAX_EXTENDED_HANDSHAKES {
+                    return Err(ProtocolError::Handshakes);
+                }
+                let news = ExtendedHandshake::parse(payload).ok_or(ProtocolError::Extension)?;
+                merge(&mut self.extended, news);
+                self.events.push_back(Event::Extended);
+            }
+            OUR_METADATA_ID => {
+                if let Some(message) = MetadataMessage::parse(payload) {
+                    self.events.push_back(Event::Metadata(message));
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Removes a request under way. Answers come in order as a rule, so the search ends at once.
+    fn forget(&mut self, block: &BlockRef) -> Option<Asked> {
+        let at = self.asked.iter().position(|a| a.block == *block)?;
+        self.asked.remove(at)
+    }
+
+    /// Closes the run of small messages, so that what follows stays in order.
+    fn seal(&mut self) {
+        if !self.small.is_empty() {
+            self.transmits.push_back(std::mem::take(&mut self.small).into());
+        }
+    }
+}
+
+/// A later handshake adds to and overrides an earlier one (BEP 10).
+fn merge(known: &mut ExtendedHandshake, news: ExtendedHandshake) {
+    known.metadata_id = news.metadata_id.or(known.metadata_id);
+    known.metadata_size = news.metadata_size.or(known.metadata_size);
+    known.request_queue = news.request_queue.or(known.request_queue);
+    known.port = news.port.or(known.port);
+    known.upload_only = news.upload_only.or(known.upload_only);
+    if news.client.is_some() {
+        known.client = news.client;
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,129 @@
+use super::*;
+
+fn settings(id: u8) -> Settings {
+    Settings {
+        info_hash: Id160([9; 20]),
+        peer_id: Id160([id; 20]),
+        listen_port: Some(6881),
+        dht_port: Some(6882),
+        metadata_size: Some(100),
+    }
+}
+
+fn pump(from: &mut Connection, to: &mut Connection, now: Instant) -> Result<Vec<Event>, ProtocolError> {
+    while let Some(bytes) = from.poll_transmit(now) {
+        to.handle_bytes(now, bytes)?;
+    }
+    Ok(std::iter::from_fn(|| to.poll_event()).collect())
+}
+
+fn pair(now: Instant) -> (Connection, Connection) {
+    let mut a = Connection::new(settings(1), false, now);
+    let mut b = Connection::new(settings(2), true, now);
+    assert_eq!(pump(&mut a, &mut b, now), Ok(vec![Event::Handshaken]));
+    assert_eq!(pump(&mut b, &mut a, now), Ok(vec![Event::Handshaken]));
+    (a, b)
+}
+
+#[test]
+fn two_sides_shake_hands_and_trade_a_block() {
+    let now = Instant::now();
+    let (mut a, mut b) = pair(now);
+    b.send(&Message::HaveAll);
+    b.introduce();
+    assert_eq!(pump(&mut b, &mut a, now), Ok(vec![Event::HaveAll, Event::Extended, Event::DhtPort(6882)]));
+    assert!(a.serves_metadata() && a.is_fast() && a.request_limit() == 2000);
+    a.introduce();
+    a.express_interest(true);
+    assert_eq!(
+        pump(&mut a, &mut b, now),
+        Ok(vec![Event::Extended, Event::DhtPort(6882), Event::Interested])
+    );
+    b.choke(false);
+    assert_eq!(pump(&mut b, &mut a, now), Ok(vec![Event::Unchoked]));
+    let block = BlockRef { index: 0, begin: 0, length: 4 };
+    a.request(now, block);
+    assert_eq!(pump(&mut a, &mut b, now), Ok(vec![Event::Request(block)]));
+    b.send_block(0, 0, Bytes::from_static(b"data"));
+    let got = Event::Block { block, data: Bytes::from_static(b"data") };
+    assert_eq!(pump(&mut b, &mut a, now), Ok(vec![got]));
+    assert_eq!(a.requests(), 0);
+    b.send_block(0, 0, Bytes::from_static(b"data"));
+    assert_eq!(pump(&mut b, &mut a, now), Ok(vec![Event::Unrequested(4)]));
+}
+
+#[test]
+fn a_zero_length_block_is_bitcomets_reject() {
+    let now = Instant::now();
+    let (mut a, mut b) = pair(now);
+    let block = BlockRef { index: 3, begin: 16384, length: 16384 };
+    a.request(now, block);
+    b.send_block(3, 16384, Bytes::new());
+    assert_eq!(pump(&mut b, &mut a, now), Ok(vec![Event::Rejected(block)]));
+}
+
+#[test]
+fn another_torrent_and_ourselves_are_refused() {
+    let now = Instant::now();
+    let mut a = Connection::new(Settings { info_hash: Id160([8; 20]), ..settings(1) }, false, now);
+    let mut b = Connection::new(settings(2), true, now);
+    assert_eq!(pump(&mut a, &mut b, now), Err(ProtocolError::OtherTorrent));
+    let mut a = Connection::new(settings(2), false, now);
+    let mut b = Connection::new(settings(2), true, now);
+    assert_eq!(pump(&mut a, &mut b, now), Err(ProtocolError::Ourselves));
+}
+
+#[test]
+fn silence_and_slow_handshakes_end_a_connection_and_keepalives_prevent_it() {
+    let now = Instant::now();
+    let mut alone = Connection::new(settings(1), true, now);
+    assert_eq!(alone.poll_timeout(), now + HANDSHAKE_TIMEOUT);
+    assert_eq!(alone.handle_timeout(now + HANDSHAKE_TIMEOUT), Err(ProtocolError::HandshakeTimeout));
+    let (mut a, mut b) = pair(now);
+    let later = now + KEEPALIVE_AFTER;
+    assert_eq!(a.handle_timeout(later), Ok(()));
+    assert_eq!(pump(&mut a, &mut b, later), Ok(vec![]));
+    assert_eq!(b.handle_timeout(now + SILENCE_TIMEOUT), Ok(()));
+    assert_eq!(a.handle_timeout(now + SILENCE_TIMEOUT), Err(ProtocolError::Silent));
+}
+
+#[test]
+fn a_late_bitfield_and_floods_are_refused() {
+    let now = Instant::now();
+    let (mut a, mut b) = pair(now);
+    b.send(&Message::Have(1));
+    b.send(&Message::HaveAll);
+    assert_eq!(pump(&mut b, &mut a, now), Err(ProtocolError::LateBitfield));
+    let (mut a, mut b) = pair(now);
+    for _ in 0..=MAX_EXTENDED_HANDSHAKES {
+        b.introduce();
+    }
+    assert_eq!(pump(&mut b, &mut a, now), Err(ProtocolError::Handshakes));
+    let (mut a, mut b) = pair(now);
+    for _ in 0..=MAX_UNREQUESTED {
+        b.send_block(0, 0, Bytes::from_static(b"x"));
+    }
+    assert_eq!(pump(&mut b, &mut a, now), Err(ProtocolError::Unrequested));
+}
+
+#[test]
+fn an_encrypted_stream_is_refused_at_its_first_byte() {
+    let now = Instant::now();
+    let mut b = Connection::new(settings(2), true, now);
+    let refused = b.handle_bytes(now, Bytes::from_static(b"\x42\x42"));
+    assert_eq!(refused, Err(ProtocolError::Wire(PeerWireError::NotBitTorrent)));
+}
+
+proptest::proptest! {
+    #[test]
+    fn never_panics_whatever_comes(chunks: Vec<Vec<u8>>) {
+        let now = Instant::now();
+        let (_, mut b) = pair(now);
+        for chunk in chunks {
+            if b.handle_bytes(now, chunk.into()).is_err() {
+                break;
+            }
+            while b.poll_event().is_some() {}
+        }
+    }
+}

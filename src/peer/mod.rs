@@ -1,0 +1,11 @@
+//! One peer: its connection as a machine, the pieces it has, the speed it shows.
+//!
+//! Nothing here knows other peers, the disk, or a socket.
+
+pub mod bitfield;
+pub mod connection;
+pub mod rate;
+
+pub use bitfield::Bitfield;
+pub use connection::{Connection, Event, ProtocolError, Settings};
+pub use rate::Rate;
