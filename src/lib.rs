@@ -4,4 +4,5 @@ pub mod client;
 pub mod id;
 pub mod peer;
 pub mod rng;
+pub mod swarm;
 pub mod wire;

@@ -123,13 +123,6 @@ pub enum ProtocolError {
     Silent,
 }
 
-/// A request of ours under way.
-#[derive(Debug, Clone, Copy)]
-struct Asked {
-    block: BlockRef,
-    at: Instant,
-}
-
 /// One connection. See the module's page for the polling order.
 #[derive(Debug)]
 pub struct Connection {
@@ -149,7 +142,7 @@ pub struct Connection {
     interested: bool,
     choked: bool,
     peer_interested: bool,
-    asked: VecDeque<Asked>,
+    asked: VecDeque<BlockRef>,
     unrequested: u32,
     small: Vec<u8>,
     transmits: VecDeque<Bytes>,
@@ -304,9 +297,9 @@ impl Connection {
         self.asked.len()
     }
 
-    /// When the oldest request under way was sent.
-    pub fn oldest_request(&self) -> Option<Instant> {
-        self.asked.front().map(|a| a.at)
+    /// The requests under way, oldest first.
+    pub fn pending(&self) -> impl Iterator<Item = &BlockRef> {
+        self.asked.iter()
     }
 
     // ---- commands
@@ -328,21 +321,21 @@ impl Connection {
     }
 
     /// Asks for a block.
-    pub fn request(&mut self, now: Instant, block: BlockRef) {
-        self.asked.push_back(Asked { block, at: now });
+    pub fn request(&mut self, block: BlockRef) {
+        self.asked.push_back(block);
         self.send(&Message::Request(block));
     }
 
     /// Takes a request back, where it is still under way.
     pub fn cancel(&mut self, block: BlockRef) {
-        if self.forget(&block).is_some() {
+        if self.forget(&block) {
             self.send(&Message::Cancel(block));
         }
     }
 
     /// Forgets every request under way and returns them, oldest first.
     pub fn take_requests(&mut self) -> Vec<BlockRef> {
-        self.asked.drain(..).map(|a| a.block).collect()
+        self.asked.drain(..).collect()
     }
 
     /// Sends a message that changes nothing here: haves, bitfields, rejects.
@@ -457,8 +450,8 @@ impl Connection {
             Message::Cancel(block) => Event::Cancel(block),
             Message::Piece { index, begin, data } => return self.on_block(index, begin, data),
             Message::Reject(block) => match self.forget(&block) {
-                Some(_) => Event::Rejected(block),
-                None => return Ok(()),
+                true => Event::Rejected(block),
+                false => return Ok(()),
             },
             Message::AllowedFast(index) => Event::AllowedFast(index),
             Message::Port(port) => Event::DhtPort(port),
@@ -470,15 +463,15 @@ impl Connection {
 
     fn on_block(&mut self, index: u32, begin: u32, data: Bytes) -> Result<(), ProtocolError> {
         let block = BlockRef { index, begin, length: data.len() as u32 };
-        if self.forget(&block).is_some() {
+        if self.forget(&block) {
             // Blocks that were on their way when we cancelled or were choked: forgiven as long as most are wanted.
             self.unrequested = self.unrequested.saturating_sub(1);
             self.events.push_back(Event::Block { block, data });
             return Ok(());
         }
         // BitComet answers what it will not serve with a block of no bytes.
-        let rejected = self.asked.iter().find(|a| data.is_empty() && (a.block.index, a.block.begin) == (index, begin));
-        if let Some(asked) = rejected.map(|a| a.block) {
+        let rejected = self.asked.iter().find(|a| data.is_empty() && (a.index, a.begin) == (index, begin));
+        if let Some(asked) = rejected.copied() {
             self.forget(&asked);
             self.events.push_back(Event::Rejected(asked));
             return Ok(());
@@ -510,9 +503,9 @@ impl Connection {
     }
 
     /// Removes a request under way. Answers come in order as a rule, so the search ends at once.
-    fn forget(&mut self, block: &BlockRef) -> Option<Asked> {
-        let at = self.asked.iter().position(|a| a.block == *block)?;
-        self.asked.remove(at)
+    fn forget(&mut self, block: &BlockRef) -> bool {
+        let at = self.asked.iter().position(|a| a == block);
+        at.is_some_and(|at| self.asked.remove(at).is_some())
     }
 
     /// Closes the run of small messages, so that what follows stays in order.

@@ -42,7 +42,7 @@ fn two_sides_shake_hands_and_trade_a_block() {
     b.choke(false);
     assert_eq!(pump(&mut b, &mut a, now), Ok(vec![Event::Unchoked]));
     let block = BlockRef { index: 0, begin: 0, length: 4 };
-    a.request(now, block);
+    a.request(block);
     assert_eq!(pump(&mut a, &mut b, now), Ok(vec![Event::Request(block)]));
     b.send_block(0, 0, Bytes::from_static(b"data"));
     let got = Event::Block { block, data: Bytes::from_static(b"data") };
@@ -57,7 +57,7 @@ fn a_zero_length_block_is_bitcomets_reject() {
     let now = Instant::now();
     let (mut a, mut b) = pair(now);
     let block = BlockRef { index: 3, begin: 16384, length: 16384 };
-    a.request(now, block);
+    a.request(block);
     b.send_block(3, 16384, Bytes::new());
     assert_eq!(pump(&mut b, &mut a, now), Ok(vec![Event::Rejected(block)]));
 }

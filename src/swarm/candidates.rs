@@ -1,0 +1,199 @@
+//! Addresses of possible peers: which to dial next, which to leave alone.
+//!
+//! Must not know connections beyond their outcome.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use super::config::{MAX_BANNED, MAX_CANDIDATES};
+use super::event::Origin;
+
+/// After the first failure; doubles with each.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
+/// The longest wait between two dials of one address.
+const RETRY_AT_MOST: Duration = Duration::from_secs(600);
+/// Peers the user named are tried again this often at least.
+const RETRY_USER_AT_MOST: Duration = Duration::from_secs(20);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Idle { not_before: Option<Instant> },
+    Busy,
+}
+
+#[derive(Debug)]
+struct Candidate {
+    origin: Origin,
+    state: State,
+    failures: u32,
+}
+
+/// The addresses known of one swarm.
+#[derive(Debug, Default)]
+pub struct Candidates {
+    known: BTreeMap<SocketAddr, Candidate>,
+    banned: BTreeSet<IpAddr>,
+    banned_addrs: BTreeSet<SocketAddr>,
+}
+
+impl Candidates {
+    /// Learns an address; says whether it is new and usable.
+    pub fn add(&mut self, addr: SocketAddr, origin: Origin) -> bool {
+        let addr = canonical(addr);
+        if !usable(addr) || self.is_banned(addr) {
+            return false;
+        }
+        if let Some(known) = self.known.get_mut(&addr) {
+            known.origin = known.origin.min(origin);
+            return false;
+        }
+        if self.known.len() >= MAX_CANDIDATES && !self.forget_worst() {
+            return false;
+        }
+        let state = State::Idle { not_before: None };
+        self.known.insert(addr, Candidate { origin, state, failures: 0 });
+        true
+    }
+
+    /// How many addresses are known.
+    pub fn len(&self) -> usize {
+        self.known.len()
+    }
+
+    /// Whether no address is known.
+    pub fn is_empty(&self) -> bool {
+        self.known.is_empty()
+    }
+
+    /// How many could be dialled now.
+    pub fn waiting(&self, now: Instant) -> usize {
+        self.known.values().filter(|c| c.is_due(now)).count()
+    }
+
+    /// The best address to dial now; it counts as busy until its outcome is told.
+    pub fn take(&mut self, now: Instant) -> Option<SocketAddr> {
+        let due = self.known.iter_mut().filter(|(_, c)| c.is_due(now));
+        let (addr, candidate) = due.min_by_key(|(_, c)| (c.failures, c.origin))?;
+        candidate.state = State::Busy;
+        Some(*addr)
+    }
+
+    /// The address has a connection that it opened itself.
+    pub fn on_incoming(&mut self, addr: SocketAddr) {
+        if let Some(candidate) = self.known.get_mut(&canonical(addr)) {
+            candidate.state = State::Busy;
+        }
+    }
+
+    /// A dial or handshake failed.
+    pub fn on_failure(&mut self, addr: SocketAddr, now: Instant) {
+        let Some(candidate) = self.known.get_mut(&canonical(addr)) else { return };
+        let most = if candidate.origin == Origin::User { RETRY_USER_AT_MOST } else { RETRY_AT_MOST };
+        let wait = RETRY_AFTER.saturating_mul(1 << candidate.failures.min(10)).min(most);
+        candidate.failures += 1;
+        candidate.state = State::Idle { not_before: Some(now + wait) };
+    }
+
+    /// A connection that had worked has ended; the address may be dialled again after `wait`.
+    pub fn on_closed(&mut self, addr: SocketAddr, now: Instant, wait: Duration) {
+        if let Some(candidate) = self.known.get_mut(&canonical(addr)) {
+            candidate.failures = 0;
+            candidate.state = State::Idle { not_before: Some(now + wait) };
+        }
+    }
+
+    /// Never deals with this address again; on networks where one host is one peer, with its host.
+    pub fn ban(&mut self, addr: SocketAddr) {
+        let addr = canonical(addr);
+        self.known.remove(&addr);
+        if self.banned.len() + self.banned_addrs.len() < MAX_BANNED {
+            self.banned_addrs.insert(addr);
+            if !addr.ip().is_loopback() {
+                self.banned.insert(addr.ip());
+            }
+        }
+    }
+
+    /// Whether this address or its host has been banned.
+    pub fn is_banned(&self, addr: SocketAddr) -> bool {
+        let addr = canonical(addr);
+        self.banned.contains(&addr.ip()) || self.banned_addrs.contains(&addr)
+    }
+
+    /// Forgets an address that turned out to be our own.
+    pub fn forget(&mut self, addr: SocketAddr) {
+        let addr = canonical(addr);
+        self.known.remove(&addr);
+        if self.banned_addrs.len() < MAX_BANNED {
+            self.banned_addrs.insert(addr);
+        }
+    }
+
+    fn forget_worst(&mut self) -> bool {
+        let idle = self.known.iter().filter(|(_, c)| c.state != State::Busy && c.failures > 0);
+        let worst = idle.max_by_key(|(_, c)| c.failures).map(|(addr, _)| *addr);
+        worst.is_some_and(|addr| self.known.remove(&addr).is_some())
+    }
+}
+
+impl Candidate {
+    fn is_due(&self, now: Instant) -> bool {
+        match self.state {
+            State::Idle { not_before } => not_before.is_none_or(|t| t <= now),
+            State::Busy => false,
+        }
+    }
+}
+
+fn canonical(addr: SocketAddr) -> SocketAddr {
+    SocketAddr::new(addr.ip().to_canonical(), addr.port())
+}
+
+fn usable(addr: SocketAddr) -> bool {
+    let broadcast = matches!(addr.ip(), IpAddr::V4(v4) if v4.is_broadcast() || v4.octets()[0] == 0);
+    addr.port() != 0 && !addr.ip().is_unspecified() && !addr.ip().is_multicast() && !broadcast
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addr(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn impossible_addresses_are_not_kept_and_mapped_ones_are_one() {
+        let mut c = Candidates::default();
+        for bad in ["0.0.0.0:1", "1.2.3.4:0", "224.0.0.1:5", "255.255.255.255:5", "[::]:1", "[ff02::1]:1"] {
+            assert!(!c.add(addr(bad), Origin::Dht), "{bad}");
+        }
+        assert!(c.add(addr("1.2.3.4:5"), Origin::Dht));
+        assert!(!c.add(addr("[::ffff:1.2.3.4]:5"), Origin::Dht));
+    }
+
+    #[test]
+    fn the_users_peers_come_first_and_failures_wait_longer() {
+        let (mut c, now) = (Candidates::default(), Instant::now());
+        c.add(addr("1.1.1.1:1"), Origin::Dht);
+        c.add(addr("2.2.2.2:2"), Origin::User);
+        assert_eq!(c.take(now), Some(addr("2.2.2.2:2")));
+        assert_eq!(c.take(now), Some(addr("1.1.1.1:1")));
+        assert_eq!(c.take(now), None);
+        c.on_failure(addr("1.1.1.1:1"), now);
+        assert_eq!(c.take(now), None);
+        assert_eq!(c.take(now + RETRY_AFTER), Some(addr("1.1.1.1:1")));
+    }
+
+    #[test]
+    fn a_ban_outlives_new_mentions_and_memory_is_bounded() {
+        let mut c = Candidates::default();
+        c.ban(addr("9.9.9.9:9"));
+        assert!(!c.add(addr("9.9.9.9:10"), Origin::User));
+        for i in 0..10_000u32 {
+            c.add(SocketAddr::new(IpAddr::V4(i.wrapping_add(0x0a00_0001).into()), 1), Origin::Dht);
+        }
+        assert_eq!(c.len(), MAX_CANDIDATES);
+    }
+}

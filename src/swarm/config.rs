@@ -1,0 +1,71 @@
+//! Every bound of a swarm, with its reason.
+
+use std::time::Duration;
+
+use crate::id::Id160;
+
+/// Connections of one torrent (libtorrent: 200).
+pub const MAX_CONNECTIONS: usize = 200;
+/// Dials under way at once: enough to find live peers among many dead ones in seconds, few enough for a home router.
+pub const MAX_HALF_OPEN: usize = 100;
+/// How long one dial may take while others wait.
+pub const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a dial may take when nobody else is left to try.
+pub const PATIENT_DIAL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Addresses remembered; past this the worst is forgotten.
+pub const MAX_CANDIDATES: usize = 2000;
+/// Addresses of proven liars remembered.
+pub const MAX_BANNED: usize = 1000;
+/// How often rates, snubbing and dials are looked at.
+pub const TICK: Duration = Duration::from_secs(1);
+/// Tit-for-tat looks at the peers this often (BEP 3: ten seconds).
+pub const CHOKE_ROUND: Duration = Duration::from_secs(10);
+/// Rounds until the optimistic unchoke moves on (BEP 3: 30 s).
+pub const OPTIMISTIC_ROUNDS: u32 = 3;
+/// Regular upload slots.
+pub const UPLOAD_SLOTS: usize = 4;
+/// A peer that owes us blocks and sends none for this long is snubbed: others may have its blocks.
+pub const SNUB_AFTER: Duration = Duration::from_secs(20);
+/// Requests a new peer gets before its rate is known; slow start doubles it each round trip.
+pub const FIRST_DEPTH: usize = 16;
+/// Seconds of a peer's rate that are requested ahead.
+pub const DEPTH_SECONDS: u64 = 2;
+/// Requests a peer always may have under way, however slow it seems.
+pub const MIN_DEPTH: usize = 4;
+/// How many peers may be asked for the same block at the end, beside the first.
+pub const ENDGAME_EXTRA: usize = 2;
+/// Requests one peer may have under way for blocks that others were asked for.
+pub const ENDGAME_DEPTH: usize = 16;
+/// Bytes of blocks that are read or unsent for one peer: enough to keep its socket busy.
+pub const UPLOAD_AHEAD: usize = 1 << 20;
+/// Requests of one peer we queue; a little over what we announce.
+pub const MAX_PEER_REQUESTS: usize = 2048;
+/// Haves remembered of one peer before the number of pieces is known.
+pub const MAX_EARLY_HAVES: usize = 16_384;
+/// Missing haves sent one by one to a peer that connected before we knew our pieces; past this it is cheaper to reconnect.
+pub const MAX_LATE_HAVES: u32 = 8192;
+/// Sizes of metadata that may be collected at once.
+pub const MAX_METADATA_SIZES: usize = 8;
+/// Bytes of metadata held at once, over all sizes.
+pub const MAX_METADATA_HELD: usize = 64 << 20;
+/// Metadata requests under way at one peer.
+pub const METADATA_DEPTH: usize = 8;
+/// Metadata blocks served to one peer, as a multiple of the dictionary.
+pub const METADATA_SERVINGS: u32 = 4;
+/// Pieces that are picked at random before rarest-first begins: a first piece must come soon, to have something to give.
+pub const RANDOM_FIRST_PIECES: u32 = 4;
+/// A peer that needs longer than this for a whole piece helps with pieces others have begun.
+pub const WHOLE_PIECE_SECONDS: u64 = 20;
+
+/// What the owner of a swarm chooses.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Our id in this swarm.
+    pub peer_id: Id160,
+    /// The TCP port we accept on.
+    pub listen_port: Option<u16>,
+    /// The UDP port of our DHT node.
+    pub dht_port: Option<u16>,
+    /// Stop at the metadata.
+    pub metadata_only: bool,
+}

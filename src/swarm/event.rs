@@ -1,0 +1,144 @@
+//! The vocabulary between a [`Swarm`](super::Swarm) and whoever drives it.
+//!
+//! Leaf of its folder: everything may use it, it uses nothing beside it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::peer::{Bitfield, ProtocolError};
+use crate::wire::metainfo::{Info, MetainfoError, PieceIndex};
+
+/// Names one connection, from the dial to its end; never used again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PeerKey(pub std::num::NonZeroU32);
+
+/// Who named a peer's address; better sources are dialled first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Origin {
+    /// The user: `--peer`, or `x.pe` in the magnet.
+    User,
+    /// The DHT.
+    Dht,
+    /// It connected to us and named its port.
+    Itself,
+}
+
+/// What the driver tells the swarm.
+#[derive(Debug)]
+pub enum Input {
+    /// Addresses of possible peers.
+    Candidates(Vec<SocketAddr>, Origin),
+    /// A dial succeeded.
+    Connected(PeerKey),
+    /// A dial failed.
+    DialFailed(PeerKey),
+    /// Bytes came from a peer.
+    Received(PeerKey, Bytes),
+    /// This many bytes of ours have left for the peer's socket.
+    Sent(PeerKey, usize),
+    /// The peer's connection has ended.
+    Closed(PeerKey),
+    /// The metadata was known beforehand.
+    Info(Arc<Info>),
+    /// The disk is ready; these pieces are on it, verified.
+    DiskReady(Bitfield),
+    /// A piece was hashed: whether it is what the metadata promises.
+    Hashed(PieceIndex, bool),
+    /// A block that [`Action::Read`] asked for; none where the disk could not give it.
+    Read {
+        /// Who wants it.
+        peer: PeerKey,
+        /// Piece number.
+        piece: PieceIndex,
+        /// First byte within the piece.
+        begin: u32,
+        /// The bytes.
+        data: Option<Bytes>,
+    },
+}
+
+/// What the swarm tells its driver.
+#[derive(Debug)]
+pub enum Action {
+    /// Connect to an address, giving up after `timeout`.
+    Dial {
+        /// Its name from now on.
+        peer: PeerKey,
+        /// Where.
+        addr: SocketAddr,
+        /// How long to try.
+        timeout: Duration,
+    },
+    /// End a connection, or a dial under way.
+    Close(PeerKey, CloseReason),
+    /// Send bytes, in order.
+    Send(PeerKey, Bytes),
+    /// Write a block to its place.
+    Write {
+        /// Piece number.
+        piece: PieceIndex,
+        /// First byte within the piece.
+        begin: u32,
+        /// The bytes.
+        data: Bytes,
+    },
+    /// All blocks of this piece have been given to [`Action::Write`]: hash it.
+    Hash(PieceIndex),
+    /// Read a block for a peer.
+    Read {
+        /// Who wants it.
+        peer: PeerKey,
+        /// Piece number.
+        piece: PieceIndex,
+        /// First byte within the piece.
+        begin: u32,
+        /// Bytes.
+        length: u32,
+    },
+    /// Something a person or the layer above wants to know.
+    Report(Report),
+}
+
+/// Milestones and findings.
+#[derive(Debug, Clone)]
+pub enum Report {
+    /// The metadata came and is authentic.
+    Metadata(Arc<Info>),
+    /// The metadata is authentic and unusable: nobody can give a better one.
+    BadMetadata(MetainfoError),
+    /// A piece was verified.
+    Verified(PieceIndex),
+    /// Every piece is verified.
+    Complete,
+    /// A peer runs a DHT node here.
+    DhtNode(SocketAddr),
+}
+
+/// Why a connection was ended by us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum CloseReason {
+    /// It broke the protocol.
+    #[error("{0}")]
+    Protocol(#[from] ProtocolError),
+    /// It sent something impossible: an index, length or order outside the torrent.
+    #[error("it sent what this torrent cannot have: {0}")]
+    Impossible(&'static str),
+    /// It sent data that does not hash.
+    #[error("it sent false data")]
+    Liar,
+    /// The same peer is connected already.
+    #[error("connected already")]
+    Duplicate,
+    /// Neither side needs the other any more.
+    #[error("both sides are complete")]
+    BothComplete,
+    /// Only the metadata was wanted, or the transfer ends.
+    #[error("finished")]
+    Finished,
+    /// A fresh handshake says more cheaply what we have now.
+    #[error("reconnecting to announce our pieces")]
+    Refresh,
+}

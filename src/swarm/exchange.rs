@@ -1,0 +1,113 @@
+//! Metadata and other talk about the torrent rather than its payload: extended handshakes (BEP 10),
+//! metadata both ways (BEP 9), DHT ports (BEP 5).
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::config::METADATA_SERVINGS;
+use super::event::{Action, CloseReason, Input, Origin, PeerKey, Report};
+use super::metadata::Outcome;
+use super::swarm::Swarm;
+use crate::wire::extended::{METADATA_BLOCK_LEN, MetadataMessage};
+use crate::wire::metainfo::Info;
+
+impl Swarm {
+    pub(super) fn on_extended(&mut self, now: Instant, key: PeerKey) {
+        let Some(member) = self.members.get_mut(&key) else { return };
+        let Some(conn) = member.conn.as_ref() else { return };
+        let (size, port) = (conn.extended().metadata_size, conn.extended().port);
+        let (serves, incoming, round_trip) = (conn.serves_metadata(), conn.is_incoming(), member.round_trip);
+        if let (true, None, Some(port)) = (incoming, member.candidate, port) {
+            let addr = SocketAddr::new(member.addr.ip(), port);
+            member.candidate = Some(addr);
+            self.candidates.add(addr, Origin::Itself);
+            self.candidates.on_incoming(addr);
+        }
+        if let (None, true, Some(size)) = (&self.info, serves, size)
+            && self.metadata.claim(key, size, round_trip)
+        {
+            self.ask_metadata_of(now, key);
+        }
+    }
+
+    /// Asks every peer that has something to give, where a wait has run out.
+    pub(super) fn ask_metadata(&mut self, now: Instant) {
+        if self.info.is_some() {
+            return;
+        }
+        for key in self.keys() {
+            self.ask_metadata_of(now, key);
+            self.flush(now, key);
+        }
+    }
+
+    fn ask_metadata_of(&mut self, now: Instant, key: PeerKey) {
+        if self.info.is_some() || !self.members.contains_key(&key) {
+            return;
+        }
+        for block in self.metadata.ask(key, now) {
+            if let Some(conn) = self.conn(key) {
+                conn.send_metadata(&MetadataMessage::Request { block });
+            }
+        }
+    }
+
+    pub(super) fn on_metadata(&mut self, now: Instant, key: PeerKey, message: MetadataMessage) {
+        match message {
+            MetadataMessage::Request { block } => self.serve_metadata(key, block),
+            MetadataMessage::Reject { block } => self.metadata.on_reject(key, block, now),
+            MetadataMessage::Data { .. } if self.info.is_some() => {}
+            MetadataMessage::Data { block, total_size, data } => {
+                match self.metadata.on_data(key, block, total_size, &data) {
+                    Outcome::Ignored => {}
+                    Outcome::Stored => self.ask_metadata_of(now, key),
+                    Outcome::Complete(raw) => match Info::parse(raw) {
+                        Ok(info) => {
+                            let info = Arc::new(info);
+                            self.actions.push_back(Action::Report(Report::Metadata(info.clone())));
+                            self.handle(now, Input::Info(info));
+                        }
+                        Err(error) => self.actions.push_back(Action::Report(Report::BadMetadata(error))),
+                    },
+                    Outcome::Failed(liars) => {
+                        for liar in liars {
+                            self.close(now, liar, CloseReason::Liar);
+                        }
+                        self.ask_metadata(now);
+                    }
+                    Outcome::Violation => self.close(now, key, CloseReason::Impossible("metadata block")),
+                }
+            }
+        }
+    }
+
+    fn serve_metadata(&mut self, key: PeerKey, block: u32) {
+        let raw = self.info.as_ref().map(|i| i.raw().clone());
+        let Some(member) = self.members.get_mut(&key) else { return };
+        let Some(conn) = member.conn.as_mut() else { return };
+        let begin = block as usize * METADATA_BLOCK_LEN as usize;
+        let answer = match raw {
+            Some(raw) if begin < raw.len() => {
+                let blocks = (raw.len() as u32).div_ceil(METADATA_BLOCK_LEN);
+                member.metadata_served += 1;
+                if member.metadata_served > blocks.saturating_mul(METADATA_SERVINGS).max(16) {
+                    MetadataMessage::Reject { block }
+                } else {
+                    let end = raw.len().min(begin + METADATA_BLOCK_LEN as usize);
+                    let total_size = raw.len() as u64;
+                    MetadataMessage::Data { block, total_size, data: raw.slice(begin..end) }
+                }
+            }
+            _ => MetadataMessage::Reject { block },
+        };
+        conn.send_metadata(&answer);
+    }
+
+    pub(super) fn on_dht_port(&mut self, key: PeerKey, port: u16) {
+        if let Some(member) = self.members.get(&key).filter(|_| port != 0) {
+            let node = SocketAddr::new(member.addr.ip(), port);
+            self.actions.push_back(Action::Report(Report::DhtNode(node)));
+        }
+    }
+}

@@ -1,0 +1,302 @@
+//! Fetching: what peers have, what to ask whom for, what to do with blocks and hashed pieces.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::config::*;
+use super::event::{Action, CloseReason, PeerKey, Report};
+use super::member::Has;
+use super::pieces::{Pieces, Received};
+use super::swarm::Swarm;
+use crate::peer::Bitfield;
+use crate::wire::metainfo::{BLOCK_LEN, Info, PieceIndex};
+use crate::wire::peer::{BlockRef, Message};
+
+impl Swarm {
+    // ---- the torrent becomes known
+
+    pub(super) fn on_info(&mut self, now: Instant, info: Arc<Info>) {
+        let count = info.layout().count();
+        let size = info.raw().len() as u64;
+        self.info = Some(info);
+        for key in self.keys() {
+            let Some(member) = self.members.get_mut(&key) else { continue };
+            if member.has.settle(count).is_none() {
+                self.close(now, key, CloseReason::Impossible("bitfield"));
+                continue;
+            }
+            if let Some(conn) = self.conn(key) {
+                conn.announce_metadata(size);
+            }
+            self.flush(now, key);
+        }
+    }
+
+    pub(super) fn on_disk_ready(&mut self, now: Instant, have: Bitfield) {
+        let Some(info) = self.info.clone() else { return };
+        let pieces = Pieces::new(*info.layout(), have, &mut self.rng);
+        let late_haves: Vec<u32> = pieces.have().iter().take(MAX_LATE_HAVES as usize + 1).collect();
+        let complete = pieces.is_complete();
+        self.pieces = Some(pieces);
+        for key in self.keys() {
+            let Some(member) = self.members.get_mut(&key).filter(|m| m.is_open()) else { continue };
+            let has = std::mem::replace(&mut member.has, Has::All);
+            let wanted = self.count_in(&has);
+            if let Some(member) = self.members.get_mut(&key) {
+                (member.has, member.wanted) = (has, wanted);
+            }
+            if late_haves.len() > MAX_LATE_HAVES as usize {
+                self.close(now, key, CloseReason::Refresh);
+                continue;
+            }
+            if let Some(conn) = self.conn(key) {
+                late_haves.iter().for_each(|&index| conn.send(&Message::Have(index)));
+            }
+            self.update_interest(now, key);
+        }
+        if complete {
+            self.actions.push_back(Action::Report(Report::Complete));
+        }
+        self.refill = true;
+    }
+
+    /// Counts a peer's pieces into the availability; returns how many of them we lack.
+    fn count_in(&mut self, has: &Has) -> u32 {
+        let (Some(info), Some(pieces)) = (&self.info, &mut self.pieces) else { return 0 };
+        let missing = pieces.have().len() - pieces.have().ones();
+        match has {
+            Has::Early { .. } => 0,
+            Has::All => missing,
+            Has::Some(field) => {
+                let mut wanted = 0;
+                for piece in field.iter().filter_map(|i| info.layout().piece(i)) {
+                    pieces.picker_mut().increment(piece);
+                    wanted += u32::from(!pieces.have().has(piece.get()));
+                }
+                wanted
+            }
+        }
+    }
+
+    // ---- what peers have
+
+    /// Says what we have, in the shortest way the peer understands.
+    pub(super) fn send_field(&mut self, key: PeerKey) {
+        let field = self.pieces.as_ref().map(Pieces::have).filter(|f| f.ones() > 0);
+        let complete = field.is_some_and(Bitfield::is_complete);
+        let bits = field.map(Bitfield::to_wire);
+        let Some(conn) = self.conn(key) else { return };
+        match bits {
+            Some(_) if complete && conn.is_fast() => conn.send(&Message::HaveAll),
+            Some(bits) => conn.send(&Message::Bitfield(bits)),
+            None if conn.is_fast() => conn.send(&Message::HaveNone),
+            None => {}
+        }
+    }
+
+    pub(super) fn on_field(&mut self, now: Instant, key: PeerKey, all: bool, bits: Option<Bytes>) {
+        let count = self.info.as_ref().map(|i| i.layout().count());
+        let Some(member) = self.members.get_mut(&key) else { return };
+        let haves = match &mut member.has {
+            Has::Early { haves, .. } => std::mem::take(haves),
+            _ => Vec::new(),
+        };
+        // A slice would keep the receive buffer that it came in.
+        let bits = bits.map(|b| Bytes::copy_from_slice(&b));
+        let mut has = Has::Early { all, bits, haves };
+        if let Some(count) = count
+            && has.settle(count).is_none()
+        {
+            return self.close(now, key, CloseReason::Impossible("bitfield"));
+        }
+        let wanted = self.count_in(&has);
+        if let Some(member) = self.members.get_mut(&key) {
+            (member.has, member.wanted) = (has, wanted);
+        }
+        self.update_interest(now, key);
+    }
+
+    pub(super) fn on_have(&mut self, now: Instant, key: PeerKey, index: u32) {
+        let piece = self.info.as_ref().map(|i| i.layout().piece(index));
+        let count = self.info.as_ref().map(|i| i.layout().count());
+        let Some(member) = self.members.get_mut(&key) else { return };
+        if let (Has::Early { .. }, Some(count)) = (&member.has, count)
+            && member.has.settle(count).is_none()
+        {
+            return self.close(now, key, CloseReason::Impossible("bitfield"));
+        }
+        let news = match (&mut member.has, piece) {
+            (_, Some(None)) => return self.close(now, key, CloseReason::Impossible("have")),
+            (Has::Early { haves, .. }, _) => {
+                if !Has::early_have(haves, index) {
+                    self.close(now, key, CloseReason::Impossible("number of haves"));
+                }
+                return;
+            }
+            (Has::Some(field), Some(Some(_))) => field.set(index, true),
+            (Has::All, _) | (_, None) => false,
+        };
+        if let (true, Some(Some(piece)), Some(pieces)) = (news, piece, &mut self.pieces) {
+            pieces.picker_mut().increment(piece);
+            if !pieces.have().has(index) {
+                member.wanted += 1;
+            }
+        }
+        self.update_interest(now, key);
+    }
+
+    /// Takes a gone peer's pieces out of the availability and frees what it was asked for.
+    pub(super) fn forget_pieces(&mut self, key: PeerKey, has: &Has, requests: &[BlockRef]) {
+        let (Some(info), Some(pieces)) = (&self.info, &mut self.pieces) else { return };
+        if let Has::Some(field) = has {
+            for piece in field.iter().filter_map(|i| info.layout().piece(i)) {
+                pieces.picker_mut().decrement(piece);
+            }
+        }
+        for block in requests {
+            pieces.release(key, block);
+        }
+        pieces.disown(key);
+        self.refill |= !requests.is_empty();
+    }
+
+    fn update_interest(&mut self, now: Instant, key: PeerKey) {
+        let complete = self.pieces.as_ref().is_some_and(Pieces::is_complete);
+        let Some(member) = self.members.get_mut(&key) else { return };
+        let both_complete = complete && member.has.is_complete();
+        let wanted = member.wanted > 0;
+        if let Some(conn) = member.conn.as_mut() {
+            conn.express_interest(wanted);
+        }
+        if both_complete {
+            self.close(now, key, CloseReason::BothComplete);
+        }
+    }
+
+    // ---- asking
+
+    /// Asks a peer for as much as its pipeline holds.
+    pub(super) fn fill(&mut self, now: Instant, key: PeerKey) {
+        let (Some(info), Some(pieces)) = (&self.info, &mut self.pieces) else { return };
+        let Some(member) = self.members.get_mut(&key) else { return };
+        let Some(conn) = member.conn.as_mut() else { return };
+        if member.wanted == 0 || conn.is_choked() || pieces.is_complete() {
+            return;
+        }
+        let depth = member.depth.min(conn.request_limit());
+        let room = depth.saturating_sub(conn.requests());
+        // In batches: a request for each block that arrives would wake the other side for each.
+        if room == 0 || (room < depth / 4 && conn.requests() > 8) {
+            return;
+        }
+        let rate = member.down.per_second(now, Duration::from_secs(5));
+        let whole = rate * WHOLE_PIECE_SECONDS >= u64::from(info.layout().piece_length());
+        let has = |piece| member.has.piece(piece);
+        let mut blocks = pieces.ask(key, has, whole, room, &mut self.rng);
+        if blocks.is_empty() && !member.snubbed && pieces.nothing_free() {
+            let room = ENDGAME_DEPTH.min(depth).saturating_sub(conn.requests());
+            blocks = pieces.ask_twice(key, has, room);
+        }
+        if conn.requests() == 0 && !blocks.is_empty() {
+            // The wait for the first block begins now, not when the last one came.
+            member.last_block = now;
+        }
+        for block in blocks {
+            conn.request(block);
+        }
+    }
+
+    pub(super) fn on_rejected(&mut self, key: PeerKey, block: &BlockRef) {
+        if let Some(pieces) = &mut self.pieces {
+            pieces.release(key, block);
+            self.refill = true;
+        }
+    }
+
+    pub(super) fn on_choked(&mut self, key: PeerKey) {
+        let Some(conn) = self.conn(key) else { return };
+        // With the fast extension each request stays alive until it is rejected.
+        if conn.is_fast() {
+            return;
+        }
+        let requests = conn.take_requests();
+        if let Some(pieces) = &mut self.pieces {
+            requests.iter().for_each(|block| pieces.release(key, block));
+            self.refill |= !requests.is_empty();
+        }
+    }
+
+    /// Once a second: depth follows rate, and a peer that owes blocks for too long is snubbed.
+    pub(super) fn check_progress(&mut self, now: Instant, key: PeerKey) {
+        let Some(member) = self.members.get_mut(&key) else { return };
+        member.adapt_depth(now);
+        let Some(conn) = member.conn.as_mut() else { return };
+        let late = now.saturating_duration_since(member.last_block) >= SNUB_AFTER;
+        if conn.requests() == 0 || !late || member.snubbed {
+            return;
+        }
+        member.snubbed = true;
+        // Late blocks are still welcome, but others may bring them first.
+        if let Some(pieces) = &mut self.pieces {
+            conn.pending().for_each(|block| pieces.release(key, block));
+        }
+        self.refill = true;
+    }
+
+    // ---- blocks and pieces
+
+    pub(super) fn on_block(&mut self, now: Instant, key: PeerKey, block: BlockRef, data: Bytes) {
+        let (Some(info), Some(pieces)) = (&self.info, &mut self.pieces) else { return };
+        let Some(member) = self.members.get_mut(&key) else { return };
+        let Some(piece) = info.layout().piece(block.index) else { return };
+        member.on_block(now, block.length);
+        self.down.record(now, u64::from(block.length));
+        match pieces.on_block(key, piece, block.begin / BLOCK_LEN) {
+            Received::Duplicate => self.wasted += u64::from(block.length),
+            Received::Wanted { cancel, complete } => {
+                self.actions.push_back(Action::Write { piece, begin: block.begin, data });
+                if complete {
+                    self.actions.push_back(Action::Hash(piece));
+                }
+                for other in cancel {
+                    if let Some(conn) = self.conn(other) {
+                        conn.cancel(block);
+                    }
+                    self.flush(now, other);
+                }
+            }
+        }
+    }
+
+    pub(super) fn on_hashed(&mut self, now: Instant, piece: PieceIndex, valid: bool) {
+        let (Some(info), Some(pieces)) = (&self.info, &mut self.pieces) else { return };
+        let authors = pieces.on_hashed(piece, valid);
+        if !valid {
+            self.wasted += u64::from(info.layout().len_of(piece));
+            if let [liar] = authors[..] {
+                self.close(now, liar, CloseReason::Liar);
+            }
+            self.refill = true;
+            return;
+        }
+        let complete = pieces.is_complete();
+        self.actions.push_back(Action::Report(Report::Verified(piece)));
+        for key in self.keys() {
+            let Some(member) = self.members.get_mut(&key).filter(|m| m.is_open()) else { continue };
+            if member.has.piece(piece) {
+                member.wanted = member.wanted.saturating_sub(1);
+            } else if let Some(conn) = member.conn.as_mut() {
+                conn.send(&Message::Have(piece.get()));
+            }
+            if member.wanted == 0 || complete {
+                self.update_interest(now, key);
+            }
+            self.flush(now, key);
+        }
+        if complete {
+            self.actions.push_back(Action::Report(Report::Complete));
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! One peer as the swarm sees it: its connection, its pieces, its speed, what is owed in both directions.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::config::{DEPTH_SECONDS, FIRST_DEPTH, MAX_EARLY_HAVES, MIN_DEPTH};
+use crate::peer::{Bitfield, Connection, Rate};
+use crate::wire::metainfo::{BLOCK_LEN, PieceIndex};
+use crate::wire::peer::BlockRef;
+
+/// Which pieces a peer has.
+#[derive(Debug)]
+pub(super) enum Has {
+    /// The number of pieces is not known yet: kept as it came.
+    Early { all: bool, bits: Option<Bytes>, haves: Vec<u32> },
+    /// All of them.
+    All,
+    /// These.
+    Some(Bitfield),
+}
+
+impl Has {
+    pub(super) fn piece(&self, piece: PieceIndex) -> bool {
+        match self {
+            Self::Early { .. } => false,
+            Self::All => true,
+            Self::Some(field) => field.has(piece.get()),
+        }
+    }
+
+    pub(super) fn is_complete(&self) -> bool {
+        match self {
+            Self::Early { all, .. } => *all,
+            Self::All => true,
+            Self::Some(field) => field.is_complete(),
+        }
+    }
+
+    /// What was said before the number of pieces was known; none where it cannot be true.
+    pub(super) fn settle(&mut self, count: u32) -> Option<()> {
+        let Self::Early { all, bits, haves } = self else { return Some(()) };
+        if *all {
+            *self = Self::All;
+            return Some(());
+        }
+        let mut field = match bits {
+            Some(bits) => Bitfield::from_wire(bits, count)?,
+            None => Bitfield::none(count),
+        };
+        for index in haves.iter() {
+            if *index >= count {
+                return None;
+            }
+            field.set(*index, true);
+        }
+        *self = Self::Some(field);
+        Some(())
+    }
+
+    /// Remembers a have of which the range is not known yet; false where there are too many.
+    pub(super) fn early_have(haves: &mut Vec<u32>, index: u32) -> bool {
+        haves.push(index);
+        haves.len() <= MAX_EARLY_HAVES
+    }
+}
+
+/// One peer.
+#[derive(Debug)]
+pub(super) struct Member {
+    pub(super) addr: SocketAddr,
+    /// Under which address it is a candidate: `addr` if we dialled, what it told us if not.
+    pub(super) candidate: Option<SocketAddr>,
+    /// None while the dial is under way.
+    pub(super) conn: Option<Connection>,
+    pub(super) since: Instant,
+    /// From the dial to the connection, or from there to the handshake.
+    pub(super) round_trip: Duration,
+    pub(super) has: Has,
+    /// Pieces it has and we lack.
+    pub(super) wanted: u32,
+    pub(super) down: Rate,
+    pub(super) up: Rate,
+    pub(super) depth: usize,
+    ramping: bool,
+    last_rate: u64,
+    pub(super) last_block: Instant,
+    pub(super) snubbed: bool,
+    /// Requests of the peer that wait to be read from disk.
+    pub(super) queue: VecDeque<BlockRef>,
+    pub(super) reading: usize,
+    pub(super) unsent: usize,
+    pub(super) metadata_served: u32,
+}
+
+impl Member {
+    pub(super) fn new(addr: SocketAddr, now: Instant) -> Self {
+        Self {
+            addr,
+            candidate: None,
+            conn: None,
+            since: now,
+            round_trip: Duration::ZERO,
+            has: Has::Early { all: false, bits: None, haves: Vec::new() },
+            wanted: 0,
+            down: Rate::new(now),
+            up: Rate::new(now),
+            depth: FIRST_DEPTH,
+            ramping: true,
+            last_rate: 0,
+            last_block: now,
+            snubbed: false,
+            queue: VecDeque::new(),
+            reading: 0,
+            unsent: 0,
+            metadata_served: 0,
+        }
+    }
+
+    /// Past the handshake.
+    pub(super) fn is_open(&self) -> bool {
+        self.conn.as_ref().is_some_and(|c| c.remote().is_some())
+    }
+
+    /// A block came: slow start asks for two more for each until the rate no longer grows.
+    pub(super) fn on_block(&mut self, now: Instant, length: u32) {
+        self.down.record(now, u64::from(length));
+        self.last_block = now;
+        self.snubbed = false;
+        if self.ramping {
+            self.depth += 1;
+        }
+    }
+
+    /// Once a second: the depth follows the rate.
+    pub(super) fn adapt_depth(&mut self, now: Instant) {
+        let rate = self.down.per_second(now, Duration::from_secs(2));
+        if self.ramping && self.last_rate > 0 && rate < self.last_rate + self.last_rate / 10 {
+            self.ramping = false;
+        }
+        self.last_rate = rate;
+        if !self.ramping {
+            self.depth = MIN_DEPTH + (rate * DEPTH_SECONDS / u64::from(BLOCK_LEN)) as usize;
+        }
+        if self.snubbed {
+            self.depth = 1;
+        }
+    }
+}

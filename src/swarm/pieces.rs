@@ -1,0 +1,385 @@
+//! Which blocks are had, under way, or free, and whom to ask for which.
+//!
+//! A piece is given whole to one peer where that peer is fast enough: its blocks then come in order, and are
+//! hashed and written without a detour. Slow peers help with pieces others have begun. At the end, busy
+//! blocks are asked for twice. Must not know connections or the disk.
+
+use std::collections::BTreeMap;
+
+use super::config::{ENDGAME_EXTRA, RANDOM_FIRST_PIECES};
+use super::event::PeerKey;
+use super::picker::Picker;
+use crate::peer::Bitfield;
+use crate::rng::Rng;
+use crate::wire::metainfo::{BLOCK_LEN, PieceIndex, PieceLayout};
+use crate::wire::peer::BlockRef;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Block {
+    Free,
+    Asked([Option<PeerKey>; 1 + ENDGAME_EXTRA]),
+    Here(PeerKey),
+}
+
+#[derive(Debug)]
+struct Open {
+    blocks: Vec<Block>,
+    free: u32,
+    missing: u32,
+    owner: Option<PeerKey>,
+    /// After a failed hash: only the owner is asked, so that the next failure has one author.
+    exclusive: bool,
+}
+
+/// What came of a block.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Received {
+    /// Had already, or its piece is not being fetched.
+    Duplicate,
+    /// Wanted: take the request back from these peers; `complete` when it was the last of its piece.
+    Wanted {
+        /// Others who were asked for it.
+        cancel: Vec<PeerKey>,
+        /// Whether the piece can be hashed.
+        complete: bool,
+    },
+}
+
+/// The state of every piece.
+#[derive(Debug)]
+pub struct Pieces {
+    layout: PieceLayout,
+    have: Bitfield,
+    verified: u64,
+    picker: Picker,
+    open: BTreeMap<PieceIndex, Open>,
+    /// Pieces that failed once with several authors.
+    suspicious: Vec<PieceIndex>,
+}
+
+impl Pieces {
+    /// `have` is on disk and verified; the rest is missing.
+    pub fn new(layout: PieceLayout, have: Bitfield, rng: &mut Rng) -> Self {
+        let missing = layout.pieces().filter(|p| !have.has(p.get()));
+        let picker = Picker::new(layout.count(), missing, rng);
+        let had = layout.pieces().filter(|p| have.has(p.get()));
+        let verified = had.map(|p| u64::from(layout.len_of(p))).sum();
+        Self { layout, have, verified, picker, open: BTreeMap::new(), suspicious: Vec::new() }
+    }
+
+    /// The pieces we have.
+    pub fn have(&self) -> &Bitfield {
+        &self.have
+    }
+
+    /// Bytes of the pieces we have.
+    pub fn verified(&self) -> u64 {
+        self.verified
+    }
+
+    /// Whether we have everything.
+    pub fn is_complete(&self) -> bool {
+        self.have.is_complete()
+    }
+
+    /// The missing pieces by rarity, to be told of what peers have.
+    pub fn picker_mut(&mut self) -> &mut Picker {
+        &mut self.picker
+    }
+
+    /// Chooses up to `count` blocks to ask `peer` for; they count as asked.
+    pub fn ask(
+        &mut self,
+        peer: PeerKey,
+        has: impl Fn(PieceIndex) -> bool,
+        whole_pieces: bool,
+        count: usize,
+        rng: &mut Rng,
+    ) -> Vec<BlockRef> {
+        let mut out = Vec::with_capacity(count);
+        self.ask_open(peer, &has, count, &mut out, |o| o.owner == Some(peer));
+        self.ask_open(peer, &has, count, &mut out, |o| o.owner.is_none());
+        if !whole_pieces {
+            self.ask_open(peer, &has, count, &mut out, |o| !o.exclusive);
+        }
+        while out.len() < count {
+            let next = if self.have.ones() < RANDOM_FIRST_PIECES {
+                self.picker.any(rng, &has)
+            } else {
+                self.picker.rarest(&has)
+            };
+            let Some(piece) = next else { break };
+            self.begin(piece);
+            self.ask_open(peer, |p| p == piece, count, &mut out, |o| o.owner.is_none());
+        }
+        self.ask_open(peer, &has, count, &mut out, |o| !o.exclusive);
+        out
+    }
+
+    /// Chooses up to `count` blocks that others were asked for and that `peer` may bring sooner.
+    pub fn ask_twice(&mut self, peer: PeerKey, has: impl Fn(PieceIndex) -> bool, count: usize) -> Vec<BlockRef> {
+        let mut out = Vec::new();
+        for (&piece, open) in self.open.iter_mut().filter(|(p, o)| !o.exclusive && has(**p)) {
+            for (index, block) in open.blocks.iter_mut().enumerate() {
+                if out.len() >= count {
+                    return out;
+                }
+                let Block::Asked(peers) = block else { continue };
+                let asked = peers.contains(&Some(peer));
+                if let Some(slot) = peers.iter_mut().find(|p| p.is_none()).filter(|_| !asked) {
+                    *slot = Some(peer);
+                    out.push(block_ref(&self.layout, piece, index as u32));
+                }
+            }
+        }
+        out
+    }
+
+    /// Whether every missing block has been asked for.
+    pub fn nothing_free(&self) -> bool {
+        self.picker.is_empty() && self.open.values().all(|o| o.free == 0)
+    }
+
+    /// A request will not be answered by this peer.
+    pub fn release(&mut self, peer: PeerKey, block: &BlockRef) {
+        let Some(piece) = self.layout.piece(block.index) else { return };
+        let Some(open) = self.open.get_mut(&piece) else { return };
+        if open.owner == Some(peer) {
+            open.owner = None;
+        }
+        if let Some(slot @ Block::Asked(_)) = open.blocks.get_mut((block.begin / BLOCK_LEN) as usize) {
+            let Block::Asked(peers) = slot else { return };
+            peers.iter_mut().filter(|p| **p == Some(peer)).for_each(|p| *p = None);
+            if peers.iter().all(Option::is_none) {
+                *slot = Block::Free;
+                open.free += 1;
+            }
+        }
+        // A piece nobody has begun goes back, so that rarity decides anew.
+        if open.free as usize == open.blocks.len() && !open.exclusive {
+            self.open.remove(&piece);
+            self.picker.insert(piece);
+        }
+    }
+
+    /// The peer will bring nothing of what it owns for now: others may finish its pieces.
+    pub fn disown(&mut self, peer: PeerKey) {
+        for open in self.open.values_mut().filter(|o| o.owner == Some(peer)) {
+            open.owner = None;
+        }
+    }
+
+    /// A block came.
+    pub fn on_block(&mut self, peer: PeerKey, piece: PieceIndex, block: u32) -> Received {
+        let Some(open) = self.open.get_mut(&piece) else { return Received::Duplicate };
+        let Some(slot) = open.blocks.get_mut(block as usize) else { return Received::Duplicate };
+        let cancel = match *slot {
+            Block::Here(_) => return Received::Duplicate,
+            // Late, from a peer that had been given up: as good as any, except where one author is wanted.
+            Block::Free if open.exclusive => return Received::Duplicate,
+            Block::Free => {
+                open.free -= 1;
+                Vec::new()
+            }
+            Block::Asked(peers) if open.exclusive && !peers.contains(&Some(peer)) => return Received::Duplicate,
+            Block::Asked(peers) => peers.into_iter().flatten().filter(|p| *p != peer).collect(),
+        };
+        *slot = Block::Here(peer);
+        open.missing -= 1;
+        Received::Wanted { cancel, complete: open.missing == 0 }
+    }
+
+    /// A piece was hashed. Returns who had sent it.
+    pub fn on_hashed(&mut self, piece: PieceIndex, valid: bool) -> Vec<PeerKey> {
+        let Some(open) = self.open.remove(&piece) else { return Vec::new() };
+        let mut authors = Vec::new();
+        for block in open.blocks {
+            if let Block::Here(peer) = block
+                && !authors.contains(&peer)
+            {
+                authors.push(peer);
+            }
+        }
+        if valid {
+            self.suspicious.retain(|&p| p != piece);
+            if self.have.set(piece.get(), true) {
+                self.verified += u64::from(self.layout.len_of(piece));
+            }
+            return authors;
+        }
+        if authors.len() > 1 && !self.suspicious.contains(&piece) {
+            self.suspicious.push(piece);
+        }
+        self.picker.insert(piece);
+        authors
+    }
+
+    fn begin(&mut self, piece: PieceIndex) {
+        self.picker.remove(piece);
+        let count = self.layout.blocks_of(piece);
+        let exclusive = self.suspicious.contains(&piece);
+        let blocks = vec![Block::Free; count as usize];
+        self.open.insert(piece, Open { blocks, free: count, missing: count, owner: None, exclusive });
+    }
+
+    /// Takes free blocks of open pieces that pass both tests; an ownerless piece gets this owner. An
+    /// exclusive piece never changes hands while it holds a block of somebody else.
+    fn ask_open(
+        &mut self,
+        peer: PeerKey,
+        has: impl Fn(PieceIndex) -> bool,
+        count: usize,
+        out: &mut Vec<BlockRef>,
+        eligible: impl Fn(&Open) -> bool,
+    ) {
+        if out.len() >= count {
+            return;
+        }
+        for (&piece, open) in &mut self.open {
+            if open.free == 0 || !eligible(open) || !has(piece) {
+                continue;
+            }
+            if open.exclusive && open.owner != Some(peer) {
+                open.restart();
+            }
+            open.owner.get_or_insert(peer);
+            for (index, block) in open.blocks.iter_mut().enumerate() {
+                if out.len() >= count {
+                    return;
+                }
+                if *block == Block::Free {
+                    let mut peers = [None; 1 + ENDGAME_EXTRA];
+                    peers[0] = Some(peer);
+                    *block = Block::Asked(peers);
+                    open.free -= 1;
+                    out.push(block_ref(&self.layout, piece, index as u32));
+                }
+            }
+        }
+    }
+}
+
+impl Open {
+    /// Forgets what is here: an exclusive piece must have one author.
+    fn restart(&mut self) {
+        self.blocks.fill(Block::Free);
+        self.free = self.blocks.len() as u32;
+        self.missing = self.free;
+    }
+}
+
+fn block_ref(layout: &PieceLayout, piece: PieceIndex, block: u32) -> BlockRef {
+    BlockRef { index: piece.get(), begin: block * BLOCK_LEN, length: layout.block_len(piece, block) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rng::Rng;
+    use proptest::prelude::*;
+    use std::num::NonZeroU32;
+
+    fn peer(n: u32) -> PeerKey {
+        PeerKey(NonZeroU32::new(n).unwrap())
+    }
+
+    fn pieces(count: u32) -> (Pieces, Rng) {
+        let layout = PieceLayout::new(u64::from(count) * 65536 - 5, 65536).unwrap();
+        let mut rng = Rng::from_u64(1);
+        (Pieces::new(layout, Bitfield::none(count), &mut rng), rng)
+    }
+
+    #[test]
+    fn a_fast_peer_gets_whole_pieces_and_a_slow_one_helps() {
+        let (mut p, mut rng) = pieces(4);
+        let first = p.ask(peer(1), |_| true, true, 3, &mut rng);
+        assert!(first.iter().all(|b| b.index == first[0].index));
+        let second = p.ask(peer(2), |_| true, true, 3, &mut rng);
+        assert_ne!(second[0].index, first[0].index);
+        let slow = p.ask(peer(3), |_| true, false, 1, &mut rng);
+        assert!([first[0].index, second[0].index].contains(&slow[0].index));
+    }
+
+    #[test]
+    fn the_last_blocks_are_asked_for_twice_and_cancelled() {
+        let (mut p, mut rng) = pieces(1);
+        let all = p.ask(peer(1), |_| true, true, 100, &mut rng);
+        assert_eq!((all.len(), all[3].length), (4, 16384 - 5));
+        assert!(p.nothing_free());
+        assert_eq!(p.ask(peer(2), |_| true, true, 100, &mut rng), []);
+        assert_eq!(p.ask_twice(peer(2), |_| true, 2), all[..2]);
+        let piece = p.layout.piece(0).unwrap();
+        let wanted = Received::Wanted { cancel: vec![peer(1)], complete: false };
+        assert_eq!(p.on_block(peer(2), piece, 0), wanted);
+        assert_eq!(p.on_block(peer(1), piece, 0), Received::Duplicate);
+    }
+
+    #[test]
+    fn a_failed_piece_of_two_authors_is_fetched_again_from_one() {
+        let (mut p, mut rng) = pieces(1);
+        let piece = p.layout.piece(0).unwrap();
+        p.ask(peer(1), |_| true, true, 2, &mut rng);
+        p.ask(peer(2), |_| true, false, 2, &mut rng);
+        for (who, block) in [(1, 0), (1, 1), (2, 2), (2, 3)] {
+            p.on_block(peer(who), piece, block);
+        }
+        assert_eq!(p.on_hashed(piece, false), [peer(1), peer(2)]);
+        assert_eq!(p.ask(peer(2), |_| true, true, 2, &mut rng).len(), 2);
+        assert_eq!(p.ask(peer(1), |_| true, false, 2, &mut rng), []);
+        assert_eq!(p.ask_twice(peer(1), |_| true, 2), []);
+        assert_eq!(p.on_block(peer(1), piece, 3), Received::Duplicate);
+        p.ask(peer(2), |_| true, true, 2, &mut rng);
+        for block in 0..4 {
+            p.on_block(peer(2), piece, block);
+        }
+        assert_eq!(p.on_hashed(piece, true), [peer(2)]);
+        assert!(p.is_complete());
+    }
+
+    proptest! {
+        /// Whatever peers do, everything is fetched, each block is wanted once, and the counts hold.
+        #[test]
+        fn everything_is_fetched_whatever_peers_do(seed: u64, kinds in prop::collection::vec(0u8..8, 1..60)) {
+            let (mut p, _) = pieces(6);
+            let mut rng = Rng::from_u64(seed);
+            let mut asked: Vec<(PeerKey, BlockRef)> = Vec::new();
+            let mut step = |p: &mut Pieces, kind: u8, rng: &mut Rng| {
+                let who = peer(1 + rng.below(3) as u32);
+                match kind {
+                    0..=2 => {
+                        let blocks = p.ask(who, |_| true, kind == 0, 3, rng);
+                        asked.extend(blocks.into_iter().map(|b| (who, b)));
+                    }
+                    3 => asked.extend(p.ask_twice(who, |_| true, 1).into_iter().map(|b| (who, b))),
+                    4 if !asked.is_empty() => {
+                        let (who, block) = asked.swap_remove(rng.below(asked.len()));
+                        p.release(who, &block);
+                    }
+                    _ if !asked.is_empty() => {
+                        let (who, block) = asked.swap_remove(rng.below(asked.len()));
+                        let piece = p.layout.piece(block.index).unwrap();
+                        if let Received::Wanted { complete: true, .. } = p.on_block(who, piece, block.begin / BLOCK_LEN) {
+                            p.on_hashed(piece, !rng.chance(0.2));
+                        }
+                    }
+                    _ => {}
+                }
+                for open in p.open.values() {
+                    let free = open.blocks.iter().filter(|b| **b == Block::Free).count();
+                    let here = open.blocks.iter().filter(|b| matches!(b, Block::Here(_))).count();
+                    assert_eq!((open.free as usize, open.missing as usize), (free, open.blocks.len() - here));
+                }
+            };
+            for kind in kinds {
+                step(&mut p, kind, &mut rng);
+            }
+            for _ in 0..20_000 {
+                if p.is_complete() { break }
+                step(&mut p, 1, &mut rng);
+                step(&mut p, 7, &mut rng);
+            }
+            prop_assert!(p.is_complete());
+            prop_assert_eq!(p.verified(), p.layout.total());
+        }
+    }
+}

@@ -1,0 +1,401 @@
+//! The swarm of one torrent as a machine: wiring of the parts beside it, [`Input`] in, [`Action`] out.
+//!
+//! Owns who is connected and when things happen. Must not know sockets, the disk or the DHT. Fetching
+//! stands in `fetch.rs`, serving in `serve.rs`, metadata in `exchange.rs`.
+//!
+//! After each [`Swarm::handle`] or [`Swarm::handle_timeout`], drain [`Swarm::poll_action`].
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::candidates::Candidates;
+use super::choker::Choker;
+use super::config::*;
+use super::event::{Action, CloseReason, Input, PeerKey};
+use super::member::Member;
+use super::metadata::Metadata;
+use super::pieces::Pieces;
+use crate::id::InfoHash;
+use crate::peer::{Connection, Event, Rate, Settings};
+use crate::rng::Rng;
+use crate::wire::metainfo::Info;
+
+/// How long a peer that left in peace is left alone.
+const REDIAL_AFTER: Duration = Duration::from_secs(20);
+/// How long a peer is left alone when neither needs the other.
+const REDIAL_SEED_AFTER: Duration = Duration::from_secs(1800);
+
+/// The figures of a swarm at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Stats {
+    /// Addresses known.
+    pub known: usize,
+    /// Connections past the handshake.
+    pub connected: usize,
+    /// Of these, peers that let us request.
+    pub unchoking: usize,
+    /// Of these, peers that have something we lack.
+    pub interesting: usize,
+    /// Dials and handshakes that failed so far.
+    pub failures: usize,
+    /// Payload bytes received.
+    pub downloaded: u64,
+    /// Payload bytes sent.
+    pub uploaded: u64,
+    /// Payload bytes received in vain.
+    pub wasted: u64,
+    /// Payload bytes a second.
+    pub download_rate: u64,
+    /// Payload bytes a second.
+    pub upload_rate: u64,
+    /// Bytes of verified pieces.
+    pub verified: u64,
+    /// Verified pieces.
+    pub pieces: u32,
+    /// Metadata blocks here and in all.
+    pub metadata_blocks: (u32, u32),
+}
+
+/// The machine. See the module's page for the polling order.
+#[derive(Debug)]
+pub struct Swarm {
+    pub(super) config: Config,
+    pub(super) info_hash: InfoHash,
+    pub(super) rng: Rng,
+    pub(super) members: BTreeMap<PeerKey, Member>,
+    pub(super) candidates: Candidates,
+    pub(super) metadata: Metadata,
+    pub(super) info: Option<Arc<Info>>,
+    /// None until the disk has told what is there.
+    pub(super) pieces: Option<Pieces>,
+    pub(super) choker: Choker,
+    pub(super) actions: VecDeque<Action>,
+    pub(super) down: Rate,
+    pub(super) up: Rate,
+    pub(super) wasted: u64,
+    /// Blocks became free: everyone may ask.
+    pub(super) refill: bool,
+    failures: usize,
+    next_key: NonZeroU32,
+    next_tick: Instant,
+}
+
+impl Swarm {
+    /// A swarm that knows nobody yet.
+    pub fn new(info_hash: InfoHash, config: Config, seed: [u8; 32], now: Instant) -> Self {
+        Self {
+            config,
+            info_hash,
+            rng: Rng::from_seed(seed),
+            members: BTreeMap::new(),
+            candidates: Candidates::default(),
+            metadata: Metadata::new(info_hash),
+            info: None,
+            pieces: None,
+            choker: Choker::new(now),
+            actions: VecDeque::new(),
+            down: Rate::new(now),
+            up: Rate::new(now),
+            wasted: 0,
+            refill: false,
+            failures: 0,
+            next_key: NonZeroU32::MIN,
+            next_tick: now + TICK,
+        }
+    }
+
+    // ---- input
+
+    /// Takes one input. Cannot fail: what peers do wrong ends their connection.
+    pub fn handle(&mut self, now: Instant, input: Input) {
+        match input {
+            Input::Candidates(addrs, origin) => {
+                for addr in addrs {
+                    self.candidates.add(addr, origin);
+                }
+            }
+            Input::Connected(key) => self.on_connected(now, key),
+            Input::DialFailed(key) => {
+                if let Some(member) = self.members.remove(&key) {
+                    self.failures += 1;
+                    self.candidates.on_failure(member.addr, now);
+                }
+            }
+            Input::Received(key, bytes) => self.on_received(now, key, bytes),
+            Input::Sent(key, bytes) => {
+                if let Some(member) = self.members.get_mut(&key) {
+                    member.unsent = member.unsent.saturating_sub(bytes);
+                    self.pump(key);
+                }
+            }
+            Input::Closed(key) => self.remove(now, key, None),
+            Input::Info(info) => self.on_info(now, info),
+            Input::DiskReady(have) => self.on_disk_ready(now, have),
+            Input::Hashed(piece, valid) => self.on_hashed(now, piece, valid),
+            Input::Read { peer, piece, begin, data } => self.on_read(now, peer, piece, begin, data),
+        }
+        self.settle(now);
+    }
+
+    /// A peer dialled us; its name from now on, or `None` where it is not welcome.
+    pub fn accept(&mut self, now: Instant, addr: SocketAddr) -> Option<PeerKey> {
+        if self.members.len() >= MAX_CONNECTIONS || self.candidates.is_banned(addr) {
+            return None;
+        }
+        let key = self.new_key()?;
+        let mut member = Member::new(addr, now);
+        member.conn = Some(Connection::new(self.settings(), true, now));
+        self.members.insert(key, member);
+        Some(key)
+    }
+
+    /// Acts on the passing of time.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.ask_metadata(now);
+        if now >= self.next_tick {
+            self.next_tick = now + TICK;
+            self.tick(now);
+        }
+        self.settle(now);
+    }
+
+    // ---- output
+
+    /// What to do next, in order.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// When [`Swarm::handle_timeout`] has work to do next; `None` while there is nobody to deal with.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let tick = (!self.members.is_empty() || !self.candidates.is_empty()).then_some(self.next_tick);
+        let metadata = if self.info.is_none() { self.metadata.poll_timeout() } else { None };
+        [tick, metadata].into_iter().flatten().min()
+    }
+
+    // ---- what it knows
+
+    /// The figures at this moment.
+    pub fn stats(&self, now: Instant) -> Stats {
+        let window = Duration::from_secs(5);
+        let open = || self.members.values().filter(|m| m.is_open());
+        Stats {
+            known: self.candidates.len(),
+            connected: open().count(),
+            unchoking: open().filter(|m| m.conn.as_ref().is_some_and(|c| !c.is_choked())).count(),
+            interesting: open().filter(|m| m.wanted > 0).count(),
+            failures: self.failures,
+            downloaded: self.down.total(),
+            uploaded: self.up.total(),
+            wasted: self.wasted,
+            download_rate: self.down.per_second(now, window),
+            upload_rate: self.up.per_second(now, window),
+            verified: self.pieces.as_ref().map_or(0, Pieces::verified),
+            pieces: self.pieces.as_ref().map_or(0, |p| p.have().ones()),
+            metadata_blocks: self.metadata.progress(),
+        }
+    }
+
+    /// Payload received from and sent to each connected peer.
+    pub fn peers(&self) -> impl Iterator<Item = (SocketAddr, u64, u64)> + '_ {
+        let open = self.members.values().filter(|m| m.is_open());
+        open.map(|m| (m.candidate.unwrap_or(m.addr), m.down.total(), m.up.total()))
+    }
+
+    // ---- connections
+
+    pub(super) fn conn(&mut self, key: PeerKey) -> Option<&mut Connection> {
+        self.members.get_mut(&key)?.conn.as_mut()
+    }
+
+    pub(super) fn keys(&self) -> Vec<PeerKey> {
+        self.members.keys().copied().collect()
+    }
+
+    fn new_key(&mut self) -> Option<PeerKey> {
+        let key = PeerKey(self.next_key);
+        self.next_key = self.next_key.checked_add(1)?;
+        Some(key)
+    }
+
+    fn settings(&self) -> Settings {
+        Settings {
+            info_hash: self.info_hash,
+            peer_id: self.config.peer_id,
+            listen_port: self.config.listen_port,
+            dht_port: self.config.dht_port,
+            metadata_size: self.info.as_ref().map(|i| i.raw().len() as u64),
+        }
+    }
+
+    fn dial(&mut self, now: Instant) {
+        if self.config.metadata_only && self.info.is_some() {
+            return;
+        }
+        let mut half_open = self.members.values().filter(|m| m.conn.is_none()).count();
+        while half_open < MAX_HALF_OPEN && self.members.len() < MAX_CONNECTIONS {
+            let Some(addr) = self.candidates.take(now) else { return };
+            let Some(peer) = self.new_key() else { return };
+            let others = self.candidates.waiting(now) > 0;
+            let timeout = if others { DIAL_TIMEOUT } else { PATIENT_DIAL_TIMEOUT };
+            let mut member = Member::new(addr, now);
+            member.candidate = Some(addr);
+            self.members.insert(peer, member);
+            self.actions.push_back(Action::Dial { peer, addr, timeout });
+            half_open += 1;
+        }
+    }
+
+    fn on_connected(&mut self, now: Instant, key: PeerKey) {
+        let settings = self.settings();
+        if let Some(member) = self.members.get_mut(&key) {
+            member.round_trip = now.saturating_duration_since(member.since);
+            member.since = now;
+            member.conn = Some(Connection::new(settings, false, now));
+            self.flush(now, key);
+        }
+    }
+
+    fn on_received(&mut self, now: Instant, key: PeerKey, bytes: Bytes) {
+        let Some(conn) = self.conn(key) else { return };
+        let result = conn.handle_bytes(now, bytes);
+        while let Some(event) = self.conn(key).and_then(Connection::poll_event) {
+            self.on_event(now, key, event);
+        }
+        match result {
+            Ok(()) => {
+                self.fill(now, key);
+                self.flush(now, key);
+            }
+            Err(error) => self.close(now, key, error.into()),
+        }
+    }
+
+    fn on_event(&mut self, now: Instant, key: PeerKey, event: Event) {
+        match event {
+            Event::Handshaken => self.on_handshaken(now, key),
+            Event::Extended => self.on_extended(now, key),
+            Event::Metadata(message) => self.on_metadata(now, key, message),
+            Event::DhtPort(port) => self.on_dht_port(key, port),
+            Event::Interested | Event::NotInterested => self.on_interest(key),
+            Event::Request(block) => self.on_request(now, key, block),
+            Event::Cancel(block) => self.on_cancel(key, &block),
+            Event::Block { block, data } => self.on_block(now, key, block, data),
+            Event::Unrequested(length) => self.wasted += u64::from(length),
+            Event::Rejected(block) => self.on_rejected(key, &block),
+            Event::Choked => self.on_choked(key),
+            Event::Unchoked => {}
+            Event::Have(index) => self.on_have(now, key, index),
+            Event::Bitfield(bits) => self.on_field(now, key, false, Some(bits)),
+            Event::HaveAll => self.on_field(now, key, true, None),
+            Event::HaveNone => self.on_field(now, key, false, None),
+            // Useful only while choked by everyone; requests wait for an unchoke instead.
+            Event::AllowedFast(_) => {}
+        }
+    }
+
+    fn on_handshaken(&mut self, now: Instant, key: PeerKey) {
+        let Some(member) = self.members.get_mut(&key) else { return };
+        if member.round_trip.is_zero() {
+            member.round_trip = now.saturating_duration_since(member.since);
+        }
+        let Some(remote) = member.conn.as_ref().and_then(|c| c.remote().copied()) else { return };
+        let ours = member.conn.as_ref().is_some_and(|c| !c.is_incoming());
+        let same = |m: &Member| {
+            m.conn.as_ref().and_then(|c| c.remote()).is_some_and(|r| r.peer_id == remote.peer_id)
+        };
+        let twin = self.members.iter().find(|(k, m)| **k != key && same(m)).map(|(k, _)| *k);
+        if let Some(twin) = twin {
+            // Both sides dialled: keep the one that the smaller id dialled, as the other side will.
+            let keep_dialled = self.config.peer_id < remote.peer_id;
+            let twin_ours = self.conn(twin).is_some_and(|c| !c.is_incoming());
+            let loser = if ours != twin_ours && ours == keep_dialled { twin } else { key };
+            self.close(now, loser, CloseReason::Duplicate);
+            if loser == key {
+                return;
+            }
+        }
+        self.send_field(key);
+        if let Some(conn) = self.conn(key) {
+            conn.introduce();
+        }
+    }
+
+    /// Ends a connection for a reason of ours.
+    pub(super) fn close(&mut self, now: Instant, key: PeerKey, reason: CloseReason) {
+        if self.members.contains_key(&key) {
+            self.flush(now, key);
+            self.actions.push_back(Action::Close(key, reason));
+            self.remove(now, key, Some(reason));
+        }
+    }
+
+    /// Forgets a connection and everything it owed.
+    fn remove(&mut self, now: Instant, key: PeerKey, reason: Option<CloseReason>) {
+        let Some(mut member) = self.members.remove(&key) else { return };
+        self.choker.release(key);
+        self.metadata.on_gone(key);
+        let was_open = member.is_open();
+        if let Some(conn) = member.conn.as_mut() {
+            let requests = conn.take_requests();
+            self.forget_pieces(key, &member.has, &requests);
+        }
+        self.ask_metadata(now);
+        let Some(addr) = member.candidate else { return };
+        match reason {
+            Some(CloseReason::Liar | CloseReason::Impossible(_)) => self.candidates.ban(member.addr),
+            Some(CloseReason::Protocol(crate::peer::ProtocolError::Ourselves)) => self.candidates.forget(addr),
+            Some(CloseReason::Duplicate) => {}
+            Some(CloseReason::Refresh) => self.candidates.on_closed(addr, now, Duration::ZERO),
+            Some(CloseReason::BothComplete) => self.candidates.on_closed(addr, now, REDIAL_SEED_AFTER),
+            _ if was_open => self.candidates.on_closed(addr, now, REDIAL_AFTER),
+            _ => {
+                self.failures += 1;
+                self.candidates.on_failure(addr, now);
+            }
+        }
+    }
+
+    pub(super) fn flush(&mut self, now: Instant, key: PeerKey) {
+        let Some(member) = self.members.get_mut(&key) else { return };
+        let Some(conn) = member.conn.as_mut() else { return };
+        while let Some(bytes) = conn.poll_transmit(now) {
+            member.unsent += bytes.len();
+            self.actions.push_back(Action::Send(key, bytes));
+        }
+    }
+
+    /// What every input may have set off.
+    fn settle(&mut self, now: Instant) {
+        if std::mem::take(&mut self.refill) {
+            for key in self.keys() {
+                self.fill(now, key);
+                self.flush(now, key);
+            }
+        }
+        self.dial(now);
+    }
+
+    fn tick(&mut self, now: Instant) {
+        for key in self.keys() {
+            let Some(conn) = self.conn(key) else { continue };
+            if let Err(error) = conn.handle_timeout(now) {
+                self.close(now, key, error.into());
+                continue;
+            }
+            self.check_progress(now, key);
+            self.fill(now, key);
+        }
+        if self.choker.is_due(now) {
+            self.choke_round(now);
+        }
+        for key in self.keys() {
+            self.flush(now, key);
+        }
+    }
+}
