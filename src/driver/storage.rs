@@ -1,0 +1,281 @@
+//! Where a torrent's bytes lie on disk: safe paths, and byte ranges cut into files.
+//!
+//! Owns opening files below one folder without ever following a symbolic link out of it. Must not know
+//! pieces under way, peers or threads.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{self, AtFlags, FileType, Mode, OFlags};
+
+use crate::wire::metainfo::{FileKind, Info};
+
+/// One file below the root.
+#[derive(Debug)]
+struct Slot {
+    /// Components below the target folder, the torrent's own name first.
+    path: Vec<String>,
+    offset: u64,
+    length: u64,
+    kind: FileKind,
+}
+
+/// Part of a byte range that lies in one file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Segment {
+    /// Which file; none for pads, which read as zeros and are not written.
+    pub file: Option<usize>,
+    /// Where in the file.
+    pub offset: u64,
+    /// Bytes.
+    pub length: u64,
+}
+
+/// What stands at a file's place before a download.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Present {
+    /// Nothing.
+    Nothing,
+    /// A regular file of this many bytes.
+    File(u64),
+    /// Something that cannot be this file, in words.
+    InTheWay(String),
+}
+
+/// The files of one torrent at their place.
+#[derive(Debug)]
+pub struct Storage {
+    folder: OwnedFd,
+    root: PathBuf,
+    slots: Vec<Slot>,
+    writable: bool,
+}
+
+const PATIENT: OFlags = OFlags::CLOEXEC.union(OFlags::NOFOLLOW);
+const NEW_FILE: Mode = Mode::from_raw_mode(0o666);
+const NEW_FOLDER: Mode = Mode::from_raw_mode(0o777);
+
+impl Storage {
+    /// Files below `folder`, which is created where it is missing, under `name` or the torrent's own name.
+    pub fn for_download(folder: &Path, name: Option<&str>, info: &Info) -> io::Result<Self> {
+        std::fs::create_dir_all(folder)?;
+        let name = name.unwrap_or(info.name());
+        Self::open(folder, name, info, true)
+    }
+
+    /// Files that stand at `path` already and are only read.
+    pub fn in_place(path: &Path, info: &Info) -> io::Result<Self> {
+        let path = path.canonicalize()?;
+        let name = path.file_name().and_then(|n| n.to_str());
+        let name = name.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "a path without a name"))?;
+        Self::open(path.parent().unwrap_or(Path::new("/")), name, info, false)
+    }
+
+    fn open(folder: &Path, name: &str, info: &Info, writable: bool) -> io::Result<Self> {
+        let slots = info.files().iter().map(|file| {
+            let mut path = vec![name.to_owned()];
+            if info.is_multi_file() {
+                path.extend(file.path.iter().cloned());
+            }
+            Slot { path, offset: file.offset, length: file.length, kind: file.kind }
+        });
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(Self {
+            folder: fs::open(folder, flags, Mode::empty())?,
+            root: folder.join(name),
+            slots: slots.collect(),
+            writable,
+        })
+    }
+
+    /// The file or top folder.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// How many files there are, pads too.
+    pub fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Whether there are no files.
+    pub fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    /// A file's byte range in the whole, if it is a file to write.
+    pub fn range(&self, file: usize) -> Option<(u64, u64)> {
+        let slot = self.slots.get(file).filter(|s| s.kind == FileKind::Regular)?;
+        Some((slot.offset, slot.length))
+    }
+
+    /// A file's path, for messages.
+    pub fn path(&self, file: usize) -> PathBuf {
+        let mut path = self.root.clone();
+        if let Some(slot) = self.slots.get(file) {
+            path.extend(slot.path.iter().skip(1));
+        }
+        path
+    }
+
+    /// Cuts a byte range into the files it lies in, in order; files of no bytes have no part in it.
+    pub fn segments(&self, offset: u64, length: u64) -> impl Iterator<Item = Segment> + '_ {
+        let first = self.slots.partition_point(|s| s.offset + s.length <= offset);
+        let end = offset + length;
+        let touched = self.slots.iter().enumerate().skip(first).take_while(move |(_, s)| s.offset < end);
+        touched.filter(|(_, s)| s.length > 0).map(move |(index, slot)| {
+            let begin = offset.max(slot.offset);
+            Segment {
+                file: (slot.kind == FileKind::Regular).then_some(index),
+                offset: begin - slot.offset,
+                length: end.min(slot.offset + slot.length) - begin,
+            }
+        })
+    }
+
+    /// Opens a file, making its folders and giving it its full length where it is writable.
+    pub fn file(&self, index: usize) -> io::Result<File> {
+        let slot = self.slots.get(index).ok_or(io::ErrorKind::NotFound)?;
+        let (name, folders) = slot.path.split_last().ok_or(io::ErrorKind::NotFound)?;
+        let folder = self.enter(folders, self.writable)?;
+        let folder = folder.as_ref().unwrap_or(&self.folder);
+        if !self.writable {
+            return Ok(File::from(fs::openat(folder, name.as_str(), OFlags::RDONLY | PATIENT, Mode::empty())?));
+        }
+        let flags = OFlags::RDWR | OFlags::CREATE | PATIENT;
+        let file = File::from(fs::openat(folder, name.as_str(), flags, NEW_FILE)?);
+        if file.metadata()?.len() != slot.length {
+            file.set_len(slot.length)?;
+        }
+        Ok(file)
+    }
+
+    /// Looks at what stands at a file's place, without changing anything.
+    pub fn look(&self, index: usize) -> io::Result<Present> {
+        let Some((name, folders)) = self.slots.get(index).and_then(|s| s.path.split_last()) else {
+            return Ok(Present::Nothing);
+        };
+        let folder = match self.enter(folders, false) {
+            Ok(folder) => folder,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Present::Nothing),
+            Err(e) => return self.explain_folder(folders, e),
+        };
+        let folder = folder.as_ref().unwrap_or(&self.folder);
+        let stat = match fs::statat(folder, name.as_str(), AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => stat,
+            Err(rustix::io::Errno::NOENT) => return Ok(Present::Nothing),
+            Err(e) => return Err(e.into()),
+        };
+        Ok(match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile => Present::File(stat.st_size.max(0) as u64),
+            FileType::Directory => Present::InTheWay("a folder stands where a file must go".into()),
+            FileType::Symlink => Present::InTheWay("a symbolic link stands in the way".into()),
+            _ => Present::InTheWay("it is neither a file nor a folder".into()),
+        })
+    }
+
+    fn explain_folder(&self, folders: &[String], error: io::Error) -> io::Result<Present> {
+        // ELOOP and ENOTDIR: a component of the path is a link or a file.
+        let errno = rustix::io::Errno::from_io_error(&error);
+        if matches!(errno, Some(rustix::io::Errno::LOOP | rustix::io::Errno::NOTDIR)) {
+            let what = format!("`{}` is a file or a symbolic link, not a folder", folders.join("/"));
+            return Ok(Present::InTheWay(what));
+        }
+        Err(error)
+    }
+
+    /// Walks down from the target folder, one component at a time, so that no link is ever followed.
+    fn enter(&self, folders: &[String], create: bool) -> io::Result<Option<OwnedFd>> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | PATIENT;
+        let mut current: Option<OwnedFd> = None;
+        for name in folders {
+            let parent = current.as_ref().unwrap_or(&self.folder);
+            let next = match fs::openat(parent, name.as_str(), flags, Mode::empty()) {
+                Err(rustix::io::Errno::NOENT) if create => {
+                    match fs::mkdirat(parent, name.as_str(), NEW_FOLDER) {
+                        Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+                        Err(e) => return Err(e.into()),
+                    }
+                    fs::openat(parent, name.as_str(), flags, Mode::empty())?
+                }
+                other => other?,
+            };
+            current = Some(next);
+        }
+        Ok(current)
+    }
+
+    /// Bytes free for us on the target's file system; none where it does not tell.
+    pub fn free_space(&self) -> Option<u64> {
+        let stat = fs::fstatvfs(&self.folder).ok()?;
+        Some(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::bencode::Writer;
+
+    fn info(files: &[(&str, u64)]) -> Info {
+        let total: u64 = files.iter().map(|f| f.1).sum();
+        let mut out = Vec::new();
+        let mut w = Writer::new(&mut out);
+        w.begin_dict().bytes(b"files").begin_list();
+        for (path, length) in files {
+            w.begin_dict();
+            if path.is_empty() {
+                w.bytes(b"attr").bytes(b"p");
+            }
+            w.bytes(b"length").int(*length as i64).bytes(b"path").begin_list();
+            path.split('/').for_each(|c| {
+                w.bytes(c.as_bytes());
+            });
+            w.end().end();
+        }
+        w.end().bytes(b"name").bytes(b"top").bytes(b"piece length").int(16384);
+        w.bytes(b"pieces").bytes(&vec![0; 20 * total.div_ceil(16384) as usize]).end();
+        Info::parse(out.into()).unwrap()
+    }
+
+    #[test]
+    fn a_range_is_cut_at_files_and_pads() {
+        let dir = tempfile::tempdir().unwrap();
+        let info = info(&[("a", 10), ("empty", 0), ("", 6), ("d/b", 20)]);
+        let storage = Storage::for_download(dir.path(), None, &info).unwrap();
+        let cut: Vec<_> = storage.segments(5, 20).map(|s| (s.file, s.offset, s.length)).collect();
+        assert_eq!(cut, [(Some(0), 5, 5), (None, 0, 6), (Some(3), 0, 9)]);
+        assert_eq!(storage.segments(35, 1).collect::<Vec<_>>().len(), 1);
+    }
+
+    #[test]
+    fn a_symlink_in_the_way_is_neither_followed_nor_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let outside = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("top")).unwrap();
+        std::os::unix::fs::symlink(outside.path(), dir.path().join("top/d")).unwrap();
+        std::os::unix::fs::symlink(outside.path().join("x"), dir.path().join("top/a")).unwrap();
+        let storage = Storage::for_download(dir.path(), None, &info(&[("a", 10), ("d/b", 20)])).unwrap();
+        assert!(matches!(storage.look(0), Ok(Present::InTheWay(what)) if what.contains("symbolic link")));
+        assert!(matches!(storage.look(1), Ok(Present::InTheWay(what)) if what.contains("symbolic link")));
+        assert!(storage.file(0).is_err() && storage.file(1).is_err());
+        assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn files_get_their_folders_and_full_length() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("new/folder");
+        let storage = Storage::for_download(&target, Some("other"), &info(&[("d/e/b", 20)])).unwrap();
+        assert_eq!(storage.look(0).unwrap(), Present::Nothing);
+        storage.file(0).unwrap();
+        assert_eq!(storage.look(0).unwrap(), Present::File(20));
+        assert_eq!(std::fs::metadata(target.join("other/d/e/b")).unwrap().len(), 20);
+        std::fs::create_dir(dir.path().join("top")).unwrap();
+        std::fs::create_dir(dir.path().join("top/d")).unwrap();
+        let blocked = Storage::for_download(dir.path(), None, &info(&[("d", 20)])).unwrap();
+        assert!(matches!(blocked.look(0), Ok(Present::InTheWay(what)) if what.contains("folder")));
+    }
+}

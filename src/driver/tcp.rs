@@ -1,0 +1,310 @@
+//! Sockets of the peer wire: dialling, accepting, and one reading and one writing task for each connection.
+//!
+//! They move bytes and decide nothing. Readers wait when their receiver is busy or no buffer is free, so a
+//! slow disk slows the network instead of filling the memory.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::{Buf as _, Bytes};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::AbortHandle;
+use tracing::{debug, trace};
+
+use super::chunks::{CHUNK_LEN, Chunks};
+use super::throttle::Throttle;
+use crate::id::InfoHash;
+use crate::peer::connection::{HANDSHAKE_TIMEOUT, SILENCE_TIMEOUT};
+use crate::swarm::PeerKey;
+use crate::wire::peer::{HANDSHAKE_LEN, Handshake};
+
+/// Incoming connections that have not yet said which torrent they want.
+const MAX_GREETING: usize = 128;
+/// Pieces of output given to the system in one call.
+const WRITE_SLICES: usize = 64;
+/// How long the last bytes of a connection that we end may take to leave.
+const LINGER: Duration = Duration::from_secs(5);
+
+/// What all connections of a client share.
+#[derive(Debug, Clone)]
+pub struct Links {
+    /// Receive buffers.
+    pub chunks: Chunks,
+    /// The user's download limit.
+    pub download: Throttle,
+    /// The user's upload limit.
+    pub upload: Throttle,
+    /// The address that dials come from, where the user chose one.
+    pub source: Option<std::net::IpAddr>,
+}
+
+/// What happened on the network.
+#[derive(Debug)]
+pub enum Net {
+    /// A dial succeeded.
+    Connected(PeerKey, Link),
+    /// A dial failed.
+    DialFailed(PeerKey),
+    /// Bytes came.
+    Received(PeerKey, Bytes),
+    /// Bytes have been given to the system.
+    Sent(PeerKey, usize),
+    /// The connection has ended.
+    Closed(PeerKey),
+}
+
+/// A connection's writing end. Dropping it sends what is queued, then closes.
+#[derive(Debug)]
+pub struct Link {
+    queue: mpsc::UnboundedSender<Bytes>,
+    reader: AbortHandle,
+}
+
+impl Link {
+    /// Queues bytes. The swarm bounds what is unsent for each peer.
+    pub fn send(&self, bytes: Bytes) {
+        // The writer has ended with its connection, which is told by `Net::Closed`.
+        let _ = self.queue.send(bytes);
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.reader.abort();
+    }
+}
+
+impl Links {
+    /// Connects to a peer; the outcome comes as [`Net::Connected`] or [`Net::DialFailed`].
+    pub fn dial(&self, peer: PeerKey, addr: SocketAddr, timeout: Duration, net: mpsc::Sender<Net>) -> AbortHandle {
+        let links = self.clone();
+        let task = async move {
+            let outcome = match tokio::time::timeout(timeout, links.connect(addr)).await {
+                Ok(Ok(stream)) => Net::Connected(peer, links.attach(peer, stream, net.clone())),
+                Ok(Err(error)) => {
+                    debug!(%error, "a dial failed");
+                    Net::DialFailed(peer)
+                }
+                Err(_) => Net::DialFailed(peer),
+            };
+            // The transfer has ended if nobody listens.
+            let _ = net.send(outcome).await;
+        };
+        tokio::spawn(task).abort_handle()
+    }
+
+    async fn connect(&self, addr: SocketAddr) -> io::Result<TcpStream> {
+        let socket = if addr.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        if let Some(source) = self.source.filter(|ip| ip.is_ipv4() == addr.is_ipv4()) {
+            socket.bind(SocketAddr::new(source, 0))?;
+        }
+        socket.connect(addr).await
+    }
+
+    /// Starts the two tasks of an open connection.
+    pub fn attach(&self, peer: PeerKey, stream: TcpStream, net: mpsc::Sender<Net>) -> Link {
+        if let Err(error) = stream.set_nodelay(true) {
+            debug!(%error, "TCP_NODELAY is not available");
+        }
+        let stream = Arc::new(stream);
+        let (queue, queued) = mpsc::unbounded_channel();
+        let reader = tokio::spawn(read(peer, stream.clone(), self.clone(), net.clone())).abort_handle();
+        tokio::spawn(write(peer, stream, queued, self.upload.clone(), net));
+        Link { queue, reader }
+    }
+}
+
+async fn read(peer: PeerKey, stream: Arc<TcpStream>, links: Links, net: mpsc::Sender<Net>) {
+    loop {
+        match read_some(&stream, &links).await {
+            Ok(bytes) if bytes.is_empty() => break,
+            Ok(bytes) => {
+                if net.send(Net::Received(peer, bytes)).await.is_err() {
+                    return;
+                }
+            }
+            Err(error) => {
+                trace!(%error, "a connection ended");
+                break;
+            }
+        }
+    }
+    let _ = net.send(Net::Closed(peer)).await;
+}
+
+/// What the socket has, up to one buffer; nothing at its end.
+async fn read_some(stream: &TcpStream, links: &Links) -> io::Result<Bytes> {
+    loop {
+        stream.readable().await?;
+        let allowed = links.download.take(CHUNK_LEN).await;
+        let Some(mut chunk) = links.chunks.take().await else { return Ok(Bytes::new()) };
+        let end = loop {
+            let room = chunk.spare(allowed - chunk.len());
+            if room.is_empty() {
+                break Ok(());
+            }
+            match stream.try_read(room) {
+                Ok(0) => break Ok(()),
+                Ok(count) => chunk.advance(count),
+                Err(error) => break Err(error),
+            }
+        };
+        links.download.give_back(allowed - chunk.len());
+        match end {
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock && chunk.is_empty() => return Err(error),
+            // A wake-up for nothing.
+            Err(_) if chunk.is_empty() => {}
+            _ => return Ok(chunk.freeze()),
+        }
+    }
+}
+
+async fn write(
+    peer: PeerKey,
+    stream: Arc<TcpStream>,
+    mut queued: mpsc::UnboundedReceiver<Bytes>,
+    limit: Throttle,
+    net: mpsc::Sender<Net>,
+) {
+    let mut pending: VecDeque<Bytes> = VecDeque::new();
+    while let Some(first) = queued.recv().await {
+        pending.push_back(first);
+        while !pending.is_empty() {
+            while pending.len() < WRITE_SLICES
+                && let Ok(more) = queued.try_recv()
+            {
+                pending.push_back(more);
+            }
+            // A peer that takes nothing for minutes is gone; one that we leave gets seconds.
+            let patience = if queued.is_closed() { LINGER } else { SILENCE_TIMEOUT };
+            let written = tokio::time::timeout(patience, write_some(&stream, &pending, &limit)).await;
+            let Ok(Ok(written)) = written else {
+                let _ = net.send(Net::Closed(peer)).await;
+                return;
+            };
+            consume(&mut pending, written);
+            if net.send(Net::Sent(peer, written)).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// Gives the system as much as it takes, and the limit allows.
+async fn write_some(stream: &TcpStream, pending: &VecDeque<Bytes>, limit: &Throttle) -> io::Result<usize> {
+    let wanted = pending.iter().take(WRITE_SLICES).map(Bytes::len).sum();
+    let allowed = limit.take(wanted).await;
+    let mut slices = Vec::with_capacity(pending.len().min(WRITE_SLICES));
+    let mut room = allowed;
+    for bytes in pending.iter().take(WRITE_SLICES) {
+        let take = bytes.len().min(room);
+        slices.push(IoSlice::new(&bytes[..take]));
+        room -= take;
+        if room == 0 {
+            break;
+        }
+    }
+    loop {
+        stream.writable().await?;
+        match stream.try_write_vectored(&slices) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Ok(written) => {
+                limit.give_back(allowed - written);
+                return Ok(written);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn consume(pending: &mut VecDeque<Bytes>, mut written: usize) {
+    while let Some(first) = pending.front_mut() {
+        if first.len() > written {
+            first.advance(written);
+            return;
+        }
+        written -= first.len();
+        pending.pop_front();
+    }
+}
+
+/// A peer that dialled us and has named a torrent of ours.
+#[derive(Debug)]
+pub struct Incoming {
+    /// The connection.
+    pub stream: TcpStream,
+    /// Where from.
+    pub addr: SocketAddr,
+    /// The handshake's bytes.
+    pub greeting: Bytes,
+}
+
+/// Which transfer takes which incoming connections.
+#[derive(Debug, Clone, Default)]
+pub struct Doors(Arc<Mutex<BTreeMap<InfoHash, mpsc::Sender<Incoming>>>>);
+
+impl Doors {
+    /// Peers that ask for `hash` are sent to `door`.
+    pub fn open(&self, hash: InfoHash, door: mpsc::Sender<Incoming>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(hash, door);
+    }
+
+    /// Peers that ask for `hash` are turned away.
+    pub fn close(&self, hash: &InfoHash) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(hash);
+    }
+
+    fn find(&self, hash: &InfoHash) -> Option<mpsc::Sender<Incoming>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(hash).cloned()
+    }
+
+    /// Accepts connections for as long as the task lives.
+    pub async fn listen(self, listener: TcpListener) {
+        let greeting = Arc::new(Semaphore::new(MAX_GREETING));
+        loop {
+            let Ok(permit) = greeting.clone().acquire_owned().await else { return };
+            let (stream, addr) = match listener.accept().await {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    // Out of file descriptors, most likely: others must close first.
+                    debug!(%error, "cannot accept a connection");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            };
+            let doors = self.clone();
+            tokio::spawn(async move {
+                let greeted = tokio::time::timeout(HANDSHAKE_TIMEOUT, greet(&stream)).await;
+                drop(permit);
+                if let Ok(Some((handshake, greeting))) = greeted
+                    && let Some(door) = doors.find(&handshake.info_hash)
+                {
+                    // Full: the transfer has more than enough peers at its door.
+                    let _ = door.try_send(Incoming { stream, addr, greeting });
+                }
+            });
+        }
+    }
+}
+
+/// Reads a handshake; none from who does not speak it, told by the first wrong byte.
+async fn greet(stream: &TcpStream) -> Option<(Handshake, Bytes)> {
+    let mut greeting = [0; HANDSHAKE_LEN];
+    let mut filled = 0;
+    loop {
+        stream.readable().await.ok()?;
+        match stream.try_read(&mut greeting[filled..]) {
+            Ok(0) => return None,
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+            Err(_) => return None,
+        }
+        if let Some(handshake) = Handshake::parse(&greeting[..filled]).ok()? {
+            return Some((handshake, Bytes::copy_from_slice(&greeting)));
+        }
+    }
+}

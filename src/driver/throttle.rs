@@ -1,0 +1,90 @@
+//! Byte rates that a user sets: one bucket for each direction, shared by all connections.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// How much time's worth of bytes may be saved up: long enough for few wake-ups, short enough to be smooth.
+const BURST: Duration = Duration::from_millis(100);
+/// A burst below this would cost more in wake-ups than it smooths.
+const MIN_BURST: f64 = 1024.0;
+
+#[derive(Debug)]
+struct Bucket {
+    rate: f64,
+    level: f64,
+    at: Instant,
+}
+
+/// A limit, or none.
+#[derive(Debug, Clone, Default)]
+pub struct Throttle(Option<Arc<Mutex<Bucket>>>);
+
+impl Throttle {
+    /// At most `rate` bytes a second; no limit where there is none.
+    pub fn new(rate: Option<u64>) -> Self {
+        let bucket = |rate: u64| Bucket { rate: rate.max(1) as f64, level: 0.0, at: Instant::now() };
+        Self(rate.map(|r| Arc::new(Mutex::new(bucket(r)))))
+    }
+
+    /// Waits until at least one of `wanted` bytes may pass and returns how many may.
+    pub async fn take(&self, wanted: usize) -> usize {
+        let Some(bucket) = &self.0 else { return wanted };
+        loop {
+            let wait = {
+                let mut bucket = bucket.lock().unwrap_or_else(PoisonError::into_inner);
+                bucket.refill();
+                // In portions: a byte at a time would be exact as well, and cost a system call each.
+                let portion = bucket.burst().min(wanted as f64).max(1.0);
+                if bucket.level >= portion {
+                    let granted = bucket.level.min(wanted as f64).floor();
+                    bucket.level -= granted;
+                    return granted as usize;
+                }
+                Duration::from_secs_f64((portion - bucket.level) / bucket.rate)
+            };
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    /// Gives back what was granted and not used.
+    pub fn give_back(&self, unused: usize) {
+        if let Some(bucket) = &self.0 {
+            bucket.lock().unwrap_or_else(PoisonError::into_inner).level += unused as f64;
+        }
+    }
+}
+
+impl Bucket {
+    fn burst(&self) -> f64 {
+        (self.rate * BURST.as_secs_f64()).max(MIN_BURST)
+    }
+
+    fn refill(&mut self) {
+        let now = Instant::now();
+        let gained = now.saturating_duration_since(self.at).as_secs_f64() * self.rate;
+        self.level = (self.level + gained).min(2.0 * self.burst());
+        self.at = now;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_limit_is_exact_even_below_one_block() {
+        for rate in [700u64, 16_000, 2_000_000] {
+            let throttle = Throttle::new(Some(rate));
+            let start = Instant::now();
+            let mut passed = 0;
+            while start.elapsed() < Duration::from_secs(20) {
+                passed += throttle.take(16_384).await as u64;
+            }
+            let per_second = passed / 20;
+            assert!(per_second.abs_diff(rate) <= rate / 20 + 100, "{per_second} for {rate}");
+        }
+        assert_eq!(Throttle::new(None).take(5).await, 5);
+    }
+}
