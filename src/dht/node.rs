@@ -24,9 +24,7 @@ use super::config::{
     Config, MAX_BOOTSTRAP, MAX_EVENTS, MAX_PINGS, MAX_SEARCHES, MAX_TRANSMITS, PING_TIMEOUT, QUERY_TIMEOUT,
     VERSION, is_private,
 };
-use super::event::{
-    BootstrapState, Counters, Event, Full, LookupId, PingId, Reason, Snapshot, Transmit,
-};
+use super::event::{BootstrapState, Counters, Event, Full, LookupId, PingId, Reason, Snapshot, Transmit};
 use super::inflight::{InFlight, Pending};
 use super::limiter::Limiter;
 use super::table::Table;

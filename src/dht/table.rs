@@ -89,7 +89,8 @@ impl Table {
             return true;
         }
         let net = subnet(ip);
-        let same = |e: &&Entry| e.contact.addr.is_ipv4() == ip.is_ipv4() && subnet(e.contact.addr.ip()) == net;
+        let same =
+            |e: &&Entry| e.contact.addr.is_ipv4() == ip.is_ipv4() && subnet(e.contact.addr.ip()) == net;
         self.buckets[at].entries().iter().filter(same).count() < MAX_PER_SUBNET
             && !self.entries().any(|e| e.contact.addr.ip() == ip)
     }

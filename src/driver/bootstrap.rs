@@ -54,7 +54,9 @@ pub fn parse_list(text: &str) -> Result<Vec<String>, BootstrapError> {
 pub fn parse_argument(text: &str) -> Result<Vec<String>, BootstrapError> {
     let entries = text.split(',').map(str::trim).filter(|e| !e.is_empty());
     entries
-        .map(|e| check(e).map(|()| e.to_owned()).map_err(|what| BootstrapError::Entry { entry: e.into(), what }))
+        .map(|e| {
+            check(e).map(|()| e.to_owned()).map_err(|what| BootstrapError::Entry { entry: e.into(), what })
+        })
         .collect()
 }
 
@@ -106,7 +108,9 @@ mod tests {
             ("a b:1", 1, "the host is neither a name nor an address"),
         ] {
             match parse_list(text) {
-                Err(BootstrapError::Line { line: l, what: w, .. }) => assert_eq!((l, w), (line, what), "{text}"),
+                Err(BootstrapError::Line { line: l, what: w, .. }) => {
+                    assert_eq!((l, w), (line, what), "{text}")
+                }
                 other => panic!("{text}: {other:?}"),
             }
         }

@@ -8,4 +8,4 @@ pub mod listen;
 pub mod state;
 pub mod udp;
 
-//pub use udp::{Dht, DhtStatus, PeerSearch, PingError, PingReply, SearchEvent};
+pub use udp::{Dht, DhtStatus, PeerSearch, PingError, PingReply, SearchEvent};

@@ -346,8 +346,7 @@ mod tests {
     const OTHER: Id160 = Id160(*b"mnopqrstuvwxyz123456");
 
     fn round_trip(text: &str, body: Body<'_>) {
-        let message =
-            Message { transaction: b"aa", version: None, ip: None, read_only: false, body };
+        let message = Message { transaction: b"aa", version: None, ip: None, read_only: false, body };
         let mut out = Vec::new();
         message.emit(&mut out);
         assert_eq!(String::from_utf8_lossy(&out), text);
@@ -386,12 +385,8 @@ mod tests {
             "d1:rd2:id20:mnopqrstuvwxyz123456e1:t2:aa1:y1:re",
             Body::Reply(Reply { id: OTHER, ..Reply::default() }),
         );
-        let reply = Reply {
-            id: ASKER,
-            token: Some(b"aoeusnth"),
-            values: b"l6:axje.u6:idhtnme",
-            ..Reply::default()
-        };
+        let reply =
+            Reply { id: ASKER, token: Some(b"aoeusnth"), values: b"l6:axje.u6:idhtnme", ..Reply::default() };
         round_trip(
             "d1:rd2:id20:abcdefghij01234567895:token8:aoeusnth6:valuesl6:axje.u6:idhtnmee1:t2:aa1:y1:re",
             Body::Reply(reply),
@@ -443,10 +438,7 @@ mod tests {
             ("d1:q4:ping1:t1:x1:y1:qe", "no arguments"),
             ("d1:ad2:id20:abcdefghij0123456789e1:q9:find_node1:t1:x1:y1:qe", "target is not 20 bytes"),
         ] {
-            assert_eq!(
-                Message::parse(text.as_bytes()),
-                Err(ParseError::Query { transaction: b"x", what })
-            );
+            assert_eq!(Message::parse(text.as_bytes()), Err(ParseError::Query { transaction: b"x", what }));
         }
         assert_eq!(Message::parse(b"d1:y1:qe"), Err(ParseError::Shape("no t")));
         assert_eq!(Message::parse(b"i1e"), Err(ParseError::Shape("no t")));

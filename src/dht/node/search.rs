@@ -94,8 +94,17 @@ impl Node {
         let enabled = [self.config.ipv4, self.config.ipv6];
         let lookups = [0, 1].map(|at| enabled[at].then(|| self.seeded_lookup(now, target, at)));
         let (found, announcing) = (BTreeSet::new(), None);
-        let mut search =
-            Search { id, target, kind, started: now, lookups, wake: None, found, announcing, announced_to: 0 };
+        let mut search = Search {
+            id,
+            target,
+            kind,
+            started: now,
+            lookups,
+            wake: None,
+            found,
+            announcing,
+            announced_to: 0,
+        };
         if matches!(kind, Kind::GetPeers | Kind::Announce { .. }) {
             // The own store answers first: in a tiny network we may be the one who was told.
             let max = MAX_PEERS_FOUND / 2;
@@ -241,13 +250,7 @@ impl Node {
         }
     }
 
-    pub(super) fn on_search_reply(
-        &mut self,
-        now: Instant,
-        id: LookupId,
-        from: Contact,
-        reply: &Reply<'_>,
-    ) {
+    pub(super) fn on_search_reply(&mut self, now: Instant, id: LookupId, from: Contact, reply: &Reply<'_>) {
         let contacts = self.acceptable(from.addr, reply);
         let config = &self.config;
         let Some(search) = self.searches.iter_mut().find(|s| s.id == id) else { return };

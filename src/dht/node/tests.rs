@@ -55,10 +55,7 @@ fn two_nodes_find_what_one_announced_to_the_other() {
     nodes[1].announce(now, HASH, 7000).unwrap();
     settle(&mut nodes, now);
     let done = events(&mut nodes[1]);
-    assert!(
-        matches!(done.last(), Some(Event::Done { stats, .. }) if stats.announced_to == 1),
-        "{done:?}"
-    );
+    assert!(matches!(done.last(), Some(Event::Done { stats, .. }) if stats.announced_to == 1), "{done:?}");
     // The node that was told finds it in its own store, before it has asked anyone.
     nodes[0].get_peers(now, HASH).unwrap();
     let peer = SocketAddr::from(([127, 0, 0, 2], 7000));
@@ -75,7 +72,8 @@ fn a_search_on_an_empty_table_goes_straight_to_addresses_that_come_later() {
     let first = nodes[1].transmits.front().unwrap();
     assert!(String::from_utf8_lossy(&first.payload).contains("9:get_peers"));
     settle(&mut nodes, now);
-    let done = |e: &Event| matches!(e, Event::Done { lookup: l, stats, .. } if *l == lookup && stats.answered == 1);
+    let done =
+        |e: &Event| matches!(e, Event::Done { lookup: l, stats, .. } if *l == lookup && stats.answered == 1);
     assert!(events(&mut nodes[1]).iter().any(done));
 }
 
@@ -90,7 +88,9 @@ fn malformed_unknown_and_unpermitted_queries_get_their_errors() {
         (format!("d1:ad{id}e1:q5:hello1:t1:a1:y1:qe"), "eli204e"),
         (format!("d1:ad{id}6:target20:abcdefghij0123456789e1:q5:hello1:t1:a1:y1:qe"), "1:rd2:id20:"),
         (
-            format!("d1:ad{id}9:info_hash20:abcdefghij01234567894:porti9e5:token1:xe1:q13:announce_peer1:t1:a1:y1:qe"),
+            format!(
+                "d1:ad{id}9:info_hash20:abcdefghij01234567894:porti9e5:token1:xe1:q13:announce_peer1:t1:a1:y1:qe"
+            ),
             "eli203e9:bad token",
         ),
     ] {
