@@ -8,10 +8,32 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::AbortHandle;
+use tracing::{debug, warn};
 
+use crate::dht;
+use crate::driver::download::{self, Surroundings};
+use crate::driver::listen::{ListenError, listen};
+use crate::driver::tcp::{Doors, Links};
+use crate::driver::throttle::Throttle;
+pub use crate::driver::transfer::{
+    Finding, Job, Placement, Source, Stage, Status, TransferError, TransferEvent,
+};
+use crate::driver::{Dht, SearchEvent, clock, place, state};
 use crate::id::InfoHash;
-use crate::wire::metainfo::{Info, MetainfoError};
+use crate::rng::Rng;
+use crate::swarm::Origin;
+
+/// The first repeat of a search that found nobody; doubles each time.
+const SEARCH_AGAIN_FIRST: Duration = Duration::from_secs(1);
+/// The longest wait between searches while nobody is connected.
+const SEARCH_AGAIN_LONELY: Duration = Duration::from_secs(30);
+/// The wait while a download has peers.
+const SEARCH_AGAIN_FETCHING: Duration = Duration::from_secs(5 * 60);
+/// A seed announces again this often: within the 30 minutes that announces live in some nodes.
+const ANNOUNCE_AGAIN: Duration = Duration::from_secs(20 * 60);
 
 /// How a client joins the world.
 #[derive(Debug, Clone, Default)]
@@ -30,170 +52,130 @@ pub struct ClientConfig {
     pub limit_upload: Option<u64>,
 }
 
-/// What to fetch.
-#[derive(Debug, Clone)]
-pub enum Source {
-    /// An info-hash; the metadata comes from peers.
-    Hash(InfoHash),
-    /// The metadata is known.
-    Info(Arc<Info>),
+/// Why a client cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// No port to listen on.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The system gives no sockets or no entropy.
+    #[error("cannot start: {0}")]
+    System(#[from] std::io::Error),
 }
 
-/// Where a fetched torrent goes.
-#[derive(Debug, Clone)]
-pub enum Placement {
-    /// Metadata only, nothing is written.
-    Nowhere,
-    /// Into `dir`, under `name` instead of the torrent's own name where given.
-    Folder {
-        /// The folder; created where it is missing.
-        dir: PathBuf,
-        /// The file's or top folder's name.
-        name: Option<String>,
-        /// Existing files that are not this torrent's are written over.
-        overwrite: bool,
-    },
-    /// The data is complete and stands at exactly this path (`share`); nothing is verified or written.
-    InPlace(PathBuf),
+/// One node with its transfers.
+#[derive(Debug)]
+pub struct Client {
+    dht: Dht,
+    around: Surroundings,
+    seeds: std::sync::Mutex<Rng>,
+    state_dir: Option<PathBuf>,
+    listeners: Vec<AbortHandle>,
 }
 
-/// One transfer to start.
-#[derive(Debug, Clone)]
-pub struct Job {
-    /// What.
-    pub source: Source,
-    /// Where to.
-    pub placement: Placement,
-    /// Peers that are dialled at once, `host:port`.
-    pub peers: Vec<String>,
-    /// Whether to stay as a seed when it is complete; the transfer ends otherwise.
-    pub seed: bool,
+impl Client {
+    /// Binds, starts the DHT and listens for peers.
+    pub async fn start(config: ClientConfig) -> Result<Self, StartError> {
+        let listening = listen(config.listen)?;
+        let mut rng = Rng::from_seed(clock::entropy_seed()?);
+        let saved = config.state_dir.as_deref().and_then(state::load);
+        let network = if config.private_network { dht::Network::Local } else { dht::Network::Public };
+        let dht_config = dht::Config { network, ..dht::Config::default() };
+        let dht = Dht::spawn(dht_config, listening.udp, rng.child(), saved, config.bootstrap)?;
+        let doors = Doors::default();
+        let mut listeners = Vec::new();
+        for listener in listening.tcp {
+            let listener = TcpListener::from_std(listener)?;
+            listeners.push(tokio::spawn(doors.clone().listen(listener)).abort_handle());
+        }
+        let source = config.listen.map(|a| a.ip()).filter(|ip| !ip.is_unspecified());
+        let links = Links {
+            chunks: Default::default(),
+            download: Throttle::new(config.limit_download),
+            upload: Throttle::new(config.limit_upload),
+            source,
+        };
+        let around = Surroundings { links, doors, port: listening.port, dht: true };
+        Ok(Self { dht, around, seeds: std::sync::Mutex::new(rng), state_dir: config.state_dir, listeners })
+    }
+
+    /// The port of TCP and UDP.
+    pub fn port(&self) -> u16 {
+        self.around.port
+    }
+
+    /// The DHT node.
+    pub fn dht(&self) -> &Dht {
+        &self.dht
+    }
+
+    /// Starts a transfer.
+    pub fn add(&self, mut job: Job) -> Transfer {
+        let hash = match &job.source {
+            Source::Hash(hash) => *hash,
+            Source::Info(info) => info.hash(),
+        };
+        // An earlier run may have left the metadata beside the data.
+        if let (Source::Hash(_), Placement::Folder { dir, .. }) = (&job.source, &job.placement)
+            && let Some(info) = place::claimed_metadata(dir, hash)
+        {
+            job.source = Source::Info(Arc::new(info));
+        }
+        let private = matches!(&job.source, Source::Info(info) if info.is_private());
+        let announce = (!matches!(job.placement, Placement::Nowhere)).then_some(self.around.port);
+        let seed = self.seeds.lock().unwrap_or_else(std::sync::PoisonError::into_inner).child();
+        let peers = std::mem::take(&mut job.peers);
+        let ends = download::spawn(job, self.around.clone(), seed);
+        let mut helpers = vec![tokio::spawn(resolve_peers(peers, ends.candidates.clone())).abort_handle()];
+        helpers.push(tokio::spawn(pass_nodes(ends.dht_nodes, self.dht.clone())).abort_handle());
+        if !private {
+            let finder = Finder {
+                dht: self.dht.clone(),
+                hash,
+                announce,
+                candidates: ends.candidates,
+                finding: ends.finding,
+                status: ends.status.clone(),
+            };
+            helpers.push(tokio::spawn(finder.run()).abort_handle());
+        }
+        Transfer { events: ends.events, status: ends.status, stop: Some(ends.stop), helpers }
+    }
+
+    /// Writes the DHT's nodes to the state folder, where there is one.
+    pub async fn save_state(&self) {
+        if self.state_dir.is_some() {
+            let snapshot = self.dht.snapshot().await;
+            if !snapshot.nodes_v4.is_empty() || !snapshot.nodes_v6.is_empty() {
+                self.store(snapshot.into());
+            }
+        }
+    }
+
+    /// Says goodbye: saves the DHT's nodes, closes the sockets.
+    pub async fn shutdown(self) {
+        self.listeners.iter().for_each(AbortHandle::abort);
+        if let Some(saved) = self.dht.shutdown().await {
+            self.store(saved);
+        }
+    }
+
+    fn store(&self, saved: state::SavedNodes) {
+        if let Some(dir) = &self.state_dir
+            && let Err(error) = state::save(dir, &saved)
+        {
+            warn!("the DHT's nodes cannot be saved in {}: {error}", dir.display());
+        }
+    }
 }
 
-/// What a transfer is doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Stage {
-    /// The DHT has no node yet.
-    #[default]
-    JoiningDht,
-    /// No peer is known.
-    LookingForPeers,
-    /// Peers are known, none has finished a handshake.
-    Connecting,
-    /// Connected, waiting for the info dictionary.
-    Metadata,
-    /// Hashing what is on disk already.
-    Checking,
-    /// Fetching pieces.
-    Downloading,
-    /// Complete, serving others.
-    Seeding,
-    /// Ended.
-    Finished,
-}
-
-/// A transfer at one moment; published at least each 250 ms while something changes.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Status {
-    /// What it is doing.
-    pub stage: Stage,
-    /// Bytes in all; 0 before the metadata.
-    pub total: u64,
-    /// Bytes whose pieces have been verified, those found on disk too.
-    pub verified: u64,
-    /// Pieces verified.
-    pub pieces_verified: u32,
-    /// Payload bytes received in this run.
-    pub downloaded: u64,
-    /// Payload bytes sent in this run.
-    pub uploaded: u64,
-    /// Payload received and thrown away: duplicates, failed pieces.
-    pub wasted: u64,
-    /// Bytes a second, payload, smoothed over seconds.
-    pub download_rate: u64,
-    /// Bytes a second, payload, smoothed over seconds.
-    pub upload_rate: u64,
-    /// Peer addresses known.
-    pub peers_known: usize,
-    /// Peers connected, past the handshake.
-    pub peers_connected: usize,
-    /// Connected peers that let us request.
-    pub peers_unchoking: usize,
-    /// Connected peers that have something we lack.
-    pub peers_interesting: usize,
-    /// Connections that failed or were refused in this run.
-    pub dials_failed: usize,
-    /// Metadata blocks here and in all; (0, 0) before a peer has named the size.
-    pub metadata_blocks: (u32, u32),
-    /// Bytes verified of those to check, while checking.
-    pub checked: (u64, u64),
-    /// DHT nodes in the table.
-    pub dht_nodes: usize,
-    /// Bootstrap entries that did not resolve or answer, in words.
-    pub dht_trouble: Option<String>,
-    /// DHT nodes asked and answered in the current or last search.
-    pub dht_asked: (u32, u32),
-    /// Nodes that hold our announce.
-    pub announced_to: u32,
-    /// Why the disk holds us up, in words (disk full).
-    pub disk_trouble: Option<String>,
-    /// Seconds since the last payload byte or metadata block arrived, or since the start.
-    pub idle: Duration,
-}
-
-/// Milestones of a transfer, in order.
-#[derive(Debug, Clone)]
-pub enum TransferEvent {
-    /// The first peer address became known.
-    FirstPeer(SocketAddr),
-    /// The info dictionary is here and verified.
-    Metadata(Arc<Info>),
-    /// What was on disk has been checked: bytes verified there, and where the data stands.
-    Checked {
-        /// Bytes.
-        verified: u64,
-        /// The file or top folder.
-        path: PathBuf,
-    },
-    /// The first piece of this run was verified.
-    FirstPiece,
-    /// Everything is here, verified and flushed. A seed goes on; else the transfer has ended.
-    Complete,
-    /// It cannot go on.
-    Failed(TransferError),
-}
-
-/// Why a transfer cannot go on.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum TransferError {
-    /// Something stands at the target that is not this torrent's.
-    #[error("{path}: {what}")]
-    TargetExists {
-        /// The path in the way.
-        path: String,
-        /// Why it is not ours.
-        what: String,
-    },
-    /// The disk refused.
-    #[error("{path}: {cause}")]
-    Disk {
-        /// The file or folder.
-        path: String,
-        /// The system's words.
-        cause: String,
-        /// No space is left.
-        full: bool,
-    },
-    /// The info dictionary is authentic and still unusable.
-    #[error("the metadata of this torrent cannot be used: {0}")]
-    Metadata(#[from] MetainfoError),
-}
-
-/// A running transfer. Dropping it stops it without a flush; [`Transfer::stop`] flushes.
+/// A running transfer. Dropping it stops it without waiting for the disk; [`Transfer::stop`] waits.
 #[derive(Debug)]
 pub struct Transfer {
     events: mpsc::Receiver<TransferEvent>,
     status: watch::Receiver<Status>,
+    stop: Option<oneshot::Sender<oneshot::Sender<()>>>,
+    helpers: Vec<AbortHandle>,
 }
 
 impl Transfer {
@@ -207,49 +189,156 @@ impl Transfer {
         self.status.clone()
     }
 
-    /// Flushes what has been written and ends the transfer.
-    pub async fn stop(self) {
-        unimplemented!()
+    /// Ends the transfer; what has arrived is on disk when this returns.
+    pub async fn stop(mut self) {
+        let (answer, ended) = oneshot::channel();
+        if let Some(stop) = self.stop.take()
+            && stop.send(answer).is_ok()
+        {
+            // An error means that it had ended by itself.
+            let _ = ended.await;
+        }
     }
 }
 
-/// Why a client cannot start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The port or address cannot be bound.
-    #[error("cannot listen on {address}: {cause}")]
-    Listen {
-        /// What was asked for.
-        address: String,
-        /// The system's words.
-        cause: String,
-    },
+impl Drop for Transfer {
+    fn drop(&mut self) {
+        self.helpers.iter().for_each(AbortHandle::abort);
+    }
 }
 
-/// One node with its transfers.
-#[derive(Debug)]
-pub struct Client {}
+/// Peers that the user named: addresses at once, names as they resolve.
+async fn resolve_peers(peers: Vec<String>, candidates: mpsc::Sender<(Vec<SocketAddr>, Origin)>) {
+    let (addrs, names): (Vec<_>, Vec<_>) = peers.into_iter().map(|p| p.parse().map_err(|_| p)).partition(Result::is_ok);
+    let addrs: Vec<SocketAddr> = addrs.into_iter().flatten().collect();
+    if !addrs.is_empty() && candidates.send((addrs, Origin::User)).await.is_err() {
+        return;
+    }
+    for name in names.into_iter().filter_map(Result::err) {
+        match tokio::net::lookup_host(&name).await {
+            Ok(addrs) => {
+                if candidates.send((addrs.collect(), Origin::User)).await.is_err() {
+                    return;
+                }
+            }
+            Err(error) => warn!("the peer `{name}` cannot be found: {error}"),
+        }
+    }
+}
 
-impl Client {
-    /// Binds, starts the DHT and listens for peers.
-    pub async fn start(_config: ClientConfig) -> Result<Self, StartError> {
-        unimplemented!()
+async fn pass_nodes(mut nodes: mpsc::Receiver<SocketAddr>, dht: Dht) {
+    while let Some(addr) = nodes.recv().await {
+        dht.add_contact(addr);
+    }
+}
+
+/// Searches the DHT for a transfer's peers, again and again, and announces it.
+struct Finder {
+    dht: Dht,
+    hash: InfoHash,
+    /// The port to announce; none: search only.
+    announce: Option<u16>,
+    candidates: mpsc::Sender<(Vec<SocketAddr>, Origin)>,
+    finding: watch::Sender<Finding>,
+    status: watch::Receiver<Status>,
+}
+
+impl Finder {
+    async fn run(self) {
+        let mut wait = SEARCH_AGAIN_FIRST;
+        loop {
+            let found = self.search().await;
+            if self.candidates.is_closed() {
+                return;
+            }
+            let (connected, seeding) = {
+                let status = self.status.borrow();
+                (status.peers_connected, status.stage == Stage::Seeding)
+            };
+            let announced = self.announce.is_none() || self.finding.borrow().announced_to > 0;
+            let pause = match (connected, announced) {
+                (_, true) if seeding => ANNOUNCE_AGAIN,
+                (1.., true) => SEARCH_AGAIN_FETCHING,
+                _ => {
+                    wait = if found { wait } else { (wait * 2).min(SEARCH_AGAIN_LONELY) };
+                    wait
+                }
+            };
+            debug!(?pause, connected, "searching the DHT again later");
+            self.rest(pause).await;
+        }
     }
 
-    /// The port of TCP and UDP.
-    pub fn port(&self) -> u16 {
-        unimplemented!()
+    /// One search; whether it brought peers.
+    async fn search(&self) -> bool {
+        let mut search = match self.announce {
+            Some(port) => self.dht.get_peers_and_announce(self.hash, port),
+            None => self.dht.get_peers(self.hash),
+        };
+        let mut found = false;
+        let mut status = self.dht.status();
+        loop {
+            tokio::select! {
+                event = search.next() => match event {
+                    Some(SearchEvent::Peers(peers)) => {
+                        found = true;
+                        if self.candidates.send((peers, Origin::Dht)).await.is_err() {
+                            return found;
+                        }
+                    }
+                    Some(SearchEvent::Progress { asked, answered }) => {
+                        self.finding.send_modify(|f| f.asked = (asked, answered));
+                    }
+                    Some(SearchEvent::Done(stats)) => {
+                        debug!(?stats, "a search has ended");
+                        self.finding.send_modify(|f| {
+                            f.asked = (stats.asked, stats.answered);
+                            f.announced_to = stats.announced_to;
+                        });
+                        return found;
+                    }
+                    None => return found,
+                },
+                Ok(()) = status.changed() => self.note_status(&mut status),
+            }
+        }
     }
 
-    // pub fn dht(&self) -> &crate::driver::udp::Dht   (see the DHT branch)
-
-    /// Starts a transfer.
-    pub fn add(&self, _job: Job) -> Transfer {
-        unimplemented!()
+    /// Waits, and ends the wait early when a lonely transfer's network has just come up.
+    async fn rest(&self, pause: Duration) {
+        let mut status = self.dht.status();
+        let was_empty = { self.finding.borrow().nodes == 0 };
+        let deadline = tokio::time::Instant::now() + pause;
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep_until(deadline) => return,
+                () = self.candidates.closed() => return,
+                Ok(()) = status.changed() => {
+                    self.note_status(&mut status);
+                    if was_empty && self.finding.borrow().nodes > 0 {
+                        return;
+                    }
+                }
+            }
+        }
     }
 
-    /// Says goodbye: saves the DHT's nodes, closes the sockets.
-    pub async fn shutdown(self) {
-        unimplemented!()
+    fn note_status(&self, status: &mut watch::Receiver<crate::driver::DhtStatus>) {
+        let status = status.borrow_and_update().clone();
+        let nodes = status.nodes_v4 + status.nodes_v6;
+        let unanswering: Vec<String> = status.unanswering.iter().map(ToString::to_string).collect();
+        let parts = [
+            ("does not resolve", status.unresolved.join(", ")),
+            ("does not answer", unanswering.join(", ")),
+            ("is no address", status.bad_bootstrap.join(", ")),
+        ];
+        let said = parts.into_iter().filter(|(_, who)| !who.is_empty());
+        let said: Vec<String> = said.map(|(what, who)| format!("{who} {what}")).collect();
+        let trouble = (nodes == 0 && !said.is_empty()).then(|| said.join("; "));
+        self.finding.send_if_modified(|f| {
+            let changed = f.nodes != nodes || f.trouble != trouble;
+            (f.nodes, f.trouble) = (nodes, trouble);
+            changed
+        });
     }
 }

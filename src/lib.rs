@@ -1,6 +1,8 @@
 //! dhtget: a trackerless BitTorrent DHT node and client.
 
 pub mod client;
+pub mod dht;
+pub mod driver;
 pub mod id;
 pub mod peer;
 pub mod rng;

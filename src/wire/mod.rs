@@ -3,6 +3,8 @@
 //! Parsing never panics, never recurses and never allocates by a number that a stranger sent.
 
 pub mod bencode;
+pub mod compact;
 pub mod extended;
+pub mod krpc;
 pub mod metainfo;
 pub mod peer;

@@ -1,0 +1,566 @@
+//! The task of one transfer: it carries bytes, time and disk answers into one [`Swarm`], and its actions out.
+//!
+//! Owns the swarm, its connections' writing ends and its disk threads; no mutex stands round them. Must not
+//! decide anything the swarm could, and must not know the DHT: addresses come in on a channel.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::AbortHandle;
+use tracing::debug;
+
+use super::clock;
+use super::disk::{Disk, Done, Job as DiskJob};
+use super::place::{self, Place};
+use super::tcp::{Doors, Incoming, Link, Links, Net};
+use super::transfer::{Finding, Job, Placement, Source, Stage, Status, TransferError, TransferEvent};
+use crate::peer::Bitfield;
+use crate::swarm::{Action, Config, Input, Origin, PeerKey, Report, Swarm};
+use crate::wire::metainfo::{Info, PieceIndex};
+
+/// Network events waiting for the task; readers wait beyond it.
+const MAX_NET: usize = 64;
+/// Events taken in one turn, before timers and the disk are looked at again.
+const BUDGET: usize = 32;
+/// Blocks given to the disk and not yet written; the network waits beyond it. Below the receive buffers' sum.
+const MAX_UNWRITTEN: usize = 8 << 20;
+/// Pieces under check at once.
+const CHECK_WINDOW: usize = 64;
+/// How often figures are published while they change.
+const PUBLISH_EVERY: Duration = Duration::from_millis(250);
+/// Incoming connections waiting to be taken in.
+const MAX_DOOR: usize = 64;
+/// Milestones waiting for the owner; few ever happen.
+const MAX_EVENTS: usize = 64;
+
+/// What a transfer shares with the rest of its client.
+#[derive(Debug, Clone)]
+pub struct Surroundings {
+    /// Sockets and limits.
+    pub links: Links,
+    /// Where incoming connections are told apart.
+    pub doors: Doors,
+    /// The port of TCP and UDP.
+    pub port: u16,
+    /// Whether a DHT node runs on that port.
+    pub dht: bool,
+}
+
+/// The ends that the owner of a transfer holds.
+#[derive(Debug)]
+pub struct Ends {
+    /// Milestones.
+    pub events: mpsc::Receiver<TransferEvent>,
+    /// Figures.
+    pub status: watch::Receiver<Status>,
+    /// Addresses of peers, from whoever finds them.
+    pub candidates: mpsc::Sender<(Vec<SocketAddr>, Origin)>,
+    /// How the search for peers goes, for the figures.
+    pub finding: watch::Sender<Finding>,
+    /// DHT nodes that peers run.
+    pub dht_nodes: mpsc::Receiver<SocketAddr>,
+    /// Asks the transfer to flush and end; answered when it has.
+    pub stop: oneshot::Sender<oneshot::Sender<()>>,
+}
+
+/// Starts the task of a transfer.
+pub fn spawn(job: Job, around: Surroundings, seed: [u8; 32]) -> Ends {
+    let (events_in, events) = mpsc::channel(MAX_EVENTS);
+    let (status_in, status) = watch::channel(Status::default());
+    let (candidates, candidates_out) = mpsc::channel(MAX_NET);
+    let (finding, finding_out) = watch::channel(Finding::default());
+    let (dht_nodes_in, dht_nodes) = mpsc::channel(MAX_NET);
+    let (stop, stop_out) = oneshot::channel();
+    let task = Download::new(job, around, seed, events_in, status_in, finding_out, dht_nodes_in);
+    tokio::spawn(task.run(candidates_out, stop_out));
+    Ends { events, status, candidates, finding, dht_nodes, stop }
+}
+
+/// What the task wakes up for, in this order of priority.
+enum Wake {
+    Stop(Option<oneshot::Sender<()>>),
+    Timer,
+    Disk(Done),
+    Placed(Result<Option<Place>, TransferError>),
+    Net(Net),
+    Incoming(Incoming),
+    Candidates(Vec<SocketAddr>, Origin),
+}
+
+/// What is being looked at on disk before the download begins.
+#[derive(Debug)]
+struct Check {
+    next: usize,
+    done: usize,
+    have: Bitfield,
+    bytes: (u64, u64),
+}
+
+struct Download {
+    job: Job,
+    around: Surroundings,
+    swarm: Swarm,
+    info: Option<Arc<Info>>,
+    place: Option<Place>,
+    placing: Option<oneshot::Receiver<Result<Option<Place>, TransferError>>>,
+    check: Option<Check>,
+    disk: Option<(Disk, mpsc::UnboundedReceiver<Done>)>,
+    unwritten: usize,
+    links: BTreeMap<PeerKey, Link>,
+    dials: BTreeMap<PeerKey, AbortHandle>,
+    net: mpsc::Sender<Net>,
+    net_out: Option<mpsc::Receiver<Net>>,
+    events: mpsc::Sender<TransferEvent>,
+    status: watch::Sender<Status>,
+    finding: watch::Receiver<Finding>,
+    dht_nodes: mpsc::Sender<SocketAddr>,
+    stage: Stage,
+    full: Option<String>,
+    first_peer_told: bool,
+    first_piece_told: bool,
+    last_arrival: Instant,
+    publish_at: Instant,
+    ended: bool,
+}
+
+impl Download {
+    fn new(
+        job: Job,
+        around: Surroundings,
+        seed: [u8; 32],
+        events: mpsc::Sender<TransferEvent>,
+        status: watch::Sender<Status>,
+        finding: watch::Receiver<Finding>,
+        dht_nodes: mpsc::Sender<SocketAddr>,
+    ) -> Self {
+        let now = clock::now();
+        let mut rng = crate::rng::Rng::from_seed(seed);
+        let hash = match &job.source {
+            Source::Hash(hash) => *hash,
+            Source::Info(info) => info.hash(),
+        };
+        let mut peer_id: [u8; 20] = rng.bytes();
+        peer_id[..8].copy_from_slice(b"-DG0100-");
+        let config = Config {
+            peer_id: crate::id::Id160(peer_id),
+            listen_port: Some(around.port),
+            dht_port: around.dht.then_some(around.port),
+            metadata_only: matches!(job.placement, Placement::Nowhere),
+        };
+        let (net, net_out) = mpsc::channel(MAX_NET);
+        Self {
+            swarm: Swarm::new(hash, config, rng.child(), now),
+            job,
+            around,
+            info: None,
+            place: None,
+            placing: None,
+            check: None,
+            disk: None,
+            unwritten: 0,
+            links: BTreeMap::new(),
+            dials: BTreeMap::new(),
+            net,
+            net_out: Some(net_out),
+            events,
+            status,
+            finding,
+            dht_nodes,
+            stage: Stage::JoiningDht,
+            full: None,
+            first_peer_told: false,
+            first_piece_told: false,
+            last_arrival: now,
+            publish_at: now,
+            ended: false,
+        }
+    }
+
+    async fn run(
+        mut self,
+        mut candidates: mpsc::Receiver<(Vec<SocketAddr>, Origin)>,
+        mut stop: oneshot::Receiver<oneshot::Sender<()>>,
+    ) {
+        let hash = match &self.job.source {
+            Source::Hash(hash) => *hash,
+            Source::Info(info) => info.hash(),
+        };
+        let (door, mut incoming) = mpsc::channel(MAX_DOOR);
+        self.around.doors.open(hash, door);
+        let Some(mut net) = self.net_out.take() else { return };
+        if let Source::Info(info) = self.job.source.clone() {
+            self.swarm.handle(clock::now(), Input::Info(info.clone()));
+            self.on_info(info);
+        }
+        let mut answer = None;
+        while !self.ended {
+            self.act();
+            self.publish(false);
+            match self.wake(&mut candidates, &mut stop, &mut incoming, &mut net).await {
+                Wake::Stop(reply) => {
+                    answer = reply;
+                    self.ended = true;
+                }
+                Wake::Timer => self.swarm.handle_timeout(clock::now()),
+                Wake::Disk(done) => self.on_disk_batch(done),
+                Wake::Placed(outcome) => self.on_placed(outcome),
+                Wake::Net(event) => {
+                    self.on_net(event);
+                    for _ in 0..BUDGET {
+                        self.act();
+                        let Some(event) = self.room().then(|| net.try_recv().ok()).flatten() else { break };
+                        self.on_net(event);
+                    }
+                }
+                Wake::Incoming(peer) => self.on_incoming(peer),
+                Wake::Candidates(addrs, origin) => self.on_candidates(addrs, origin),
+            }
+        }
+        self.around.doors.close(&hash);
+        self.end(answer).await;
+    }
+
+    async fn wake(
+        &mut self,
+        candidates: &mut mpsc::Receiver<(Vec<SocketAddr>, Origin)>,
+        stop: &mut oneshot::Receiver<oneshot::Sender<()>>,
+        incoming: &mut mpsc::Receiver<Incoming>,
+        net: &mut mpsc::Receiver<Net>,
+    ) -> Wake {
+        let room = self.room();
+        let deadline = self.swarm.poll_timeout().map_or(self.publish_at, |t| t.min(self.publish_at));
+        let disk = async {
+            match &mut self.disk {
+                Some((_, answers)) => answers.recv().await,
+                None => None,
+            }
+        };
+        let placed = async {
+            match &mut self.placing {
+                Some(outcome) => outcome.await.ok(),
+                None => None,
+            }
+        };
+        tokio::select! {
+            biased;
+            reply = &mut *stop => Wake::Stop(reply.ok()),
+            () = tokio::time::sleep_until(deadline.into()) => Wake::Timer,
+            Some(done) = disk => Wake::Disk(done),
+            Some(outcome) = placed => Wake::Placed(outcome),
+            Some(event) = net.recv(), if room => Wake::Net(event),
+            Some(peer) = incoming.recv() => Wake::Incoming(peer),
+            Some((addrs, origin)) = candidates.recv() => Wake::Candidates(addrs, origin),
+        }
+    }
+
+    /// Whether the disk keeps up; readers wait otherwise.
+    fn room(&self) -> bool {
+        self.unwritten < MAX_UNWRITTEN
+    }
+
+    // ---- inputs
+
+    fn on_candidates(&mut self, addrs: Vec<SocketAddr>, origin: Origin) {
+        if let (false, Some(first)) = (self.first_peer_told, addrs.first()) {
+            self.first_peer_told = true;
+            self.tell(TransferEvent::FirstPeer(*first));
+        }
+        self.swarm.handle(clock::now(), Input::Candidates(addrs, origin));
+    }
+
+    fn on_incoming(&mut self, peer: Incoming) {
+        let now = clock::now();
+        let Some(key) = self.swarm.accept(now, peer.addr) else { return };
+        let link = self.around.links.attach(key, peer.stream, self.net.clone());
+        self.links.insert(key, link);
+        self.swarm.handle(now, Input::Received(key, peer.greeting));
+    }
+
+    fn on_net(&mut self, event: Net) {
+        let now = clock::now();
+        match event {
+            Net::Connected(key, link) => {
+                self.dials.remove(&key);
+                self.links.insert(key, link);
+                self.swarm.handle(now, Input::Connected(key));
+            }
+            Net::DialFailed(key) => {
+                self.dials.remove(&key);
+                self.swarm.handle(now, Input::DialFailed(key));
+            }
+            // What still comes of a connection that we have ended is nobody's.
+            Net::Received(key, bytes) if self.links.contains_key(&key) => {
+                if bytes.len() > 1024 {
+                    self.last_arrival = now;
+                }
+                self.swarm.handle(now, Input::Received(key, bytes));
+            }
+            Net::Sent(key, bytes) => self.swarm.handle(now, Input::Sent(key, bytes)),
+            Net::Closed(key) => {
+                self.links.remove(&key);
+                self.swarm.handle(now, Input::Closed(key));
+            }
+            Net::Received(..) => {}
+        }
+    }
+
+    fn on_disk_batch(&mut self, first: Done) {
+        let mut next = Some(first);
+        while let Some(done) = next {
+            self.on_disk(done);
+            self.act();
+            next = self.disk.as_mut().and_then(|(_, answers)| answers.try_recv().ok());
+        }
+    }
+
+    fn on_disk(&mut self, done: Done) {
+        let now = clock::now();
+        match done {
+            Done::Wrote(bytes) => self.unwritten = self.unwritten.saturating_sub(bytes),
+            Done::Hashed(piece, valid) => self.swarm.handle(now, Input::Hashed(piece, valid)),
+            Done::Checked(piece, valid) => self.on_checked(piece, valid),
+            Done::Read(peer, piece, begin, data) => {
+                self.swarm.handle(now, Input::Read { peer, piece, begin, data });
+            }
+            Done::Full(cause) => {
+                self.full = Some(cause);
+                self.publish(true);
+            }
+            Done::RoomAgain => self.full = None,
+            Done::Failed(path, cause) => self.fail(TransferError::Disk { path, cause, full: false }),
+        }
+    }
+
+    // ---- the place on disk
+
+    fn on_info(&mut self, info: Arc<Info>) {
+        self.info = Some(info.clone());
+        self.last_arrival = clock::now();
+        self.tell(TransferEvent::Metadata(info.clone()));
+        if matches!(self.job.placement, Placement::Nowhere) {
+            self.ended = true;
+            return;
+        }
+        self.stage = Stage::Checking;
+        let placement = self.job.placement.clone();
+        let (answer, outcome) = oneshot::channel();
+        self.placing = Some(outcome);
+        tokio::task::spawn_blocking(move || {
+            // Nobody listens when the transfer has ended meanwhile.
+            let _ = answer.send(place::look(&placement, &info));
+        });
+    }
+
+    fn on_placed(&mut self, outcome: Result<Option<Place>, TransferError>) {
+        self.placing = None;
+        let (place, info) = match (outcome, self.info.clone()) {
+            (Ok(Some(place)), Some(info)) => (place, info),
+            (Err(error), _) => return self.fail(error),
+            _ => return,
+        };
+        match Disk::start(place.storage.clone(), info.clone()) {
+            Ok(disk) => self.disk = Some(disk),
+            Err(error) => {
+                let path = place.storage.root().display().to_string();
+                return self.fail(TransferError::Disk { path, cause: error.to_string(), full: false });
+            }
+        }
+        let count = info.layout().count();
+        let in_place = matches!(self.job.placement, Placement::InPlace(_));
+        let have = if in_place { Bitfield::all(count) } else { Bitfield::none(count) };
+        let bytes = place.to_check.iter().map(|&p| u64::from(info.layout().len_of(p))).sum();
+        self.place = Some(place);
+        self.check = Some(Check { next: 0, done: 0, have, bytes: (0, bytes) });
+        self.check_more();
+    }
+
+    fn on_checked(&mut self, piece: PieceIndex, valid: bool) {
+        let (Some(check), Some(info)) = (&mut self.check, &self.info) else { return };
+        check.done += 1;
+        check.have.set(piece.get(), valid);
+        check.bytes.0 += u64::from(info.layout().len_of(piece));
+        self.last_arrival = clock::now();
+        self.check_more();
+    }
+
+    fn check_more(&mut self) {
+        let (Some(check), Some(place), Some((disk, _))) = (&mut self.check, &self.place, &self.disk) else {
+            return;
+        };
+        while check.next < place.to_check.len() && check.next - check.done < CHECK_WINDOW {
+            disk.send(DiskJob::Check(place.to_check[check.next]));
+            check.next += 1;
+        }
+        if check.done == place.to_check.len() {
+            self.begin();
+        }
+    }
+
+    /// Everything on disk is known: the download begins.
+    fn begin(&mut self) {
+        let (Some(check), Some(place), Some(info)) = (self.check.take(), &self.place, &self.info) else { return };
+        if let Err(error) = place.claim(info, &check.have).and_then(|()| place.create_empty_files()) {
+            return self.fail(error);
+        }
+        let layout = info.layout();
+        let had = layout.pieces().filter(|p| check.have.has(p.get()));
+        let verified = had.map(|p| u64::from(layout.len_of(p))).sum();
+        let path = place.storage.root().to_owned();
+        self.stage = Stage::Downloading;
+        self.tell(TransferEvent::Checked { verified, path });
+        self.swarm.handle(clock::now(), Input::DiskReady(check.have));
+    }
+
+    // ---- actions
+
+    fn act(&mut self) {
+        while let Some(action) = self.swarm.poll_action() {
+            match action {
+                Action::Dial { peer, addr, timeout } => {
+                    let dial = self.around.links.dial(peer, addr, timeout, self.net.clone());
+                    self.dials.insert(peer, dial);
+                }
+                Action::Close(peer, reason) => {
+                    debug!(%reason, "closing a connection");
+                    self.links.remove(&peer);
+                    if let Some(dial) = self.dials.remove(&peer) {
+                        dial.abort();
+                    }
+                }
+                Action::Send(peer, bytes) => {
+                    if let Some(link) = self.links.get(&peer) {
+                        link.send(bytes);
+                    }
+                }
+                Action::Write { piece, begin, data } => {
+                    self.unwritten += data.len();
+                    self.to_disk(DiskJob::Write(piece, begin, data));
+                }
+                Action::Hash(piece) => self.to_disk(DiskJob::Hash(piece)),
+                Action::Read { peer, piece, begin, length } => {
+                    self.to_disk(DiskJob::Read(peer, piece, begin, length));
+                }
+                Action::Report(report) => self.on_report(report),
+            }
+        }
+    }
+
+    fn to_disk(&self, job: DiskJob) {
+        if let Some((disk, _)) = &self.disk {
+            disk.send(job);
+        }
+    }
+
+    fn on_report(&mut self, report: Report) {
+        match report {
+            Report::Metadata(info) => self.on_info(info),
+            Report::BadMetadata(error) => self.fail(error.into()),
+            Report::Verified(_) if !self.first_piece_told => {
+                self.first_piece_told = true;
+                self.publish(true);
+                self.tell(TransferEvent::FirstPiece);
+            }
+            Report::Verified(_) => {}
+            Report::Complete => self.on_complete(),
+            Report::DhtNode(addr) => {
+                // A hint; where nobody has time for it, it is lost.
+                let _ = self.dht_nodes.try_send(addr);
+            }
+        }
+    }
+
+    fn on_complete(&mut self) {
+        if let Some(Err(error)) = self.place.as_ref().map(Place::release) {
+            return self.fail(error);
+        }
+        self.stage = Stage::Seeding;
+        self.publish(true);
+        self.tell(TransferEvent::Complete);
+        self.ended = !self.job.seed;
+    }
+
+    // ---- telling
+
+    fn fail(&mut self, error: TransferError) {
+        if !self.ended {
+            self.tell(TransferEvent::Failed(error));
+            self.ended = true;
+        }
+    }
+
+    fn tell(&self, event: TransferEvent) {
+        // Milestones are few; an owner that reads none of sixty has lost interest.
+        if self.events.try_send(event).is_err() {
+            debug!("nobody listens to this transfer's milestones");
+        }
+    }
+
+    fn publish(&mut self, at_once: bool) {
+        let now = clock::now();
+        if now < self.publish_at && !at_once {
+            return;
+        }
+        self.publish_at = now + PUBLISH_EVERY;
+        let (stats, finding) = (self.swarm.stats(now), self.finding.borrow().clone());
+        let stage = match self.stage {
+            Stage::JoiningDht if stats.connected > 0 => Stage::Metadata,
+            Stage::JoiningDht if stats.known > 0 => Stage::Connecting,
+            Stage::JoiningDht if finding.nodes > 0 => Stage::LookingForPeers,
+            other => other,
+        };
+        let status = Status {
+            stage,
+            total: self.info.as_ref().map_or(0, |i| i.layout().total()),
+            verified: stats.verified,
+            pieces_verified: stats.pieces,
+            downloaded: stats.downloaded,
+            uploaded: stats.uploaded,
+            wasted: stats.wasted,
+            download_rate: stats.download_rate,
+            upload_rate: stats.upload_rate,
+            peers_known: stats.known,
+            peers_connected: stats.connected,
+            peers_unchoking: stats.unchoking,
+            peers_interesting: stats.interesting,
+            dials_failed: stats.failures,
+            metadata_blocks: stats.metadata_blocks,
+            checked: self.check.as_ref().map_or((0, 0), |c| c.bytes),
+            dht_nodes: finding.nodes,
+            dht_trouble: finding.trouble,
+            dht_asked: finding.asked,
+            announced_to: finding.announced_to,
+            disk_trouble: self.full.clone(),
+            // Whole seconds: a figure that always moves would wake watchers for nothing.
+            idle: Duration::from_secs(now.saturating_duration_since(self.last_arrival).as_secs()),
+        };
+        self.status.send_if_modified(|old| {
+            let changed = *old != status;
+            *old = status;
+            changed
+        });
+    }
+
+    /// Lets the disk finish what it was given, then says so.
+    async fn end(mut self, answer: Option<oneshot::Sender<()>>) {
+        if self.stage != Stage::Seeding {
+            self.stage = Stage::Finished;
+        }
+        self.publish(true);
+        self.links.clear();
+        self.dials.values().for_each(AbortHandle::abort);
+        if let Some((disk, _)) = self.disk.take() {
+            // A full disk never finishes; what it was given is not lost knowledge, only unwritten.
+            if self.full.is_some() {
+                drop(disk);
+            } else if tokio::task::spawn_blocking(move || disk.finish()).await.is_err() {
+                debug!("a disk thread did not end well");
+            }
+        }
+        if let Some(answer) = answer {
+            let _ = answer.send(());
+        }
+    }
+}

@@ -1,0 +1,21 @@
+//! Everything that touches the world: sockets, files, names, the clock and the system's entropy.
+//!
+//! Each file is one thin task or a few plain functions round one machine; deciding is the machines' work.
+//! The DHT's side: `udp`, `bootstrap`, `state`. A transfer's side: `download` (the task), `tcp` with `chunks`
+//! and `throttle`, `disk` with `storage` and `place`.
+
+pub mod bootstrap;
+pub mod chunks;
+pub mod clock;
+pub mod disk;
+pub mod download;
+pub mod listen;
+pub mod place;
+pub mod state;
+pub mod storage;
+pub mod tcp;
+pub mod throttle;
+pub mod transfer;
+pub mod udp;
+
+pub use udp::{Dht, DhtStatus, PeerSearch, PingError, PingReply, SearchEvent};

@@ -1,0 +1,217 @@
+//! Taking a place on disk for a download: what is there, whether it is ours, and the claim that says so.
+//!
+//! The claim is a hidden file beside the target, `.<info-hash>.dhtget`. It holds the torrent, so that a
+//! second run knows the metadata and that what lies there is its own; it goes when the download is complete.
+//! It claims nothing about pieces: those are hashed again. Plain blocking code.
+
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::storage::{Present, Storage};
+use super::transfer::{Placement, TransferError};
+use crate::id::InfoHash;
+use crate::peer::Bitfield;
+use crate::wire::metainfo::{Info, MAX_METADATA_BYTES, Metainfo, PieceIndex};
+
+/// A place that has been looked at.
+#[derive(Debug)]
+pub struct Place {
+    /// The files.
+    pub storage: Arc<Storage>,
+    /// Pieces of which something is on disk.
+    pub to_check: Vec<PieceIndex>,
+    /// Existing files with content, of which a piece must verify unless they are ours for sure.
+    doubtful: Vec<usize>,
+    claim: Option<PathBuf>,
+}
+
+/// Looks at the place without changing anything in it, except that missing folders above it are made.
+pub fn look(placement: &Placement, info: &Info) -> Result<Option<Place>, TransferError> {
+    match placement {
+        Placement::Nowhere => Ok(None),
+        Placement::InPlace(path) => {
+            let storage = Storage::in_place(path, info).map_err(|e| disk_error(path, &e))?;
+            Ok(Some(Place { storage: Arc::new(storage), to_check: vec![], doubtful: vec![], claim: None }))
+        }
+        Placement::Folder { dir, name, overwrite } => {
+            let storage =
+                Storage::for_download(dir, name.as_deref(), info).map_err(|e| disk_error(dir, &e))?;
+            let claim = claim_path(dir, &info.hash());
+            let ours = *overwrite || claim.exists();
+            let mut place = Place {
+                storage: Arc::new(storage),
+                to_check: Vec::new(),
+                doubtful: Vec::new(),
+                claim: Some(claim),
+            };
+            place.survey(info, ours)?;
+            Ok(Some(place))
+        }
+    }
+}
+
+impl Place {
+    fn survey(&mut self, info: &Info, ours: bool) -> Result<(), TransferError> {
+        let mut touched = Bitfield::none(info.layout().count());
+        for index in 0..self.storage.len() {
+            let Some((offset, length)) = self.storage.range(index) else { continue };
+            let path = self.storage.path(index);
+            match self.storage.look(index).map_err(|e| disk_error(&path, &e))? {
+                Present::Nothing => continue,
+                Present::InTheWay(what) => return Err(in_the_way(&path, what)),
+                Present::File(size) if size > length && !ours => {
+                    let what = format!("a file of {size} bytes is there, and the torrent's has {length}");
+                    return Err(in_the_way(&path, what));
+                }
+                Present::File(0) => continue,
+                Present::File(_) if !ours => self.doubtful.push(index),
+                Present::File(_) => {}
+            }
+            for piece in info.layout().touching(offset, length) {
+                touched.set(piece.get(), true);
+            }
+        }
+        self.to_check = touched.iter().filter_map(|i| info.layout().piece(i)).collect();
+        Ok(())
+    }
+
+    /// Once the pieces have been checked: refuses what is not ours, then claims the place.
+    pub fn claim(&self, info: &Info, have: &Bitfield) -> Result<(), TransferError> {
+        for &index in &self.doubtful {
+            let Some((offset, length)) = self.storage.range(index) else { continue };
+            if !info.layout().touching(offset, length).any(|p| have.has(p.get())) {
+                let what = "a file is there that has nothing of this torrent in it".to_owned();
+                return Err(in_the_way(&self.storage.path(index), what));
+            }
+        }
+        let Some(claim) = &self.claim else { return Ok(()) };
+        let missing: u64 = info.layout().pieces().filter(|p| !have.has(p.get())).map(|p| u64::from(info.layout().len_of(p))).sum();
+        if missing == 0 {
+            return self.release();
+        }
+        if let Some(free) = self.storage.free_space().filter(|&free| free < missing) {
+            let cause = format!("no space left: {missing} bytes are missing and {free} are free");
+            return Err(TransferError::Disk { path: shown(self.storage.root()), cause, full: true });
+        }
+        let temporary = claim.with_extension("dhtget-new");
+        std::fs::write(&temporary, Metainfo::emit(info))
+            .and_then(|()| std::fs::rename(&temporary, claim))
+            .map_err(|e| disk_error(claim, &e))
+    }
+
+    /// Creates the files of no bytes, which no piece ever brings.
+    pub fn create_empty_files(&self) -> Result<(), TransferError> {
+        for index in (0..self.storage.len()).filter(|_| self.claim.is_some()) {
+            if matches!(self.storage.range(index), Some((_, 0))) {
+                self.storage.file(index).map_err(|e| disk_error(&self.storage.path(index), &e))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The download is complete: the claim goes.
+    pub fn release(&self) -> Result<(), TransferError> {
+        match self.claim.as_ref().map(|claim| (claim, std::fs::remove_file(claim))) {
+            Some((claim, Err(e))) if e.kind() != io::ErrorKind::NotFound => Err(disk_error(claim, &e)),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The metadata of an earlier run in this folder, if there was one.
+pub fn claimed_metadata(dir: &Path, hash: InfoHash) -> Option<Info> {
+    let file = std::fs::File::open(claim_path(dir, &hash)).ok()?;
+    let mut bytes = Vec::new();
+    file.take(MAX_METADATA_BYTES as u64 + 1024).read_to_end(&mut bytes).ok()?;
+    let metainfo = Metainfo::parse(&Bytes::from(bytes)).ok()?;
+    (metainfo.info.hash() == hash).then_some(metainfo.info)
+}
+
+fn claim_path(dir: &Path, hash: &InfoHash) -> PathBuf {
+    dir.join(format!(".{hash}.dhtget"))
+}
+
+fn shown(path: &Path) -> String {
+    path.display().to_string()
+}
+
+fn in_the_way(path: &Path, what: String) -> TransferError {
+    TransferError::TargetExists { path: shown(path), what }
+}
+
+fn disk_error(path: &Path, error: &io::Error) -> TransferError {
+    let full = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+    TransferError::Disk { path: shown(path), cause: error.to_string(), full }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::bencode::Writer;
+    use sha1::{Digest as _, Sha1};
+
+    fn info(content: &[u8]) -> Info {
+        let mut out = Vec::new();
+        let mut w = Writer::new(&mut out);
+        w.begin_dict().bytes(b"length").int(content.len() as i64).bytes(b"name").bytes(b"x");
+        w.bytes(b"piece length").int(16384).bytes(b"pieces").bytes(&Sha1::digest(content)).end();
+        Info::parse(out.into()).unwrap()
+    }
+
+    fn folder(dir: &Path, overwrite: bool) -> Placement {
+        Placement::Folder { dir: dir.to_owned(), name: None, overwrite }
+    }
+
+    #[test]
+    fn a_strangers_file_is_refused_and_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let info = info(b"content");
+        std::fs::write(dir.path().join("x"), b"letter!").unwrap();
+        let place = look(&folder(dir.path(), false), &info).unwrap().unwrap();
+        assert_eq!(place.to_check.len(), 1);
+        let refused = place.claim(&info, &Bitfield::none(1));
+        assert!(matches!(refused, Err(TransferError::TargetExists { .. })), "{refused:?}");
+        assert_eq!(std::fs::read(dir.path().join("x")).unwrap(), b"letter!");
+        assert!(look(&folder(dir.path(), true), &info).unwrap().unwrap().claim(&info, &Bitfield::none(1)).is_ok());
+        std::fs::write(dir.path().join("x"), b"longer than the torrent's").unwrap();
+        std::fs::remove_file(claim_path(dir.path(), &info.hash())).unwrap();
+        assert!(matches!(
+            look(&folder(dir.path(), false), &info),
+            Err(TransferError::TargetExists { .. })
+        ));
+    }
+
+    #[test]
+    fn a_folder_in_the_files_place_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("x")).unwrap();
+        let refused = look(&folder(dir.path(), true), &info(b"content"));
+        assert!(matches!(refused, Err(TransferError::TargetExists { what, .. }) if what.contains("folder")));
+    }
+
+    #[test]
+    fn an_unwritable_folder_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("file"), b"").unwrap();
+        let refused = look(&folder(&dir.path().join("file/below"), false), &info(b"content"));
+        assert!(matches!(refused, Err(TransferError::Disk { path, full: false, .. }) if path.contains("below")));
+    }
+
+    #[test]
+    fn a_claim_keeps_the_metadata_and_the_right_until_it_is_released() {
+        let dir = tempfile::tempdir().unwrap();
+        let info = info(b"content");
+        let place = look(&folder(dir.path(), false), &info).unwrap().unwrap();
+        place.claim(&info, &Bitfield::none(1)).unwrap();
+        assert_eq!(claimed_metadata(dir.path(), info.hash()), Some(info.clone()));
+        std::fs::write(dir.path().join("x"), b"half").unwrap();
+        let again = look(&folder(dir.path(), false), &info).unwrap().unwrap();
+        again.claim(&info, &Bitfield::none(1)).unwrap();
+        again.release().unwrap();
+        again.release().unwrap();
+        assert_eq!(claimed_metadata(dir.path(), info.hash()), None);
+    }
+}

@@ -1,0 +1,183 @@
+//! The vocabulary of one transfer, from the job to its milestones.
+//!
+//! Leaf of its folder: what a person or a program is told, in the units it is told in.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::id::InfoHash;
+use crate::wire::metainfo::{Info, MetainfoError};
+
+/// What to fetch.
+#[derive(Debug, Clone)]
+pub enum Source {
+    /// An info-hash; the metadata comes from peers.
+    Hash(InfoHash),
+    /// The metadata is known.
+    Info(Arc<Info>),
+}
+
+/// Where a fetched torrent goes.
+#[derive(Debug, Clone)]
+pub enum Placement {
+    /// Metadata only, nothing is written.
+    Nowhere,
+    /// Into `dir`, under `name` instead of the torrent's own name where given.
+    Folder {
+        /// The folder; created where it is missing.
+        dir: PathBuf,
+        /// The file's or top folder's name.
+        name: Option<String>,
+        /// Existing files that are not this torrent's are written over.
+        overwrite: bool,
+    },
+    /// The data is complete and stands at exactly this path (`share`); nothing is verified or written.
+    InPlace(PathBuf),
+}
+
+/// One transfer to start.
+#[derive(Debug, Clone)]
+pub struct Job {
+    /// What.
+    pub source: Source,
+    /// Where to.
+    pub placement: Placement,
+    /// Peers that are dialled at once, `host:port`.
+    pub peers: Vec<String>,
+    /// Whether to stay as a seed when it is complete; the transfer ends otherwise.
+    pub seed: bool,
+}
+
+/// What a transfer is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Stage {
+    /// The DHT has no node yet.
+    #[default]
+    JoiningDht,
+    /// No peer is known.
+    LookingForPeers,
+    /// Peers are known, none has finished a handshake.
+    Connecting,
+    /// Connected, waiting for the info dictionary.
+    Metadata,
+    /// Hashing what is on disk already.
+    Checking,
+    /// Fetching pieces.
+    Downloading,
+    /// Complete, serving others.
+    Seeding,
+    /// Ended.
+    Finished,
+}
+
+/// A transfer at one moment; published at least each 250 ms while something changes.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Status {
+    /// What it is doing.
+    pub stage: Stage,
+    /// Bytes in all; 0 before the metadata.
+    pub total: u64,
+    /// Bytes whose pieces have been verified, those found on disk too.
+    pub verified: u64,
+    /// Pieces verified.
+    pub pieces_verified: u32,
+    /// Payload bytes received in this run.
+    pub downloaded: u64,
+    /// Payload bytes sent in this run.
+    pub uploaded: u64,
+    /// Payload received and thrown away: duplicates, failed pieces.
+    pub wasted: u64,
+    /// Bytes a second, payload, smoothed over seconds.
+    pub download_rate: u64,
+    /// Bytes a second, payload, smoothed over seconds.
+    pub upload_rate: u64,
+    /// Peer addresses known.
+    pub peers_known: usize,
+    /// Peers connected, past the handshake.
+    pub peers_connected: usize,
+    /// Connected peers that let us request.
+    pub peers_unchoking: usize,
+    /// Connected peers that have something we lack.
+    pub peers_interesting: usize,
+    /// Connections that failed or were refused in this run.
+    pub dials_failed: usize,
+    /// Metadata blocks here and in all; (0, 0) before a peer has named the size.
+    pub metadata_blocks: (u32, u32),
+    /// Bytes verified of those to check, while checking.
+    pub checked: (u64, u64),
+    /// DHT nodes in the table.
+    pub dht_nodes: usize,
+    /// Bootstrap entries that did not resolve or answer, in words.
+    pub dht_trouble: Option<String>,
+    /// DHT nodes asked and answered in the current or last search.
+    pub dht_asked: (u32, u32),
+    /// Nodes that hold our announce.
+    pub announced_to: u32,
+    /// Why the disk holds us up, in words (disk full).
+    pub disk_trouble: Option<String>,
+    /// Seconds since the last payload byte or metadata block arrived, or since the start.
+    pub idle: Duration,
+}
+
+/// Milestones of a transfer, in order.
+#[derive(Debug, Clone)]
+pub enum TransferEvent {
+    /// The first peer address became known.
+    FirstPeer(SocketAddr),
+    /// The info dictionary is here and verified.
+    Metadata(Arc<Info>),
+    /// What was on disk has been checked: bytes verified there, and where the data stands.
+    Checked {
+        /// Bytes.
+        verified: u64,
+        /// The file or top folder.
+        path: PathBuf,
+    },
+    /// The first piece of this run was verified.
+    FirstPiece,
+    /// Everything is here, verified and flushed. A seed goes on; else the transfer has ended.
+    Complete,
+    /// It cannot go on.
+    Failed(TransferError),
+}
+
+/// Why a transfer cannot go on.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum TransferError {
+    /// Something stands at the target that is not this torrent's.
+    #[error("{path}: {what}")]
+    TargetExists {
+        /// The path in the way.
+        path: String,
+        /// Why it is not ours.
+        what: String,
+    },
+    /// The disk refused.
+    #[error("{path}: {cause}")]
+    Disk {
+        /// The file or folder.
+        path: String,
+        /// The system's words.
+        cause: String,
+        /// No space is left.
+        full: bool,
+    },
+    /// The info dictionary is authentic and still unusable.
+    #[error("the metadata of this torrent cannot be used: {0}")]
+    Metadata(#[from] MetainfoError),
+}
+
+/// How the search for peers goes; the client fills it in.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Finding {
+    /// DHT nodes in the table.
+    pub nodes: usize,
+    /// Bootstrap entries that did not resolve or answer, in words.
+    pub trouble: Option<String>,
+    /// Nodes asked and answered in the current or last search.
+    pub asked: (u32, u32),
+    /// Nodes that hold our announce.
+    pub announced_to: u32,
+}
