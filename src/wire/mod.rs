@@ -3,4 +3,5 @@
 //! Parsing never panics, never recurses and never allocates by a number that a stranger sent.
 
 pub mod bencode;
+pub mod magnet;
 pub mod metainfo;
