@@ -1,6 +1,7 @@
 //! dhtget: a trackerless BitTorrent DHT node and client.
 
 pub mod client;
+pub mod driver;
 pub mod id;
 pub mod rng;
 pub mod wire;

@@ -1,0 +1,3 @@
+//! Where decisions become deeds: sockets, files, names, time.
+
+pub mod create;
