@@ -1,5 +1,6 @@
 //! dhtget: a trackerless BitTorrent DHT node and client.
 
+pub mod cli;
 pub mod client;
 pub mod driver;
 pub mod id;
