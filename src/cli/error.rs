@@ -120,7 +120,8 @@ pub fn of_clap(error: &clap::Error, command: &str) -> CliError {
     } else {
         body
     };
-    let help = if command.is_empty() { "dhtget --help".to_owned() } else { format!("dhtget {command} --help") };
+    let help =
+        if command.is_empty() { "dhtget --help".to_owned() } else { format!("dhtget {command} --help") };
     CliError::new(Code::BadOption, message).hint(format!("`{help}` lists what is understood"))
 }
 

@@ -127,10 +127,13 @@ pub fn write_torrent(info: &Info, out: &Path, overwrite: bool) -> Result<(), Cli
     if out.is_dir() || (!overwrite && out.exists() && std::fs::read(out).ok().as_deref() != Some(&bytes)) {
         let what = if out.is_dir() { "a folder" } else { "a different file" };
         let message = format!("--torrent {}: {what} stands there already", out.display());
-        return Err(CliError::new(Code::TargetExists, message).hint("choose another name, or give --overwrite"));
+        return Err(
+            CliError::new(Code::TargetExists, message).hint("choose another name, or give --overwrite")
+        );
     }
     let failed = |error: std::io::Error| {
-        let full = matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded);
+        let full =
+            matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded);
         let code = if full { Code::DiskFull } else { Code::Unknown };
         CliError::new(code, format!("--torrent {}: {error}", out.display()))
             .hint("check that its folder exists, may be written and has room")

@@ -24,11 +24,28 @@ pub enum Event<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
         port: Option<u16>,
     },
-    Dht { nodes: usize, asked: u32, answered: u32, announced_to: u32 },
-    Peers { known: usize, connected: usize, unchoking: usize, interesting: usize },
+    Dht {
+        nodes: usize,
+        asked: u32,
+        answered: u32,
+        announced_to: u32,
+    },
+    Peers {
+        known: usize,
+        connected: usize,
+        unchoking: usize,
+        interesting: usize,
+    },
     Metadata(MetadataEvent),
-    Checked { verified: u64, path: String },
-    Hashing { name: &'a str, done: u64, total: u64 },
+    Checked {
+        verified: u64,
+        path: String,
+    },
+    Hashing {
+        name: &'a str,
+        done: u64,
+        total: u64,
+    },
     Progress(ProgressEvent),
     Shared {
         info_hash: String,
@@ -50,12 +67,35 @@ pub enum Event<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
         path: Option<String>,
     },
-    Seeded { uploaded: u64, ratio: f64 },
-    Peer { address: String },
-    Lookup { peers: usize, asked: u32, answered: u32, hops: u32, lookup_s: f64 },
-    Pong { address: String, id: String, rtt_s: f64, version: Option<String> },
-    Milestone { name: &'a str, detail: String },
-    Error { code: u8, message: &'a str, hint: Option<&'a str> },
+    Seeded {
+        uploaded: u64,
+        ratio: f64,
+    },
+    Peer {
+        address: String,
+    },
+    Lookup {
+        peers: usize,
+        asked: u32,
+        answered: u32,
+        hops: u32,
+        lookup_s: f64,
+    },
+    Pong {
+        address: String,
+        id: String,
+        rtt_s: f64,
+        version: Option<String>,
+    },
+    Milestone {
+        name: &'a str,
+        detail: String,
+    },
+    Error {
+        code: u8,
+        message: &'a str,
+        hint: Option<&'a str>,
+    },
 }
 
 /// What a torrent holds.
@@ -169,12 +209,22 @@ mod tests {
 
     #[test]
     fn every_line_names_its_event_and_time() {
-        let value = line(&Event::Progress(ProgressEvent::new(&Status { verified: 5, total: 9, ..Status::default() })));
-        assert_eq!((&value["event"], &value["verified"], &value["total"]), (&"progress".into(), &5.into(), &9.into()));
+        let value = line(&Event::Progress(ProgressEvent::new(&Status {
+            verified: 5,
+            total: 9,
+            ..Status::default()
+        })));
+        assert_eq!(
+            (&value["event"], &value["verified"], &value["total"]),
+            (&"progress".into(), &5.into(), &9.into())
+        );
         assert!(value["elapsed_s"].as_f64().unwrap() >= 0.0);
         let error = CliError::new(Code::BadTarget, "a\nb").hint("c");
         let value = line(&Event::error(&error));
-        assert_eq!((&value["code"], &value["message"], &value["hint"]), (&27.into(), &"a\nb".into(), &"c".into()));
+        assert_eq!(
+            (&value["code"], &value["message"], &value["hint"]),
+            (&27.into(), &"a\nb".into(), &"c".into())
+        );
         let value = line(&Event::Peers { known: 3, connected: 2, unchoking: 1, interesting: 0 });
         assert_eq!((&value["event"], &value["known"]), (&"peers".into(), &3.into()));
     }

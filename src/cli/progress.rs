@@ -246,7 +246,10 @@ mod tests {
 
     #[test]
     fn units_are_readable() {
-        assert_eq!([bytes(0), bytes(1023), bytes(1024), bytes(1 << 20)], ["0 B", "1023 B", "1.0 KiB", "1.0 MiB"]);
+        assert_eq!(
+            [bytes(0), bytes(1023), bytes(1024), bytes(1 << 20)],
+            ["0 B", "1023 B", "1.0 KiB", "1.0 MiB"]
+        );
         assert_eq!(bytes((1 << 20) - 1), "1.0 MiB");
         assert_eq!(seconds(Duration::from_millis(400)), "0.4 s");
         assert_eq!(seconds(Duration::from_secs(200)), "3 min 20 s");

@@ -118,7 +118,12 @@ async fn hash(content: Content, reporter: &mut Reporter, signals: &Signals) -> R
     let done = Arc::new(AtomicU64::new(0));
     let (seen, stop) = (Arc::clone(&done), signals.flag());
     let mut work = tokio::task::spawn_blocking(move || {
-        content.hash(&|now, _| { seen.fetch_max(now, Ordering::Relaxed); }, &stop)
+        content.hash(
+            &|now, _| {
+                seen.fetch_max(now, Ordering::Relaxed);
+            },
+            &stop,
+        )
     });
     let mut tick = interval(TICK);
     let joined = loop {

@@ -104,14 +104,19 @@ impl Target {
             "not used of the magnet link: {} trackers, {} web seeds, {} other hashes, {} malformed parts",
             ignored.trackers, ignored.web_seeds, ignored.topics, ignored.malformed
         );
-        ((!magnet.select.is_empty()).then(|| selection.to_owned()), (ignored != Default::default()).then_some(note))
+        (
+            (!magnet.select.is_empty()).then(|| selection.to_owned()),
+            (ignored != Default::default()).then_some(note),
+        )
     }
 }
 
 fn bad_magnet(error: &MagnetError) -> CliError {
     let hint = match error {
         MagnetError::V2Only => "only v1 and hybrid torrents are supported: look for a link with `urn:btih:`",
-        MagnetError::NotMagnet | MagnetError::TooLong(_) => "a magnet link looks like magnet:?xt=urn:btih:HASH",
+        MagnetError::NotMagnet | MagnetError::TooLong(_) => {
+            "a magnet link looks like magnet:?xt=urn:btih:HASH"
+        }
         MagnetError::NoTopic => "put the link in quotes: the shell cuts it at each `&`",
         MagnetError::Hash(_) => "copy the link again: 40 hex or 32 base32 digits follow `urn:btih:`",
     };
@@ -129,9 +134,17 @@ fn no_target(text: &OsStr, cause: &std::io::Error) -> CliError {
         } else {
             "copy it again, whole"
         };
-        (format!("`{shown}`: an info-hash has 40 hex or 32 base32 digits, this one has {length} characters"), hint)
+        (
+            format!(
+                "`{shown}`: an info-hash has 40 hex or 32 base32 digits, this one has {length} characters"
+            ),
+            hint,
+        )
     } else if shown.starts_with("http://") || shown.starts_with("https://") {
-        (format!("`{shown}`: a web address is not a target"), "download the .torrent first, then give its path")
+        (
+            format!("`{shown}`: a web address is not a target"),
+            "download the .torrent first, then give its path",
+        )
     } else {
         let message = format!("`{shown}`: neither a magnet link nor an info-hash, and as a path: {cause}");
         (message, "TARGET is a magnet link (in quotes), an info-hash, or the path of a .torrent file")
@@ -150,7 +163,8 @@ fn read_torrent(path: &Path) -> Result<Target, CliError> {
     if bytes.len() as u64 > MAX_TORRENT_BYTES {
         return Err(refuse(format!("larger than {MAX_TORRENT_BYTES} bytes, which no .torrent file is")));
     }
-    let metainfo = Metainfo::parse(&bytes.into()).map_err(|e| refuse(format!("not a usable .torrent file: {e}")))?;
+    let metainfo =
+        Metainfo::parse(&bytes.into()).map_err(|e| refuse(format!("not a usable .torrent file: {e}")))?;
     Ok(Target::Torrent { info: Arc::new(metainfo.info), nodes: metainfo.nodes })
 }
 

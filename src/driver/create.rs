@@ -17,7 +17,8 @@ use thiserror::Error;
 
 use crate::wire::bencode::Writer;
 use crate::wire::metainfo::{
-    Info, MAX_METADATA_BYTES, MAX_NAME_BYTES, MAX_PATH_DEPTH, MAX_PIECES, MetainfoError, PieceIndex, PieceLayout,
+    Info, MAX_METADATA_BYTES, MAX_NAME_BYTES, MAX_PATH_DEPTH, MAX_PIECES, MetainfoError, PieceIndex,
+    PieceLayout,
 };
 
 /// Pieces a torrent should have: enough for peers to trade, few enough for small metadata (30 KB).
@@ -265,7 +266,10 @@ fn check_name(path: &Path, name: &str) -> Result<(), CreateError> {
         return Err(bad_name(path, "its name is too long for a torrent (240 bytes)"));
     }
     if name.chars().any(|c| c.is_control() || c == '\\' || c == char::REPLACEMENT_CHARACTER) {
-        return Err(bad_name(path, "its name has a backslash or a control character, which torrents cannot carry"));
+        return Err(bad_name(
+            path,
+            "its name has a backslash or a control character, which torrents cannot carry",
+        ));
     }
     Ok(())
 }
@@ -286,7 +290,8 @@ fn walk(root: &Path, skipped: &mut Vec<PathBuf>) -> Result<Vec<Found>, CreateErr
                 skipped.push(path);
                 continue;
             }
-            let name = entry.file_name().into_string().map_err(|_| bad_name(&path, "its name is not UTF-8"))?;
+            let name =
+                entry.file_name().into_string().map_err(|_| bad_name(&path, "its name is not UTF-8"))?;
             check_name(&path, &name)?;
             let mut components = components.clone();
             components.push(name);
@@ -383,7 +388,9 @@ impl Reader<'_> {
         let buffer = &mut self.buffer[..wanted];
         match handle.read_exact_at(buffer, start) {
             Ok(()) => Ok(buffer),
-            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Err(CreateError::Changed(file.path.clone())),
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
+                Err(CreateError::Changed(file.path.clone()))
+            }
             Err(e) => Err(read_error(e)),
         }
     }
@@ -408,7 +415,12 @@ mod tests {
         for piece in info.layout().pieces() {
             let start = info.layout().offset(piece) as usize;
             let bytes = &all[start..start + info.layout().len_of(piece) as usize];
-            assert_eq!(info.piece_hash(piece), <[u8; 20]>::from(Sha1::digest(bytes)), "piece {}", piece.get());
+            assert_eq!(
+                info.piece_hash(piece),
+                <[u8; 20]>::from(Sha1::digest(bytes)),
+                "piece {}",
+                piece.get()
+            );
         }
     }
 
@@ -481,7 +493,10 @@ mod tests {
             let bad = dir.path().join(std::ffi::OsStr::from_bytes(name));
             fs::write(&bad, "x").unwrap();
             let error = make(dir.path()).unwrap_err();
-            assert!(matches!(&error, CreateError::Name { .. }) && error.to_string().contains("/bad"), "{error}");
+            assert!(
+                matches!(&error, CreateError::Name { .. }) && error.to_string().contains("/bad"),
+                "{error}"
+            );
             fs::remove_file(bad).unwrap();
         }
     }

@@ -375,7 +375,10 @@ mod tests {
         assert_eq!(error("magnet:?xt=urn:sha1:YNCKHTQCWBTRNJIV4WNAE52SJUQCZO5C"), MagnetError::NoTopic);
         assert_eq!(error("magnet:?xt=urn:btmh:1220cafe"), MagnetError::V2Only);
         assert_eq!(error("magnet:?xt=urn:btih:abc"), MagnetError::Hash(ParseIdError::Length(3)));
-        assert_eq!(error(&format!("magnet:?xt=urn:btih:{HEX}0")), MagnetError::Hash(ParseIdError::Length(41)));
+        assert_eq!(
+            error(&format!("magnet:?xt=urn:btih:{HEX}0")),
+            MagnetError::Hash(ParseIdError::Length(41))
+        );
         assert_eq!(error("magnet:?xt=urn:btih:"), MagnetError::Hash(ParseIdError::Length(0)));
         let z = "z".repeat(40);
         assert!(matches!(
@@ -402,10 +405,13 @@ mod tests {
 
     #[test]
     fn peers_of_three_kinds() {
-        let magnet = parse("&x.pe=1.2.3.4:5&x.pe=[2001:db8::1]:6881&x.pe=%5B::1%5D:7&x.pe=a.example:80&x.pe=1.2.3.4:5");
+        let magnet = parse(
+            "&x.pe=1.2.3.4:5&x.pe=[2001:db8::1]:6881&x.pe=%5B::1%5D:7&x.pe=a.example:80&x.pe=1.2.3.4:5",
+        );
         let peers: Vec<_> = magnet.peers.iter().map(ToString::to_string).collect();
         assert_eq!(peers, ["1.2.3.4:5", "[2001:db8::1]:6881", "[::1]:7", "a.example:80"]);
-        let magnet = parse("&x.pe=1.2.3.4&x.pe=::1:80&x.pe=a:0&x.pe=:5&x.pe=999.1.1.1:5&x.pe=a:65536&x.pe=a:+5");
+        let magnet =
+            parse("&x.pe=1.2.3.4&x.pe=::1:80&x.pe=a:0&x.pe=:5&x.pe=999.1.1.1:5&x.pe=a:65536&x.pe=a:+5");
         assert_eq!((magnet.peers.len(), magnet.ignored.malformed), (0, 7));
     }
 
