@@ -18,9 +18,8 @@ use crate::wire::magnet::HostPort;
     name = "dhtget",
     version,
     about = "Fetch and share torrents without trackers: from a magnet link to verified files",
-    long_about = None,
-    after_help = "`dhtget TARGET` is the same as `dhtget get TARGET`. \
-                  `dhtget demo` shows everything on this machine alone.",
+    override_usage = "dhtget [OPTIONS] <TARGET>\n       dhtget <COMMAND>",
+    after_help = "`dhtget TARGET` is the same as `dhtget get TARGET`; `dhtget get --help` lists its options.",
     subcommand_required = true,
     arg_required_else_help = true
 )]

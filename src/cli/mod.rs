@@ -5,10 +5,14 @@
 //! Knows the client's face and nothing below it, except where a command is about the DHT itself.
 
 pub mod args;
+mod demo;
 pub mod error;
 mod get;
 mod info;
 pub mod json;
+mod lookup;
+mod node;
+mod ping;
 pub mod plan;
 pub mod progress;
 mod report;
@@ -86,6 +90,9 @@ async fn dispatch(plan: &Plan, reporter: &mut Reporter, signals: &mut Signals) -
         Action::Get(plan) => get::run(plan, reporter, signals).await,
         Action::Share(plan) => share::run(plan, reporter, signals).await,
         Action::Info(plan) => info::run(plan, reporter, signals).await,
-        _ => Err(CliError::new(Code::Unknown, "not built yet")),
+        Action::Node(config) => node::run(config, reporter, signals).await,
+        Action::Lookup(target, config) => lookup::run(target, config, reporter, signals).await,
+        Action::Ping(address) => ping::run(address, reporter, signals).await,
+        Action::Demo { size, dir } => demo::run(*size, dir, reporter, signals).await,
     }
 }

@@ -3,6 +3,7 @@
 //! Owns [`Env`], all that a run learns of its machine, so that a test can make one up, and [`Plan`].
 //! Reads the files that flags name; must not open a socket or print.
 
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,10 +11,11 @@ use super::args::{Command, GetArgs, InfoArgs, NetworkArgs, ReportArgs, SeedArgs,
 use super::error::{CliError, Code};
 use super::target::Target;
 use crate::client::{ClientConfig, Placement};
+use crate::driver::bootstrap;
 use crate::wire::magnet::HostPort;
 
-/// Entries read of a bootstrap file: more would only delay the join.
-const MAX_BOOTSTRAP: usize = 1024;
+/// Bytes read of a bootstrap file: thousands of entries, more than a join can use.
+const MAX_BOOTSTRAP_BYTES: u64 = 256 << 10;
 
 /// What a run knows of its machine.
 #[derive(Debug, Clone, Default)]
@@ -283,7 +285,7 @@ fn client(
         bootstrap.extend(read_bootstrap(&env.cwd.join(file))?);
     }
     if !own && !network.no_dht {
-        bootstrap = default_bootstrap();
+        bootstrap = bootstrap::default_nodes();
         bootstrap.extend_from_slice(nodes);
     }
     let state_dir = match &network.state_dir {
@@ -301,30 +303,17 @@ fn client(
     })
 }
 
-fn default_bootstrap() -> Vec<String> {
-    Vec::new()
-}
-
 fn read_bootstrap(path: &Path) -> Result<Vec<String>, CliError> {
-    let hint = "the file holds one HOST:PORT a line; `#` begins a comment";
-    let text = std::fs::read_to_string(path)
-        .map_err(|e| bad_option(format!("--bootstrap-file {}: {e}", path.display()), hint))?;
-    let mut entries = Vec::new();
-    for (number, line) in (1..).zip(text.lines()) {
-        let entry = line.split('#').next().unwrap_or_default().trim();
-        if entry.is_empty() {
-            continue;
-        }
-        let parsed = entry.parse::<HostPort>().map_err(|e| {
-            bad_option(format!("--bootstrap-file {}, line {number}: `{entry}`: {e}", path.display()), hint)
-        })?;
-        entries.push(parsed.to_string());
-        if entries.len() > MAX_BOOTSTRAP {
-            let message = format!("--bootstrap-file {}: more than {MAX_BOOTSTRAP} entries", path.display());
-            return Err(bad_option(message, "keep a dozen of them"));
-        }
-    }
-    Ok(entries)
+    let refuse = |why: String| {
+        bad_option(
+            format!("--bootstrap-file {}: {why}", path.display()),
+            "the file holds one HOST:PORT a line; `#` begins a comment",
+        )
+    };
+    let mut text = String::new();
+    let file = std::fs::File::open(path).map_err(|e| refuse(e.to_string()))?;
+    file.take(MAX_BOOTSTRAP_BYTES).read_to_string(&mut text).map_err(|e| refuse(e.to_string()))?;
+    bootstrap::parse_list(&text).map_err(|e| refuse(e.to_string()))
 }
 
 #[cfg(test)]

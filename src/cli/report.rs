@@ -15,6 +15,7 @@ use super::json::{self, Event, ProgressEvent};
 use super::plan::Output;
 use super::progress;
 use crate::client::Status;
+use crate::driver::udp::DhtStatus;
 
 /// Without a terminal, a line this often.
 const LINE_EACH: Duration = Duration::from_secs(10);
@@ -186,6 +187,34 @@ impl Reporter {
             self.draw(done, total, &words, Some(name));
         } else if is_due(&mut self.told.line, now, LINE_EACH) {
             self.note(&format!("{name}: {words}"));
+        }
+    }
+
+    /// A node at work; `words` say how it fares.
+    pub fn node(&mut self, now: Instant, status: &DhtStatus, words: &str) {
+        let nodes = status.nodes_v4 + status.nodes_v6;
+        if self.output.json && is_due(&mut self.told.events, now, EVENT_EACH) {
+            let dht = (nodes, 0, 0, 0);
+            if self.told.dht.replace(dht) != Some(dht) {
+                self.tell(&Event::Dht { nodes, asked: 0, answered: 0, announced_to: 0 });
+            }
+            self.tell(&Event::Node {
+                nodes_v4: status.nodes_v4,
+                nodes_v6: status.nodes_v6,
+                bootstrapped: status.bootstrapped,
+                queries_in: status.queries_in,
+                queries_out: status.queries_out,
+            });
+        }
+        self.step(now, words);
+    }
+
+    /// Work without figures of its own.
+    pub fn step(&mut self, now: Instant, words: &str) {
+        if self.output.terminal {
+            self.draw(0, 0, words, None);
+        } else if is_due(&mut self.told.line, now, LINE_EACH) {
+            self.note(words);
         }
     }
 
