@@ -241,7 +241,10 @@ impl Client {
         unimplemented!()
     }
 
-    // pub fn dht(&self) -> &crate::driver::udp::Dht   (see the DHT branch)
+    /// The DHT node.
+    pub fn dht(&self) -> &crate::driver::udp::Dht {
+        unimplemented!()
+    }
 
     /// Starts a transfer.
     pub fn add(&self, _job: Job) -> Transfer {

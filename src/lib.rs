@@ -2,6 +2,7 @@
 
 pub mod cli;
 pub mod client;
+pub mod dht;
 pub mod driver;
 pub mod id;
 pub mod rng;

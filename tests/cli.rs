@@ -1,9 +1,14 @@
 //! The program as scripts see it: exit codes, streams, hints and JSON lines.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 use std::path::Path;
 
 use assert_cmd::Command;
 use assert_cmd::cargo::cargo_bin_cmd;
+use dhtget::dht;
+use dhtget::driver::Dht;
+use dhtget::driver::listen::{UdpSockets, udp_socket};
 use dhtget::wire::bencode::Writer;
 use dhtget::wire::metainfo::{Info, Metainfo};
 use serde_json::Value;
@@ -167,4 +172,27 @@ fn errors_are_events_too() {
         assert_eq!((&event["event"], &event["code"]), (&"error".into(), &code.into()), "{args:?}");
         assert!(event["message"].is_string() && event["hint"].is_string());
     }
+}
+
+#[test]
+fn ping_tells_who_answers_and_gives_up_on_silence() {
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let socket = udp_socket("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = socket.local_addr().unwrap().to_string();
+    let _guard = runtime.enter();
+    let config = dht::Config { network: dht::Network::Local, ..dht::Config::default() };
+    let sockets = UdpSockets { v4: Some(socket), v6: None };
+    let node = Dht::spawn(config, sockets, [1; 32], None, Vec::new()).unwrap();
+    let id = runtime.block_on(node.snapshot()).id.to_string();
+    let (code, stdout, stderr) = run(dir.path(), &["ping", &address]);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stdout.starts_with(&format!("id {id}, rtt ")) && stdout.contains(", version dg"), "{stdout}");
+    let (code, stdout, _) = run(dir.path(), &["ping", &address, "--json"]);
+    let pong: Value = serde_json::from_str(stdout.lines().last().unwrap()).unwrap();
+    assert_eq!((code, &pong["event"], &pong["id"]), (0, &"pong".into(), &id.into()));
+    let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let (code, stdout, stderr) = run(dir.path(), &["ping", &silent.local_addr().unwrap().to_string()]);
+    assert_eq!((code, stdout.as_str()), (2, ""));
+    assert!(stderr.contains("no answer within") && stderr.contains("\n\nhint: "), "{stderr}");
 }

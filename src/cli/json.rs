@@ -81,7 +81,13 @@ pub enum Event<'a> {
         hops: u32,
         lookup_s: f64,
     },
-    Node { nodes_v4: usize, nodes_v6: usize, bootstrapped: bool, queries_in: u64, queries_out: u64 },
+    Node {
+        nodes_v4: usize,
+        nodes_v6: usize,
+        bootstrapped: bool,
+        queries_in: u64,
+        queries_out: u64,
+    },
     Pong {
         address: String,
         id: String,

@@ -105,7 +105,8 @@ async fn search(
             }
             SearchEvent::Progress { asked, answered } => {
                 let nodes = count(asked as usize, "node");
-                let words = format!("{nodes} asked, {answered} answered, {} found", count(seen.len(), "peer"));
+                let words =
+                    format!("{nodes} asked, {answered} answered, {} found", count(seen.len(), "peer"));
                 reporter.step(Instant::now(), &words);
             }
             SearchEvent::Done(stats) => return Ok(stats),

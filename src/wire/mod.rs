@@ -3,5 +3,7 @@
 //! Parsing never panics, never recurses and never allocates by a number that a stranger sent.
 
 pub mod bencode;
+pub mod compact;
+pub mod krpc;
 pub mod magnet;
 pub mod metainfo;

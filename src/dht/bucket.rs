@@ -1,0 +1,140 @@
+//! One bucket of the routing table: entries, their evidence, and verified spares.
+//!
+//! Owns who stays and who goes among nodes of one distance. Must not know the own id, other buckets or
+//! the network. Everyone in here has answered us at least once; that is the condition of entry.
+
+use std::time::{Duration, Instant};
+
+use super::config::{GOOD_FOR, MAX_FAILURES, REPLACEMENTS};
+use crate::wire::compact::Contact;
+
+/// A node and what we know of it first hand.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Who and where.
+    pub contact: Contact,
+    /// When it last answered us.
+    pub answered: Instant,
+    /// When it last asked us something.
+    pub asked_us: Option<Instant>,
+    /// Queries it left unanswered since its last answer.
+    pub failures: u8,
+    /// Its last round trip.
+    pub rtt: Duration,
+    /// When we last checked on it.
+    pub checked: Instant,
+}
+
+impl Entry {
+    /// A node that has just answered.
+    pub fn new(now: Instant, contact: Contact, rtt: Duration) -> Self {
+        Self { contact, answered: now, asked_us: None, failures: 0, rtt, checked: now }
+    }
+
+    /// Good: answered lately, or has answered once and asked lately (BEP 5, "Routing Table").
+    pub fn is_good(&self, now: Instant) -> bool {
+        let lately = |at: Instant| now.saturating_duration_since(at) < GOOD_FOR;
+        self.failures == 0 && (lately(self.answered) || self.asked_us.is_some_and(lately))
+    }
+
+    /// Worth handing to others and asking in a search.
+    pub fn is_usable(&self) -> bool {
+        self.failures < 2
+    }
+}
+
+/// Nodes of one distance from us.
+#[derive(Clone, Debug, Default)]
+pub struct Bucket {
+    entries: Vec<Entry>,
+    spares: Vec<Entry>,
+}
+
+impl Bucket {
+    /// Who is in.
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// The entry at that place.
+    pub fn entry_mut(&mut self, contact: &Contact) -> Option<&mut Entry> {
+        self.entries.iter_mut().chain(&mut self.spares).find(|e| e.contact == *contact)
+    }
+
+    /// Takes a node that has answered; into the spares where the bucket is full of better ones.
+    pub fn insert(&mut self, now: Instant, entry: Entry, capacity: usize) {
+        if self.entries.len() < capacity {
+            return self.entries.push(entry);
+        }
+        // One that has failed already goes at once, the worst of them first.
+        let worst = self.entries.iter_mut().filter(|e| e.failures > 0).max_by_key(|e| e.failures);
+        if let Some(worst) = worst {
+            *worst = entry;
+        } else if self.spares.len() < REPLACEMENTS {
+            self.spares.push(entry);
+        } else if let Some(oldest) = self.spares.iter_mut().min_by_key(|e| e.answered)
+            && (oldest.failures > 0 || !oldest.is_good(now) || oldest.rtt > entry.rtt)
+        {
+            *oldest = entry;
+        }
+    }
+
+    /// Notes an unanswered query; true if the node is out.
+    pub fn on_failure(&mut self, contact: &Contact) -> bool {
+        self.spares.retain(|e| e.contact != *contact);
+        let Some(at) = self.entries.iter().position(|e| e.contact == *contact) else { return false };
+        self.entries[at].failures = self.entries[at].failures.saturating_add(1);
+        let fresh = self.spares.iter().enumerate().max_by_key(|(_, e)| e.answered).map(|(i, _)| i);
+        match fresh {
+            Some(spare) => self.entries[at] = self.spares.swap_remove(spare),
+            None if self.entries[at].failures >= MAX_FAILURES => drop(self.entries.swap_remove(at)),
+            None => return false,
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::Id160;
+
+    fn entry(now: Instant, n: u8) -> Entry {
+        let contact = Contact { id: Id160([n; 20]), addr: ([127, 0, 0, n], 1).into() };
+        Entry::new(now, contact, Duration::from_millis(n.into()))
+    }
+
+    #[test]
+    fn a_first_failure_lets_a_waiting_spare_in() {
+        let now = Instant::now();
+        let mut bucket = Bucket::default();
+        for n in 1..=3 {
+            bucket.insert(now, entry(now, n), 2);
+        }
+        assert_eq!((bucket.entries.len(), bucket.spares.len()), (2, 1));
+        assert!(bucket.on_failure(&entry(now, 1).contact));
+        assert_eq!(bucket.entries[0].contact, entry(now, 3).contact);
+    }
+
+    #[test]
+    fn without_a_spare_it_takes_three() {
+        let now = Instant::now();
+        let mut bucket = Bucket::default();
+        bucket.insert(now, entry(now, 1), 2);
+        let contact = entry(now, 1).contact;
+        assert!(!bucket.on_failure(&contact) && !bucket.on_failure(&contact));
+        assert!(bucket.on_failure(&contact) && bucket.entries.is_empty());
+    }
+
+    #[test]
+    fn good_needs_recent_evidence() {
+        let now = Instant::now();
+        let mut e = entry(now, 1);
+        let later = now + GOOD_FOR;
+        assert!(e.is_good(now) && !e.is_good(later));
+        e.asked_us = Some(later);
+        assert!(e.is_good(later));
+        e.failures = 1;
+        assert!(!e.is_good(later));
+    }
+}

@@ -1,0 +1,208 @@
+//! Every number that bounds or paces the node, each with its reason, and which network it lives in.
+//!
+//! Must not know any machine. What a user may set is in [`Config`]; what no user should is a constant.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use crate::id::NodeId;
+
+/// Nodes that store a value, and entries of a full bucket far from the root (BEP 5, "Routing Table").
+pub const K: usize = 8;
+/// Capacity of the buckets nearest the root: a wide first hop saves a round trip in every search.
+pub const ROOT_BUCKETS: [usize; 4] = [128, 64, 32, 16];
+/// Verified spares of one bucket: as many as it can lose between two rounds of upkeep.
+pub const REPLACEMENTS: usize = 8;
+/// Silence after which an entry is questionable (BEP 5, "Routing Table").
+pub const GOOD_FOR: Duration = Duration::from_secs(15 * 60);
+/// Unanswered queries after which an entry is bad, with no spare waiting: one lost packet proves nothing.
+pub const MAX_FAILURES: u8 = 3;
+/// Entries of one /24 (IPv6: /64) in one bucket: one operator must not own it.
+pub const MAX_PER_SUBNET: usize = 2;
+
+/// Candidates a search remembers: far more than it can ask before it ends.
+pub const MAX_CANDIDATES: usize = 160;
+/// Queries a search starts with: nothing is known yet about who is alive.
+pub const SLOTS_START: usize = 8;
+/// Queries in flight while answers come.
+pub const SLOTS_MIN: usize = 4;
+/// Queries in flight while most go unanswered.
+pub const SLOTS_MAX: usize = 16;
+/// Attempts at one candidate when there is nobody else to ask: small networks cannot spare a lost packet.
+pub const MAX_ATTEMPTS: u8 = 2;
+/// Attempts while nobody has answered at all.
+pub const MAX_LONELY_ATTEMPTS: u8 = 5;
+/// How long a search without a single answer stays open for one, or for addresses to ask.
+pub const PATIENCE: Duration = Duration::from_secs(15);
+/// Tokens longer than this are not kept: nobody issues them.
+pub const MAX_TOKEN_LEN: usize = 64;
+
+/// Time after which an answer does not count any more.
+pub const QUERY_TIMEOUT: Duration = Duration::from_secs(15);
+/// Time a user waits for a ping.
+pub const PING_TIMEOUT: Duration = Duration::from_secs(5);
+/// Stall before anything was measured, and the longest there is.
+pub const STALL_MAX: Duration = Duration::from_secs(1);
+/// The shortest stall: schedulers and busy neighbours hiccup this long.
+pub const STALL_MIN: Duration = Duration::from_millis(100);
+/// Round trips remembered for the percentile: enough for a 95th, few enough to follow a change.
+pub const RTT_SAMPLES: usize = 64;
+/// Queries in flight in all: twice what all searches together can have.
+pub const MAX_IN_FLIGHT: usize = 1024;
+
+/// Searches by the user at a time: more than a swarm client starts, few enough to pace.
+pub const MAX_SEARCHES: usize = 64;
+/// Distinct peers one search reports: no client dials more.
+pub const MAX_PEERS_FOUND: usize = 4096;
+/// User pings in flight.
+pub const MAX_PINGS: usize = 64;
+/// Datagrams queued between two drains: one mutation makes far fewer.
+pub const MAX_TRANSMITS: usize = 2048;
+/// Events queued between two drains: likewise.
+pub const MAX_EVENTS: usize = 4096;
+
+/// Addresses to start from that are remembered: a public list, resolved, or a private one.
+pub const MAX_BOOTSTRAP: usize = 256;
+/// Saved contacts that are tried at a start: a full table's worth.
+pub const MAX_SAVED: usize = 256;
+/// Addresses one search on an empty table starts from.
+pub const MAX_SEEDS: usize = 32;
+/// Strangers waiting for the ping that decides whether they enter the table.
+pub const MAX_UNVERIFIED: usize = 64;
+/// Wait before a stranger who asked us is pinged: a NAT's pinhole looks like reachability meanwhile.
+pub const VERIFY_DELAY: Duration = Duration::from_secs(30);
+/// Upkeep interval: one query each, hence below 0.2 queries a second.
+pub const UPKEEP_EVERY: Duration = Duration::from_secs(6);
+/// Upkeep interval while the table is smaller than [`SMALL_TABLE`] and strangers wait.
+pub const UPKEEP_FAST: Duration = Duration::from_millis(250);
+/// The same in a private network, where nobody is bothered and everyone may have started just now.
+pub const UPKEEP_PRIVATE: Duration = Duration::from_millis(20);
+/// A table of this size serves any search.
+pub const SMALL_TABLE: usize = 32;
+/// First retry of the search for the own neighbourhood; doubles.
+pub const JOIN_RETRY: Duration = Duration::from_secs(1);
+/// Longest wait between retries while the table is empty.
+pub const JOIN_RETRY_MAX: Duration = Duration::from_secs(60);
+/// Longest wait while the table is smaller than a bucket: newcomers may have come to a small network.
+pub const JOIN_SMALL_MAX: Duration = Duration::from_secs(300);
+/// Wait once the doubling has passed [`JOIN_RETRY_MAX`] with a table that serves.
+pub const JOIN_EVERY: Duration = Duration::from_secs(30 * 60);
+
+/// Life of a token secret; a token is valid for this long twice at most (BEP 5, "get_peers").
+pub const TOKEN_ROTATION: Duration = Duration::from_secs(5 * 60);
+/// Time an announced peer is remembered: twice the usual interval between announces.
+pub const ANNOUNCE_EXPIRY: Duration = Duration::from_secs(60 * 60);
+/// Memory for announced peers: about 100,000 of them.
+pub const STORE_BYTES: usize = 8 << 20;
+/// Peers of one info-hash: a reply holds fewer than 100 of them.
+pub const MAX_PEERS_PER_HASH: usize = 1000;
+/// Payload of a reply: larger ones meet firewalls and the limits of other nodes.
+pub const MAX_PAYLOAD: usize = 1024;
+
+/// Queries per second of one address; many nodes may share it behind a NAT.
+pub const LIMIT_PER_IP: u32 = 25;
+/// Queries of one address in one burst.
+pub const BURST_PER_IP: u32 = 250;
+/// Queries per second of one /16 (IPv6: /32).
+pub const LIMIT_PER_NET: u32 = 500;
+/// Queries of one /16 in one burst.
+pub const BURST_PER_NET: u32 = 5000;
+/// Addresses and networks whose rate is remembered: 64 bytes each.
+pub const LIMITER_ENTRIES: usize = 4096;
+
+/// `v` of our messages: dhtget, version 0.1.
+pub const VERSION: [u8; 4] = *b"dg\x00\x01";
+
+/// The kind of network a node lives in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Network {
+    /// The internet: one node an address, few a subnet, and private addresses only from nodes that are
+    /// private themselves, which begins with what the user named.
+    #[default]
+    Public,
+    /// A loopback, a LAN, a lab: any address that can be sent to.
+    Local,
+}
+
+/// What the creator of a node decides.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The id of an earlier run; random if none.
+    pub id: Option<NodeId>,
+    /// The kind of network.
+    pub network: Network,
+    /// Whether there is an IPv4 socket.
+    pub ipv4: bool,
+    /// Whether there is an IPv6 socket.
+    pub ipv6: bool,
+    /// Ask only, never answer, enter no table (BEP 43).
+    pub read_only: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { id: None, network: Network::Public, ipv4: true, ipv6: true, read_only: false }
+    }
+}
+
+/// Whether a datagram can be sent there at all.
+pub fn is_sendable(addr: SocketAddr) -> bool {
+    let ip = addr.ip();
+    let broken = match ip {
+        IpAddr::V4(v4) => v4.octets()[0] == 0 || v4.is_broadcast(),
+        IpAddr::V6(v6) => v6.is_unspecified(),
+    };
+    addr.port() != 0 && !broken && !ip.is_multicast()
+}
+
+/// Whether the address means nothing outside one machine or one site.
+pub fn is_private(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(v4) => v4.is_private() || v4.is_loopback() || v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_loopback() || v6.is_unique_local() || v6.is_unicast_link_local(),
+    }
+}
+
+impl Config {
+    /// Whether a contact at `addr`, named by a node at `source`, may be talked to.
+    pub fn accepts(&self, addr: SocketAddr, source: IpAddr) -> bool {
+        let family = if addr.is_ipv4() { self.ipv4 } else { self.ipv6 };
+        family
+            && is_sendable(addr)
+            && (self.network == Network::Local || !is_private(addr.ip()) || is_private(source))
+    }
+
+    /// Whether one operator could pose as many with addresses like this one.
+    pub fn wants_diversity(&self, ip: IpAddr) -> bool {
+        self.network == Network::Public && !is_private(ip)
+    }
+}
+
+/// What one operator is taken to own: a /24, or a /64 of IPv6.
+pub fn subnet(ip: IpAddr) -> [u8; 8] {
+    let mut out = [0; 8];
+    match ip {
+        IpAddr::V4(v4) => out[..3].copy_from_slice(&v4.octets()[..3]),
+        IpAddr::V6(v6) => out.copy_from_slice(&v6.octets()[..8]),
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn private_addresses_come_only_from_private_nodes() {
+        let config = Config::default();
+        let at = |text: &str| -> SocketAddr { text.parse().unwrap() };
+        let (lan, world) = (at("192.168.1.1:1"), at("8.8.8.8:1"));
+        assert!(!config.accepts(lan, world.ip()));
+        assert!(config.accepts(lan, lan.ip()) && config.accepts(world, world.ip()));
+        for bad in ["8.8.8.8:0", "0.1.2.3:5", "224.0.0.1:5", "255.255.255.255:5", "[ff02::1]:5", "[::]:5"] {
+            assert!(!config.accepts(at(bad), lan.ip()), "{bad}");
+        }
+        let local = Config { network: Network::Local, ipv6: false, ..Config::default() };
+        assert!(local.accepts(at("127.0.0.1:9"), world.ip()) && !local.accepts(at("[::1]:9"), world.ip()));
+    }
+}

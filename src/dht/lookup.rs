@@ -1,0 +1,391 @@
+//! The iterative search of Kademlia, as a pure iterator.
+//!
+//! Owns the candidates round one target in one address family, and the decision whom to ask next and when
+//! it is over. Must not know messages, sockets, the table or what is searched for.
+//!
+//! It is over when the [`K`] closest candidates that are alive have answered: asking anyone farther
+//! cannot bring a closer one than those already named nobody better. "Alive" leaves out those who failed
+//! and those who are silent for longer than answers usually take; the latter free their place at once,
+//! and still count if they answer late.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use super::config::{
+    Config, K, MAX_ATTEMPTS, MAX_CANDIDATES, MAX_LONELY_ATTEMPTS, MAX_PER_SUBNET, MAX_TOKEN_LEN, PATIENCE,
+    SLOTS_MAX, SLOTS_MIN, SLOTS_START, subnet,
+};
+use crate::id::{Distance, Id160, NodeId};
+use crate::wire::compact::Contact;
+
+/// What the driver of a lookup is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Ask this node, whose id is not known if it is an address to start from; then call again.
+    Query {
+        /// Where.
+        addr: SocketAddr,
+        /// Who should be there.
+        id: Option<NodeId>,
+    },
+    /// Nothing to do before an answer comes or that time does.
+    Wait(Instant),
+    /// It is over.
+    Done,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    New,
+    Waiting,
+    /// Silent for too long, not given up.
+    Stalled,
+    Answered,
+    Failed,
+}
+
+#[derive(Clone, Debug)]
+struct Candidate {
+    /// None sorts first: an address to start from may be anywhere.
+    distance: Option<Distance>,
+    id: Option<NodeId>,
+    addr: SocketAddr,
+    state: State,
+    /// When its last query stalls, or did.
+    stalls_at: Instant,
+    attempts: u8,
+    hop: u32,
+    token: Option<Box<[u8]>>,
+}
+
+/// One search in one family.
+#[derive(Clone, Debug)]
+pub struct Lookup {
+    target: Id160,
+    started: Instant,
+    slots: usize,
+    candidates: Vec<Candidate>,
+    asked: u32,
+    answered: u32,
+    stalls: u32,
+}
+
+impl Lookup {
+    /// A search that knows nobody yet.
+    pub fn new(now: Instant, target: Id160) -> Self {
+        let candidates = Vec::new();
+        Self { target, started: now, slots: SLOTS_START, candidates, asked: 0, answered: 0, stalls: 0 }
+    }
+
+    /// Nodes asked, each counted once.
+    pub fn asked(&self) -> u32 {
+        self.asked
+    }
+
+    /// Nodes that answered.
+    pub fn answered(&self) -> u32 {
+        self.answered
+    }
+
+    /// Queries that stalled.
+    pub fn stalls(&self) -> u32 {
+        self.stalls
+    }
+
+    /// Steps to the farthest node that answered.
+    pub fn hops(&self) -> u32 {
+        let answered = self.candidates.iter().filter(|c| c.state == State::Answered);
+        answered.map(|c| c.hop).max().unwrap_or(0)
+    }
+
+    /// The closest nodes that answered, with the tokens they gave.
+    pub fn closest(&self) -> impl Iterator<Item = (Contact, Option<&[u8]>)> {
+        let answered = self.candidates.iter().filter(|c| c.state == State::Answered);
+        answered.filter_map(|c| Some((Contact { id: c.id?, addr: c.addr }, c.token.as_deref())))
+    }
+
+    /// An address to start from.
+    pub fn offer_address(&mut self, now: Instant, addr: SocketAddr) {
+        if self.position(addr).is_none() && self.candidates.len() < MAX_CANDIDATES {
+            self.candidates.push(candidate(now, None, None, addr, 1));
+            self.sort();
+        }
+    }
+
+    /// A node to start from.
+    pub fn offer(&mut self, now: Instant, contact: Contact, config: &Config) {
+        self.add(now, contact, 1, config);
+    }
+
+    fn add(&mut self, now: Instant, contact: Contact, hop: u32, config: &Config) {
+        let distance = Some(contact.id.distance(&self.target));
+        let same_id = |c: &Candidate| c.id == Some(contact.id) && c.state != State::Failed;
+        if self.position(contact.addr).is_some() || self.candidates.iter().any(same_id) {
+            return;
+        }
+        if !self.is_diverse(contact.addr, config) {
+            return;
+        }
+        if self.candidates.len() >= MAX_CANDIDATES {
+            let idle = |c: &Candidate| matches!(c.state, State::New | State::Failed);
+            match self.candidates.iter().rposition(idle) {
+                Some(far) if self.candidates[far].distance > distance => drop(self.candidates.remove(far)),
+                _ => return,
+            }
+        }
+        self.candidates.push(candidate(now, distance, Some(contact.id), contact.addr, hop));
+        self.sort();
+    }
+
+    fn is_diverse(&self, addr: SocketAddr, config: &Config) -> bool {
+        if !config.wants_diversity(addr.ip()) {
+            return true;
+        }
+        let net = subnet(addr.ip());
+        let family = self.candidates.iter().filter(|c| c.id.is_some() && c.state != State::Failed);
+        let same_net = family.filter(|c| subnet(c.addr.ip()) == net).count();
+        same_net < MAX_PER_SUBNET && self.candidates.iter().all(|c| c.addr.ip() != addr.ip())
+    }
+
+    fn sort(&mut self) {
+        self.candidates.sort_by_key(|c| (c.distance, c.addr));
+    }
+
+    fn position(&self, addr: SocketAddr) -> Option<usize> {
+        self.candidates.iter().position(|c| c.addr == addr)
+    }
+
+    /// A node has answered, with the nodes it named and the token it gave.
+    pub fn on_reply(
+        &mut self,
+        now: Instant,
+        from: Contact,
+        token: Option<&[u8]>,
+        closer: &[Contact],
+        config: &Config,
+    ) {
+        let Some(at) = self.position(from.addr) else { return };
+        // A second address of an id that is known already is no second node.
+        let twin = self.candidates.iter().any(|c| c.id == Some(from.id) && c.addr != from.addr);
+        let candidate = &mut self.candidates[at];
+        if candidate.state != State::Answered {
+            self.answered += 1;
+        }
+        candidate.state = if candidate.id.is_none() && twin { State::Failed } else { State::Answered };
+        candidate.token = token.filter(|t| t.len() <= MAX_TOKEN_LEN).map(Box::from);
+        let hop = candidate.hop + 1;
+        if candidate.id.is_none() {
+            candidate.id = Some(from.id);
+            candidate.distance = Some(from.id.distance(&self.target));
+            self.sort();
+        }
+        self.slots = self.slots.saturating_sub(1).max(SLOTS_MIN);
+        for contact in closer {
+            self.add(now, *contact, hop, config);
+        }
+    }
+
+    /// A node has failed for good, or refused.
+    pub fn on_failure(&mut self, from: SocketAddr) {
+        if let Some(at) = self.position(from)
+            && self.candidates[at].state != State::Answered
+        {
+            self.candidates[at].state = State::Failed;
+        }
+    }
+
+    /// What to do now; `stall` is the silence after which an answer has become unlikely.
+    pub fn next(&mut self, now: Instant, stall: Duration) -> Step {
+        self.note_stalls(now);
+        let waiting = self.candidates.iter().filter(|c| c.state == State::Waiting).count();
+        if waiting < self.slots
+            && let Some(at) = self.choose(now)
+        {
+            return self.ask(now, at, stall);
+        }
+        if let Some(at) = self.wait_for() {
+            return Step::Wait(at);
+        }
+        let deadline = self.started + PATIENCE;
+        if self.answered == 0 && now < deadline { Step::Wait(deadline) } else { Step::Done }
+    }
+
+    fn note_stalls(&mut self, now: Instant) {
+        for candidate in &mut self.candidates {
+            if candidate.state == State::Waiting && candidate.stalls_at <= now {
+                candidate.state = State::Stalled;
+                self.stalls += 1;
+                // Many are dead here: waiting for each in turn would take too long.
+                self.slots = (self.slots + 1).min(SLOTS_MAX);
+            }
+        }
+    }
+
+    /// The closest candidates not known to be dead or silent, at most [`K`].
+    fn window(&self) -> impl Iterator<Item = (usize, &Candidate)> {
+        let alive = |c: &Candidate| !matches!(c.state, State::Failed | State::Stalled);
+        self.candidates.iter().enumerate().filter(move |(_, c)| c.id.is_some() && alive(c)).take(K)
+    }
+
+    fn choose(&self, now: Instant) -> Option<usize> {
+        if let Some((at, _)) = self.window().find(|(_, c)| c.state == State::New) {
+            return Some(at);
+        }
+        if self.is_served() {
+            return None;
+        }
+        let unasked = |c: &Candidate| c.id.is_none() && c.state == State::New;
+        let again = |c: &Candidate| self.may_retry(c) && c.stalls_at <= now;
+        let seed = self.candidates.iter().position(unasked);
+        seed.or_else(|| self.candidates.iter().position(again))
+    }
+
+    /// Whether a full set has answered, or is about to.
+    fn is_served(&self) -> bool {
+        self.answered > 0 && self.window().count() >= K
+    }
+
+    fn may_retry(&self, candidate: &Candidate) -> bool {
+        let attempts = if self.answered == 0 { MAX_LONELY_ATTEMPTS } else { MAX_ATTEMPTS };
+        candidate.state == State::Stalled && candidate.attempts < attempts
+    }
+
+    fn ask(&mut self, now: Instant, at: usize, stall: Duration) -> Step {
+        let candidate = &mut self.candidates[at];
+        if candidate.attempts == 0 {
+            self.asked += 1;
+        }
+        candidate.state = State::Waiting;
+        candidate.stalls_at = now + stall * (1 << candidate.attempts.min(3));
+        candidate.attempts += 1;
+        Step::Query { addr: candidate.addr, id: candidate.id }
+    }
+
+    /// When the next query that matters stalls or may be repeated.
+    fn wait_for(&self) -> Option<Instant> {
+        let in_window = self.window().filter(|(_, c)| c.state == State::Waiting).map(|(_, c)| c.stalls_at);
+        if self.is_served() {
+            return in_window.min();
+        }
+        // Without a full set, the addresses to start from and the silent ones matter too.
+        let others = self.candidates.iter().filter(|c| c.state == State::Waiting || self.may_retry(c));
+        in_window.chain(others.map(|c| c.stalls_at)).min()
+    }
+}
+
+fn candidate(
+    now: Instant,
+    distance: Option<Distance>,
+    id: Option<NodeId>,
+    addr: SocketAddr,
+    hop: u32,
+) -> Candidate {
+    let (state, token) = (State::New, None);
+    Candidate { distance, id, addr, state, stalls_at: now, attempts: 0, hop, token }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dht::config::Network;
+    use crate::rng::Rng;
+
+    const STALL: Duration = Duration::from_millis(100);
+
+    fn local() -> Config {
+        Config { network: Network::Local, ..Config::default() }
+    }
+
+    fn contacts(count: usize, seed: u64) -> Vec<Contact> {
+        let mut rng = Rng::from_u64(seed);
+        let addr = |n: usize| SocketAddr::from(([127, 0, (n >> 8) as u8, n as u8], 1));
+        (0..count).map(|n| Contact { id: Id160::random(&mut rng), addr: addr(n) }).collect()
+    }
+
+    /// Runs a lookup in a world where everyone alive knows everyone; returns it and the time it took.
+    fn run(all: &[Contact], dead: impl Fn(usize) -> bool, target: Id160) -> (Lookup, Duration) {
+        let (start, config) = (Instant::now(), local());
+        let mut now = start;
+        let mut lookup = Lookup::new(now, target);
+        lookup.offer_address(now, all[0].addr);
+        for _ in 0..10_000 {
+            match lookup.next(now, STALL) {
+                Step::Query { addr, .. } => {
+                    let at = all.iter().position(|c| c.addr == addr).unwrap();
+                    if !dead(at) {
+                        let mut near = all.to_vec();
+                        near.sort_by_key(|c| c.id.distance(&target));
+                        near.truncate(K);
+                        lookup.on_reply(now, all[at], Some(b"token"), &near, &config);
+                    }
+                }
+                Step::Wait(at) => {
+                    assert!(at > now, "waiting for the past");
+                    now = at;
+                }
+                Step::Done => return (lookup, now - start),
+            }
+        }
+        panic!("does not end");
+    }
+
+    #[test]
+    fn the_closest_living_nodes_are_found() {
+        let all = contacts(100, 1);
+        let target = Id160([0x55; 20]);
+        let (lookup, took) = run(&all, |_| false, target);
+        let mut near = all.clone();
+        near.sort_by_key(|c| c.id.distance(&target));
+        let found: Vec<_> = lookup.closest().map(|(c, _)| c).take(K).collect();
+        assert_eq!(found, near[..K]);
+        assert_eq!((took, lookup.hops()), (Duration::ZERO, 2));
+        assert!(lookup.asked() <= 1 + K as u32);
+    }
+
+    #[test]
+    fn tiny_networks_end_soon_even_with_a_dead_node() {
+        for size in 1..=7 {
+            let all = contacts(size, 2);
+            let (lookup, took) = run(&all, |n| n == 1, Id160::ZERO);
+            assert_eq!(lookup.closest().count(), if size == 1 { 1 } else { size - 1 });
+            assert!(took <= STALL * 4, "{took:?}");
+        }
+    }
+
+    #[test]
+    fn with_no_answer_it_stays_open_for_as_long_as_patience_lasts() {
+        let (lookup, took) = run(&contacts(1, 3), |_| true, Id160::ZERO);
+        assert_eq!((took, lookup.answered(), lookup.asked()), (PATIENCE, 0, 1));
+    }
+
+    #[test]
+    fn a_late_answer_counts() {
+        let (now, config, all) = (Instant::now(), local(), contacts(2, 4));
+        let mut lookup = Lookup::new(now, Id160::ZERO);
+        lookup.offer(now, all[0], &config);
+        assert!(matches!(lookup.next(now, STALL), Step::Query { .. }));
+        assert_eq!(lookup.next(now, STALL), Step::Wait(now + STALL));
+        let late = now + STALL * 2;
+        assert!(matches!(lookup.next(late, STALL), Step::Query { .. }));
+        lookup.on_reply(late, all[0], None, &all, &config);
+        assert!(matches!(lookup.next(late, STALL), Step::Query { addr, .. } if addr == all[1].addr));
+        assert_eq!((lookup.stalls(), lookup.answered()), (1, 1));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_share_of_dead_nodes_ends_and_finds_the_living(size in 1usize..60, seed: u64, dead in 0u64..90) {
+            let all = contacts(size, seed);
+            let is_dead = |n: usize| n > 0 && (all[n].id.0[7] as u64 * 100 / 256) < dead;
+            let (lookup, took) = run(&all, is_dead, Id160([seed as u8; 20]));
+            // Everyone names the same eight; those of them who live must have been heard.
+            let mut near: Vec<usize> = (0..size).collect();
+            near.sort_by_key(|&n| all[n].id.distance(&Id160([seed as u8; 20])));
+            let heard: Vec<_> = lookup.closest().map(|(c, _)| c).collect();
+            for &n in near.iter().take(K).filter(|&&n| !is_dead(n)) {
+                proptest::prop_assert!(heard.contains(&all[n]));
+            }
+            proptest::prop_assert!(took <= STALL * 8);
+        }
+    }
+}

@@ -1,0 +1,424 @@
+//! One DHT node: the wiring of the machines beside it, and their queues.
+//!
+//! The methods come in four kinds. *Input*: [`Node::handle_datagram`], [`Node::handle_timeout`].
+//! *Wishes*: [`Node::get_peers`], [`Node::announce`], [`Node::find_node`], [`Node::ping`],
+//! [`Node::add_bootstrap`], [`Node::add_contact`], [`Node::cancel`]. *Output*: [`Node::poll_transmit`],
+//! [`Node::poll_event`], [`Node::poll_timeout`]. *View*: [`Node::snapshot`].
+//!
+//! The contract: after each input or wish, drain `poll_transmit` and `poll_event` until they yield
+//! nothing, then ask `poll_timeout` when to call `handle_timeout`, and only then go on. Must not know
+//! sockets, clocks or files.
+
+mod search;
+mod serve;
+mod upkeep;
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use self::search::{Kind, Search};
+use self::upkeep::Upkeep;
+use super::announced::Announced;
+use super::config::{
+    Config, MAX_BOOTSTRAP, MAX_EVENTS, MAX_PINGS, MAX_SEARCHES, MAX_TRANSMITS, PING_TIMEOUT, QUERY_TIMEOUT,
+    VERSION, is_private,
+};
+use super::event::{BootstrapState, Counters, Event, Full, LookupId, PingId, Reason, Snapshot, Transmit};
+use super::inflight::{InFlight, Pending};
+use super::limiter::Limiter;
+use super::table::Table;
+use super::token::Tokens;
+use crate::id::{Id160, InfoHash, NodeId};
+use crate::rng::Rng;
+use crate::wire::compact::{Contact, canonical};
+use crate::wire::krpc::{Body, Message, Method, ParseError, Query, Reply, Want, code};
+
+/// A node of the DHT.
+#[derive(Debug)]
+pub struct Node {
+    config: Config,
+    id: NodeId,
+    rng: Rng,
+    /// IPv4, IPv6.
+    tables: [Table; 2],
+    inflight: InFlight<Purpose>,
+    tokens: Tokens,
+    announced: Announced,
+    limiter: Limiter,
+    searches: Vec<Search>,
+    upkeep: Upkeep,
+    bootstrap: Vec<BootstrapState>,
+    pings: usize,
+    next_id: u64,
+    counters: Counters,
+    transmits: VecDeque<Transmit>,
+    events: VecDeque<Event>,
+}
+
+/// What a query under way is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    Search(LookupId),
+    Announce(LookupId),
+    Ping(PingId),
+    Check,
+}
+
+/// Which of the two tables.
+fn family(addr: SocketAddr) -> usize {
+    usize::from(addr.is_ipv6())
+}
+
+impl Node {
+    /// A node that knows nobody.
+    pub fn new(config: Config, seed: [u8; 32], now: Instant) -> Self {
+        let mut rng = Rng::from_seed(seed);
+        let random_id = Id160::random(&mut rng);
+        let id = config.id.unwrap_or(random_id);
+        Self {
+            id,
+            tables: [Table::new(id), Table::new(id)],
+            inflight: InFlight::new(rng.child()),
+            tokens: Tokens::new(now, rng.child()),
+            announced: Announced::new(),
+            limiter: Limiter::new(&config),
+            searches: Vec::new(),
+            upkeep: Upkeep::new(now),
+            bootstrap: Vec::new(),
+            pings: 0,
+            next_id: 0,
+            counters: Counters::default(),
+            transmits: VecDeque::new(),
+            events: VecDeque::new(),
+            rng,
+            config,
+        }
+    }
+
+    /// The node's own id.
+    pub fn id(&self) -> NodeId {
+        self.id
+    }
+
+    /// Entries of the IPv4 and the IPv6 table.
+    pub fn table_sizes(&self) -> (usize, usize) {
+        (self.tables[0].len(), self.tables[1].len())
+    }
+
+    /// Takes a datagram. Whatever it holds, nothing worse happens than that it is counted and dropped.
+    pub fn handle_datagram(&mut self, now: Instant, from: SocketAddr, bytes: &[u8]) {
+        let from = canonical(from);
+        match Message::parse(bytes) {
+            Ok(Message { body: Body::Query(query), transaction, read_only, .. }) => {
+                if self.admits(now, from) && query.id != self.id {
+                    self.serve(now, from, transaction, &query, read_only);
+                }
+            }
+            Ok(Message { body: Body::Reply(reply), transaction, version, .. }) => {
+                self.on_reply(now, from, transaction, &reply, version);
+            }
+            Ok(Message { body: Body::Error(error), transaction, .. }) => {
+                match self.inflight.take(now, transaction, from) {
+                    Some(query) => {
+                        tracing::debug!(code = error.code, "a node refused a query");
+                        self.counters.errors_in += 1;
+                        self.on_failure(now, &query);
+                    }
+                    None => self.counters.unmatched += 1,
+                }
+            }
+            Err(ParseError::Query { transaction, what }) => {
+                self.counters.malformed += 1;
+                if self.admits(now, from) {
+                    self.refuse(from, transaction, code::PROTOCOL, what);
+                }
+            }
+            Err(_) => self.counters.malformed += 1,
+        }
+    }
+
+    fn admits(&mut self, now: Instant, from: SocketAddr) -> bool {
+        if self.config.read_only {
+            return false;
+        }
+        let admitted = self.limiter.admits(now, from.ip());
+        let counter = if admitted { &mut self.counters.queries_in } else { &mut self.counters.limited };
+        *counter += 1;
+        admitted
+    }
+
+    /// Does what has become due.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        while let Some(query) = self.inflight.take_expired(now) {
+            self.on_timeout(now, &query);
+        }
+        for id in self.due_searches(now) {
+            self.drive(now, id);
+        }
+        self.tokens.handle_timeout(now);
+        self.handle_upkeep(now);
+    }
+
+    /// The next datagram to send.
+    pub fn poll_transmit(&mut self) -> Option<Transmit> {
+        self.transmits.pop_front()
+    }
+
+    /// The next event.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// When to call [`Node::handle_timeout`], and why.
+    pub fn poll_timeout(&self) -> Option<(Instant, Reason)> {
+        let searches = self.searches.iter().filter_map(|s| s.wake()).min();
+        [
+            self.inflight.next_deadline().map(|at| (at, Reason::Query)),
+            searches.map(|at| (at, Reason::Lookup)),
+            Some((self.tokens.rotate_at(), Reason::Tokens)),
+            self.join_at().map(|at| (at, Reason::Join)),
+            self.upkeep_at().map(|at| (at, Reason::Upkeep)),
+        ]
+        .into_iter()
+        .flatten()
+        .min_by_key(|(at, _)| *at)
+    }
+
+    /// Searches for peers of a torrent.
+    pub fn get_peers(&mut self, now: Instant, hash: InfoHash) -> Result<LookupId, Full> {
+        self.search(now, hash, Kind::GetPeers)
+    }
+
+    /// Searches for peers of a torrent, and afterwards announces `port` to the nodes closest to it.
+    pub fn announce(&mut self, now: Instant, hash: InfoHash, port: u16) -> Result<LookupId, Full> {
+        self.search(now, hash, Kind::Announce { port })
+    }
+
+    /// Searches for the nodes closest to an id.
+    pub fn find_node(&mut self, now: Instant, target: Id160) -> Result<LookupId, Full> {
+        self.search(now, target, Kind::FindNode)
+    }
+
+    fn search(&mut self, now: Instant, target: Id160, kind: Kind) -> Result<LookupId, Full> {
+        if self.searches.len() >= MAX_SEARCHES {
+            return Err(Full);
+        }
+        Ok(self.start_search(now, target, kind))
+    }
+
+    /// Forgets a search; it yields no further event.
+    pub fn cancel(&mut self, lookup: LookupId) {
+        self.searches.retain(|s| s.id() != lookup);
+    }
+
+    /// Asks one node whether it is there.
+    pub fn ping(&mut self, now: Instant, addr: SocketAddr) -> Result<PingId, Full> {
+        if self.pings >= MAX_PINGS {
+            return Err(Full);
+        }
+        let ping = PingId(self.fresh_id());
+        let query = self.query(now, canonical(addr), None, PING_TIMEOUT, Method::Ping, Purpose::Ping(ping));
+        self.pings += 1;
+        query.map(|()| ping).ok_or(Full).inspect_err(|_| self.pings -= 1)
+    }
+
+    /// Adds addresses to start from, for example as names resolve; running searches take them up.
+    pub fn add_bootstrap(&mut self, now: Instant, addrs: impl IntoIterator<Item = SocketAddr>) {
+        for addr in addrs.into_iter().map(canonical) {
+            let known = self.bootstrap.iter().any(|b| b.addr == addr);
+            // The user named it, so it may be private; it still must be sendable and of our family.
+            if known || self.bootstrap.len() >= MAX_BOOTSTRAP || !self.config.accepts(addr, addr.ip()) {
+                continue;
+            }
+            self.bootstrap.push(BootstrapState { addr, asked: false, answered: false });
+            self.seed_searches(now, addr);
+        }
+        self.join_now(now);
+    }
+
+    /// Adds nodes of an earlier run; they are asked before any other.
+    pub fn add_saved(&mut self, now: Instant, contacts: impl IntoIterator<Item = Contact>) {
+        for contact in contacts {
+            if self.config.accepts(contact.addr, contact.addr.ip()) && contact.id != self.id {
+                self.remember_saved(contact);
+            }
+        }
+        self.join_now(now);
+    }
+
+    /// Tries an address at which a node may be, such as a peer's (BEP 5, "PORT").
+    pub fn add_contact(&mut self, now: Instant, addr: SocketAddr) {
+        let addr = canonical(addr);
+        if self.config.accepts(addr, addr.ip()) {
+            self.verify_soon(now, addr, None, Duration::ZERO);
+            self.seed_searches(now, addr);
+            self.join_now(now);
+        }
+    }
+
+    /// What persists and what is worth showing.
+    pub fn snapshot(&self, now: Instant) -> Snapshot {
+        let nodes = |table: &Table| {
+            let mut entries: Vec<_> = table.entries().filter(|e| e.is_usable()).collect();
+            entries.sort_by_key(|e| (!e.is_good(now), std::cmp::Reverse(e.answered)));
+            entries.into_iter().map(|e| e.contact).collect()
+        };
+        Snapshot {
+            id: self.id,
+            nodes_v4: nodes(&self.tables[0]),
+            nodes_v6: nodes(&self.tables[1]),
+            bootstrapped: self.upkeep.has_joined(),
+            counters: self.counters,
+            bootstrap: self.bootstrap.clone(),
+            stored_hashes: self.announced.len(),
+        }
+    }
+
+    /// Traffic since the start, without the cost of a snapshot.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// The addresses to start from and how they fare.
+    pub fn bootstrap(&self) -> &[BootstrapState] {
+        &self.bootstrap
+    }
+
+    /// Whether the own neighbourhood was looked up with success.
+    pub fn has_joined(&self) -> bool {
+        self.upkeep.has_joined()
+    }
+
+    fn on_reply(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        tid: &[u8],
+        reply: &Reply<'_>,
+        version: Option<[u8; 4]>,
+    ) {
+        let Some(query) = self.inflight.take(now, tid, from) else {
+            self.counters.unmatched += 1;
+            return;
+        };
+        self.counters.replies_in += 1;
+        if reply.id == self.id {
+            // Ourselves, over some detour, or one who repeats what he hears.
+            return self.on_failure(now, &query);
+        }
+        let contact = Contact { id: reply.id, addr: from };
+        let rtt = now.saturating_duration_since(query.sent);
+        let is_router = self.note_bootstrap(from);
+        if query.expect.is_some_and(|id| id != reply.id) {
+            self.blame(&query);
+        }
+        if !is_router {
+            self.tables[family(from)].on_answer(now, contact, rtt, &self.config);
+        }
+        match query.purpose {
+            Purpose::Search(id) => self.on_search_reply(now, id, contact, reply),
+            Purpose::Announce(id) => self.on_announced(now, id, true),
+            Purpose::Ping(ping) => {
+                self.pings -= 1;
+                self.push_event(Event::Pong { ping, id: reply.id, rtt, version });
+            }
+            Purpose::Check => self.on_checked(now, from, reply),
+        }
+        self.seed_searches(now, from);
+    }
+
+    /// Marks an address to start from as answering; true where it must stay out of the table, as the
+    /// well-known routers of the public network serve everyone's start and nothing else.
+    fn note_bootstrap(&mut self, from: SocketAddr) -> bool {
+        let Some(state) = self.bootstrap.iter_mut().find(|b| b.addr == from) else { return false };
+        state.answered = true;
+        self.config.wants_diversity(from.ip())
+    }
+
+    fn on_timeout(&mut self, now: Instant, query: &Pending<Purpose>) {
+        self.blame(query);
+        self.on_failure(now, query);
+    }
+
+    fn blame(&mut self, query: &Pending<Purpose>) {
+        if let Some(id) = query.expect {
+            self.tables[family(query.to)].on_failure(&Contact { id, addr: query.to });
+        }
+    }
+
+    fn on_failure(&mut self, now: Instant, query: &Pending<Purpose>) {
+        match query.purpose {
+            Purpose::Search(id) => self.on_search_failure(now, id, query.to),
+            Purpose::Announce(id) => self.on_announced(now, id, false),
+            Purpose::Ping(ping) => {
+                self.pings -= 1;
+                self.push_event(Event::PingFailed { ping });
+            }
+            Purpose::Check => {}
+        }
+    }
+
+    /// Sends a query and registers it; `None` when too many are under way.
+    fn query(
+        &mut self,
+        now: Instant,
+        to: SocketAddr,
+        expect: Option<NodeId>,
+        timeout: Duration,
+        method: Method<'_>,
+        purpose: Purpose,
+    ) -> Option<()> {
+        let tid = self.inflight.insert(now, to, expect, timeout, purpose)?;
+        self.counters.queries_out += 1;
+        if let Some(state) = self.bootstrap.iter_mut().find(|b| b.addr == to) {
+            state.asked = true;
+        }
+        let both = self.config.ipv4 && self.config.ipv6;
+        let searching = matches!(method, Method::FindNode { .. } | Method::GetPeers { .. });
+        let want = Want { v4: both && searching, v6: both && searching };
+        let body = Body::Query(Query { id: self.id, want, method });
+        let read_only = self.config.read_only;
+        self.send(to, Message { transaction: &tid, version: Some(VERSION), ip: None, read_only, body });
+        Some(())
+    }
+
+    fn send(&mut self, to: SocketAddr, message: Message<'_>) {
+        // Beyond the bound the driver has stopped draining; a datagram more or less is no loss then.
+        if self.transmits.len() < MAX_TRANSMITS {
+            let mut payload = Vec::with_capacity(256);
+            message.emit(&mut payload);
+            self.transmits.push_back(Transmit { to, payload });
+        }
+    }
+
+    fn push_event(&mut self, event: Event) {
+        if self.events.len() < MAX_EVENTS {
+            self.events.push_back(event);
+        }
+    }
+
+    fn fresh_id(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id
+    }
+
+    /// Nodes named by one at `source` that may be talked to.
+    fn acceptable(&self, source: SocketAddr, reply: &Reply<'_>) -> Vec<Contact> {
+        // A reply names 8 nodes of each family; the rest of a longer list is an attempt to steer us.
+        let fits = |c: &Contact| self.config.accepts(c.addr, source.ip()) && c.id != self.id;
+        reply.contacts().take(64).filter(fits).collect()
+    }
+
+    /// Whether the user's own network is a private one.
+    fn knows_private(&self) -> bool {
+        self.config.network == super::config::Network::Local
+            || self.bootstrap.iter().any(|b| is_private(b.addr.ip()))
+    }
+
+    /// How long a query of a search or check may take.
+    const TIMEOUT: Duration = QUERY_TIMEOUT;
+}
+
+#[cfg(test)]
+mod tests;

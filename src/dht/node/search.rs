@@ -1,0 +1,292 @@
+//! Searches under way: a lookup in each family, then perhaps an announce.
+//!
+//! Owns what a search reports and when it ends. Whom to ask is the lookup's decision.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use super::{Node, Purpose, family};
+use crate::dht::config::{K, MAX_PEERS_FOUND, MAX_SEEDS};
+use crate::dht::event::{Event, LookupId, LookupStats};
+use crate::dht::lookup::{Lookup, Step};
+use crate::id::Id160;
+use crate::wire::compact::Contact;
+use crate::wire::krpc::{Method, Reply};
+
+/// What a search is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Our own neighbourhood; nobody is told.
+    Join,
+    FindNode,
+    GetPeers,
+    Announce {
+        port: u16,
+    },
+}
+
+/// One search.
+#[derive(Debug)]
+pub(super) struct Search {
+    id: LookupId,
+    target: Id160,
+    kind: Kind,
+    started: Instant,
+    /// IPv4, IPv6.
+    lookups: [Option<Lookup>; 2],
+    wake: Option<Instant>,
+    found: BTreeSet<SocketAddr>,
+    /// Announces under way, once the lookups are over.
+    announcing: Option<u32>,
+    announced_to: u32,
+}
+
+impl Search {
+    pub(super) fn id(&self) -> LookupId {
+        self.id
+    }
+
+    pub(super) fn wake(&self) -> Option<Instant> {
+        self.wake
+    }
+
+    pub(super) fn is_join(&self) -> bool {
+        self.kind == Kind::Join
+    }
+
+    fn lookups(&self) -> impl Iterator<Item = &Lookup> {
+        self.lookups.iter().flatten()
+    }
+
+    fn sum(&self, count: impl Fn(&Lookup) -> u32) -> u32 {
+        self.lookups().map(count).sum()
+    }
+
+    fn stats(&self, now: Instant) -> LookupStats {
+        LookupStats {
+            hops: self.lookups().map(Lookup::hops).max().unwrap_or(0),
+            asked: self.sum(Lookup::asked),
+            answered: self.sum(Lookup::answered),
+            timeouts: self.sum(Lookup::stalls),
+            peers: self.found.len() as u32,
+            announced_to: self.announced_to,
+            elapsed: now.saturating_duration_since(self.started),
+        }
+    }
+
+    /// The peers among these that are new and can be dialled.
+    fn fresh_peers(&mut self, peers: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
+        let mut fresh = Vec::new();
+        for peer in peers {
+            // Port 1 is what some clients announce to be left alone.
+            if peer.port() > 1 && self.found.len() < MAX_PEERS_FOUND && self.found.insert(peer) {
+                fresh.push(peer);
+            }
+        }
+        fresh
+    }
+}
+
+impl Node {
+    pub(super) fn start_search(&mut self, now: Instant, target: Id160, kind: Kind) -> LookupId {
+        let id = LookupId(self.fresh_id());
+        let enabled = [self.config.ipv4, self.config.ipv6];
+        let lookups = [0, 1].map(|at| enabled[at].then(|| self.seeded_lookup(now, target, at)));
+        let (found, announcing) = (BTreeSet::new(), None);
+        let mut search = Search {
+            id,
+            target,
+            kind,
+            started: now,
+            lookups,
+            wake: None,
+            found,
+            announcing,
+            announced_to: 0,
+        };
+        if matches!(kind, Kind::GetPeers | Kind::Announce { .. }) {
+            // The own store answers first: in a tiny network we may be the one who was told.
+            let max = MAX_PEERS_FOUND / 2;
+            let mut own = self.announced.peers(now, &target, true, max, &mut self.rng);
+            own.extend(self.announced.peers(now, &target, false, max, &mut self.rng));
+            let peers = search.fresh_peers(own.into_iter());
+            if !peers.is_empty() {
+                self.push_event(Event::Peers { lookup: id, peers });
+            }
+        }
+        self.searches.push(search);
+        self.drive(now, id);
+        id
+    }
+
+    /// A lookup that starts from the table, and from every other address where the table is thin.
+    fn seeded_lookup(&self, now: Instant, target: Id160, at: usize) -> Lookup {
+        let mut lookup = Lookup::new(now, target);
+        let known = self.tables[at].closest(&target, 2 * K);
+        for contact in &known {
+            lookup.offer(now, *contact, &self.config);
+        }
+        if known.len() < K {
+            let ours = |addr: &SocketAddr| family(*addr) == at;
+            let mut saved: Vec<_> = self.upkeep.saved().filter(|c| ours(&c.addr)).collect();
+            saved.sort_by_key(|c| c.id.distance(&target));
+            for contact in saved.into_iter().take(MAX_SEEDS) {
+                lookup.offer(now, *contact, &self.config);
+            }
+            for addr in self.bootstrap.iter().map(|b| b.addr).filter(ours).take(MAX_SEEDS) {
+                lookup.offer_address(now, addr);
+            }
+        }
+        lookup
+    }
+
+    /// Gives an address to every search that has not had an answer yet.
+    pub(super) fn seed_searches(&mut self, now: Instant, addr: SocketAddr) {
+        let mut ids = Vec::new();
+        for search in &mut self.searches {
+            if let Some(lookup) = &mut search.lookups[family(addr)]
+                && search.announcing.is_none()
+                && lookup.answered() == 0
+            {
+                lookup.offer_address(now, addr);
+                ids.push(search.id);
+            }
+        }
+        for id in ids {
+            self.drive(now, id);
+        }
+    }
+
+    pub(super) fn due_searches(&self, now: Instant) -> Vec<LookupId> {
+        let due = |s: &&Search| s.wake.is_some_and(|at| at <= now);
+        self.searches.iter().filter(due).map(|s| s.id).collect()
+    }
+
+    /// Lets a search go on as far as it can.
+    pub(super) fn drive(&mut self, now: Instant, id: LookupId) {
+        let Some(at) = self.searches.iter().position(|s| s.id == id) else { return };
+        let mut search = self.searches.swap_remove(at);
+        let due = search.wake.is_some_and(|at| at <= now);
+        if search.announcing.is_some() {
+            // Confirmations that are this late are not waited for.
+            search.announcing = search.announcing.filter(|_| !due).or(Some(0));
+        } else {
+            search.wake = None;
+            if self.drive_lookups(now, &mut search) {
+                self.start_announcing(now, &mut search);
+            }
+        }
+        if search.announcing == Some(0) { self.finish(now, search) } else { self.searches.push(search) }
+    }
+
+    /// True when the lookups of all families are over.
+    fn drive_lookups(&mut self, now: Instant, search: &mut Search) -> bool {
+        let method = match search.kind {
+            Kind::Join | Kind::FindNode => Method::FindNode { target: search.target },
+            Kind::GetPeers | Kind::Announce { .. } => Method::GetPeers { info_hash: search.target },
+        };
+        // A family in which nobody answers must not hold up the other one.
+        let answered = search.sum(Lookup::answered) > 0;
+        let mut over = true;
+        for lookup in search.lookups.iter_mut().flatten() {
+            loop {
+                match lookup.next(now, self.inflight.stall()) {
+                    Step::Query { addr, id } => {
+                        let purpose = Purpose::Search(search.id);
+                        if self.query(now, addr, id, Self::TIMEOUT, method, purpose).is_none() {
+                            lookup.on_failure(addr);
+                        }
+                    }
+                    Step::Wait(at) => {
+                        let idle = answered && lookup.answered() == 0 && lookup.asked() == 0;
+                        if !idle {
+                            over = false;
+                            search.wake = Some(search.wake.map_or(at, |w| w.min(at)));
+                        }
+                        break;
+                    }
+                    Step::Done => break,
+                }
+            }
+        }
+        over
+    }
+
+    fn start_announcing(&mut self, now: Instant, search: &mut Search) {
+        search.announcing = Some(0);
+        let Kind::Announce { port } = search.kind else { return };
+        let mut sent = 0;
+        for lookup in search.lookups.iter().flatten() {
+            let willing = lookup.closest().filter_map(|(contact, token)| Some((contact, token?)));
+            for (contact, token) in willing.take(K) {
+                let info_hash = search.target;
+                let method = Method::AnnouncePeer { info_hash, port, implied_port: false, token };
+                let purpose = Purpose::Announce(search.id);
+                let query = self.query(now, contact.addr, Some(contact.id), Self::TIMEOUT, method, purpose);
+                sent += u32::from(query.is_some());
+            }
+        }
+        search.announcing = Some(sent);
+        // An announce whose confirmation was lost has most likely arrived: no reason to keep waiting.
+        search.wake = Some(now + 2 * self.inflight.stall());
+    }
+
+    fn finish(&mut self, now: Instant, search: Search) {
+        let stats = search.stats(now);
+        tracing::debug!(?stats, kind = ?search.kind, "search over");
+        if search.is_join() {
+            return self.on_joined(now, stats.answered > 0);
+        }
+        let closest = search.lookups().flat_map(|l| l.closest().take(K)).map(|(c, _)| c).collect();
+        self.push_event(Event::Done { lookup: search.id, stats, closest });
+    }
+
+    fn progress(&mut self, id: LookupId) {
+        let search = self.searches.iter().find(|s| s.id == id && !s.is_join());
+        if let Some(search) = search {
+            let (asked, answered) = (search.sum(Lookup::asked), search.sum(Lookup::answered));
+            self.push_event(Event::Progress { lookup: id, asked, answered });
+        }
+    }
+
+    pub(super) fn on_search_reply(&mut self, now: Instant, id: LookupId, from: Contact, reply: &Reply<'_>) {
+        let contacts = self.acceptable(from.addr, reply);
+        let config = &self.config;
+        let Some(search) = self.searches.iter_mut().find(|s| s.id == id) else { return };
+        for (at, lookup) in search.lookups.iter_mut().enumerate() {
+            let Some(lookup) = lookup else { continue };
+            let of_family: Vec<_> = contacts.iter().copied().filter(|c| family(c.addr) == at).collect();
+            if family(from.addr) == at {
+                lookup.on_reply(now, from, reply.token, &of_family, config);
+            } else {
+                of_family.iter().take(K).for_each(|c| lookup.offer(now, *c, config));
+            }
+        }
+        let usable = |p: &SocketAddr| config.accepts(*p, from.addr.ip());
+        let peers = search.fresh_peers(reply.peers().filter(usable));
+        if !peers.is_empty() {
+            self.push_event(Event::Peers { lookup: id, peers });
+        }
+        self.progress(id);
+        self.drive(now, id);
+    }
+
+    pub(super) fn on_search_failure(&mut self, now: Instant, id: LookupId, from: SocketAddr) {
+        let Some(search) = self.searches.iter_mut().find(|s| s.id == id) else { return };
+        if let Some(lookup) = &mut search.lookups[family(from)] {
+            lookup.on_failure(from);
+        }
+        self.progress(id);
+        self.drive(now, id);
+    }
+
+    pub(super) fn on_announced(&mut self, now: Instant, id: LookupId, accepted: bool) {
+        let Some(search) = self.searches.iter_mut().find(|s| s.id == id) else { return };
+        search.announced_to += u32::from(accepted);
+        search.announcing = search.announcing.map(|n| n.saturating_sub(1));
+        if search.announcing == Some(0) {
+            self.drive(now, id);
+        }
+    }
+}

@@ -1,0 +1,197 @@
+use super::*;
+use crate::dht::config::{MAX_PAYLOAD, Network};
+
+const HASH: InfoHash = Id160([0xab; 20]);
+
+fn local() -> Config {
+    Config { network: Network::Local, ipv6: false, ..Config::default() }
+}
+
+fn at(n: u8) -> SocketAddr {
+    ([127, 0, 0, n], 6881).into()
+}
+
+/// A node with an `n`-seeded identity.
+fn node(n: u8, now: Instant) -> Node {
+    Node::new(local(), [n; 32], now)
+}
+
+/// Delivers everything between nodes, `nodes[i]` living at `at(i + 1)`, until all are quiet.
+fn settle(nodes: &mut [Node], now: Instant) {
+    for _ in 0..10_000 {
+        let mut quiet = true;
+        for i in 0..nodes.len() {
+            while let Some(t) = nodes[i].poll_transmit() {
+                quiet = false;
+                let from = at(i as u8 + 1);
+                if let Some(to) = (0..nodes.len()).find(|&j| at(j as u8 + 1) == t.to) {
+                    nodes[to].handle_datagram(now, from, &t.payload);
+                }
+            }
+        }
+        if quiet {
+            return;
+        }
+    }
+    panic!("never quiet");
+}
+
+fn events(node: &mut Node) -> Vec<Event> {
+    std::iter::from_fn(|| node.poll_event()).collect()
+}
+
+/// What a node answers to raw bytes.
+fn ask(node: &mut Node, now: Instant, bytes: &[u8]) -> Option<String> {
+    node.handle_datagram(now, at(99), bytes);
+    node.poll_transmit().map(|t| String::from_utf8_lossy(&t.payload).into_owned())
+}
+
+#[test]
+fn two_nodes_find_what_one_announced_to_the_other() {
+    let now = Instant::now();
+    let mut nodes = [node(1, now), node(2, now)];
+    nodes[1].add_bootstrap(now, [at(1)]);
+    settle(&mut nodes, now);
+    nodes[1].announce(now, HASH, 7000).unwrap();
+    settle(&mut nodes, now);
+    let done = events(&mut nodes[1]);
+    assert!(matches!(done.last(), Some(Event::Done { stats, .. }) if stats.announced_to == 1), "{done:?}");
+    // The node that was told finds it in its own store, before it has asked anyone.
+    nodes[0].get_peers(now, HASH).unwrap();
+    let peer = SocketAddr::from(([127, 0, 0, 2], 7000));
+    assert!(matches!(&events(&mut nodes[0])[0], Event::Peers { peers, .. } if *peers == [peer]));
+}
+
+#[test]
+fn a_search_on_an_empty_table_goes_straight_to_addresses_that_come_later() {
+    let now = Instant::now();
+    let mut nodes = [node(1, now), node(2, now)];
+    let lookup = nodes[1].get_peers(now, HASH).unwrap();
+    assert!(nodes[1].poll_transmit().is_none());
+    nodes[1].add_bootstrap(now, [at(1)]);
+    let first = nodes[1].transmits.front().unwrap();
+    assert!(String::from_utf8_lossy(&first.payload).contains("9:get_peers"));
+    settle(&mut nodes, now);
+    let done =
+        |e: &Event| matches!(e, Event::Done { lookup: l, stats, .. } if *l == lookup && stats.answered == 1);
+    assert!(events(&mut nodes[1]).iter().any(done));
+}
+
+#[test]
+fn malformed_unknown_and_unpermitted_queries_get_their_errors() {
+    let now = Instant::now();
+    let mut n = node(1, now);
+    let id = "2:id20:abcdefghij0123456789";
+    for (query, answer) in [
+        (format!("d1:ad{id}e1:q4:ping1:t13:0123456789abc1:y1:qe"), "1:t13:0123456789abc1:v4:dg"),
+        ("d1:ad2:id1:xe1:q4:ping1:t1:a1:y1:qe".into(), "eli203e"),
+        (format!("d1:ad{id}e1:q5:hello1:t1:a1:y1:qe"), "eli204e"),
+        (format!("d1:ad{id}6:target20:abcdefghij0123456789e1:q5:hello1:t1:a1:y1:qe"), "1:rd2:id20:"),
+        (
+            format!(
+                "d1:ad{id}9:info_hash20:abcdefghij01234567894:porti9e5:token1:xe1:q13:announce_peer1:t1:a1:y1:qe"
+            ),
+            "eli203e9:bad token",
+        ),
+    ] {
+        let got = ask(&mut n, now, query.as_bytes()).unwrap();
+        assert!(got.contains(answer), "{query} -> {got}");
+    }
+    assert_eq!(ask(&mut n, now, b"rubbish"), None);
+    assert_eq!(ask(&mut n, now, b"d1:eli201e1:xe1:t1:a1:y1:ee"), None);
+}
+
+#[test]
+fn a_reply_with_many_peers_fits_and_carries_nodes() {
+    let now = Instant::now();
+    let mut n = node(1, now);
+    for i in 0..=255u8 {
+        n.announced.insert(now, HASH, ([10, 0, 0, i], 80).into());
+        let contact = Contact { id: Id160([i; 20]), addr: at(i) };
+        n.tables[0].on_answer(now, contact, Duration::ZERO, &n.config);
+    }
+    let method = Method::GetPeers { info_hash: HASH };
+    let body = Body::Query(Query { id: Id160([7; 20]), want: Want::default(), method });
+    let mut query = Vec::new();
+    Message { transaction: b"abcd", version: None, ip: None, read_only: true, body }.emit(&mut query);
+    n.handle_datagram(now, at(99), &query);
+    let payload = n.poll_transmit().unwrap().payload;
+    assert!(payload.len() <= MAX_PAYLOAD && payload.len() > MAX_PAYLOAD - 16, "{}", payload.len());
+    let Body::Reply(reply) = Message::parse(&payload).unwrap().body else { panic!() };
+    assert_eq!(reply.contacts().count(), 8);
+    assert!(reply.peers().count() > 80);
+}
+
+#[test]
+fn a_querier_enters_only_after_it_answered_and_a_read_only_one_never() {
+    let now = Instant::now();
+    for (ro, enters) in [(false, true), (true, false)] {
+        let mut nodes = [node(1, now), Node::new(Config { read_only: ro, ..local() }, [2; 32], now)];
+        nodes[1].ping(now, at(1)).unwrap();
+        settle(&mut nodes, now);
+        assert_eq!(nodes[0].table_sizes().0, 0);
+        let later = now + Duration::from_secs(1);
+        nodes[0].handle_timeout(later);
+        settle(&mut nodes, later);
+        assert_eq!(nodes[0].table_sizes().0, usize::from(enters));
+        assert!(matches!(events(&mut nodes[1])[..], [Event::Pong { version: Some(VERSION), .. }]));
+    }
+}
+
+#[test]
+fn an_answer_from_elsewhere_or_from_ourselves_counts_for_nothing() {
+    let now = Instant::now();
+    let mut n = node(1, now);
+    n.ping(now, at(2)).unwrap();
+    let query = n.poll_transmit().unwrap();
+    let tid = Message::parse(&query.payload).unwrap().transaction.to_vec();
+    let reply = |id| {
+        let body = Body::Reply(Reply { id, ..Reply::default() });
+        let mut out = Vec::new();
+        Message { transaction: &tid, version: None, ip: None, read_only: false, body }.emit(&mut out);
+        out
+    };
+    n.handle_datagram(now, at(3), &reply(Id160([3; 20])));
+    assert!(n.poll_event().is_none());
+    n.handle_datagram(now, at(2), &reply(n.id));
+    assert!(matches!(n.poll_event(), Some(Event::PingFailed { .. })));
+    assert_eq!(n.table_sizes(), (0, 0));
+}
+
+#[test]
+fn an_idle_node_asks_less_than_one_query_in_five_seconds() {
+    let mut now = Instant::now();
+    let mut nodes: Vec<_> = (1..=40).map(|n| node(n, now)).collect();
+    for n in &mut nodes {
+        n.add_bootstrap(now, [at(1)]);
+    }
+    let mut after_ten_minutes = 0;
+    let start = now;
+    while now < start + Duration::from_secs(1200) {
+        settle(&mut nodes, now);
+        now = nodes.iter().filter_map(|n| n.poll_timeout()).map(|(at, _)| at).min().unwrap().max(now);
+        for n in &mut nodes {
+            if n.poll_timeout().is_some_and(|(at, _)| at <= now) {
+                n.handle_timeout(now);
+            }
+        }
+        if now < start + Duration::from_secs(600) {
+            after_ten_minutes = nodes[7].counters().queries_out;
+        }
+    }
+    let per_second = (nodes[7].counters().queries_out - after_ten_minutes) as f64 / 600.0;
+    assert!(per_second <= 0.2, "{per_second}");
+    assert!(nodes.iter().all(|n| n.table_sizes().0 > 30));
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_datagram_harms_a_node(datagrams: Vec<Vec<u8>>) {
+        let now = Instant::now();
+        let mut n = node(1, now);
+        for bytes in datagrams {
+            n.handle_datagram(now, at(9), &bytes);
+        }
+        proptest::prop_assert!(n.transmits.len() < MAX_TRANSMITS);
+    }
+}

@@ -1,0 +1,34 @@
+//! The only clock and the only source of real randomness.
+//!
+//! Everything else is handed an [`Instant`] and a seed.
+
+use std::io;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use rand::TryRng as _;
+use rand::rngs::SysRng;
+
+/// The monotonic clock.
+pub fn now() -> Instant {
+    Instant::now()
+}
+
+/// Wall time since 1970, zero where the system's clock stands before that.
+pub fn unix_time() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+/// A seed from the operating system.
+pub fn entropy_seed() -> io::Result<[u8; 32]> {
+    let mut seed = [0; 32];
+    SysRng.try_fill_bytes(&mut seed).map_err(io::Error::other)?;
+    Ok(seed)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn seeds_differ() {
+        assert_ne!(super::entropy_seed().unwrap(), super::entropy_seed().unwrap());
+    }
+}

@@ -1,0 +1,162 @@
+//! What a node keeps across restarts: its id and the contacts that answered.
+//!
+//! Owns one file and its format. A damaged file is reported and ignored: a node without memory starts
+//! slower, nothing else.
+
+use std::fs::{self, File};
+use std::io::{self, Read as _, Write as _};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
+use thiserror::Error;
+
+use super::clock;
+use crate::dht::Snapshot;
+use crate::id::{Id160, NodeId};
+use crate::wire::compact::{self, Contact};
+
+/// The file's name in the state directory.
+pub const FILE_NAME: &str = "dht.state";
+/// A file larger than this is none of ours: 256 contacts of each family take 17 kB.
+const MAX_FILE: u64 = 1 << 20;
+/// Contacts of each family that are saved: more than a start can use.
+const MAX_CONTACTS: usize = 256;
+const FORMAT: i64 = 1;
+
+/// An id and contacts of an earlier run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SavedNodes {
+    /// The node's id.
+    pub id: NodeId,
+    /// Nodes that answered, both families, most trusted first.
+    pub contacts: Vec<Contact>,
+}
+
+impl From<Snapshot> for SavedNodes {
+    fn from(snapshot: Snapshot) -> Self {
+        let family = |nodes: Vec<Contact>| nodes.into_iter().take(MAX_CONTACTS);
+        let contacts = family(snapshot.nodes_v4).chain(family(snapshot.nodes_v6)).collect();
+        Self { id: snapshot.id, contacts }
+    }
+}
+
+/// Why there is nothing to start from.
+#[derive(Debug, Error)]
+pub enum StateError {
+    /// The file cannot be read.
+    #[error("cannot read the saved nodes: {0}")]
+    Io(#[from] io::Error),
+    /// The file is not what was written.
+    #[error("the saved nodes are damaged: {0}")]
+    Damaged(String),
+}
+
+#[derive(Serialize, Deserialize)]
+struct OnDisk {
+    format: i64,
+    id: ByteBuf,
+    nodes: ByteBuf,
+    nodes6: ByteBuf,
+    saved_unix_s: u64,
+}
+
+/// Reads what was saved; nothing where there is no file, and, with a warning, where it is unusable.
+pub fn load(dir: &Path) -> Option<SavedNodes> {
+    match try_load(dir) {
+        Ok(saved) => saved,
+        Err(error) => {
+            tracing::warn!(file = %dir.join(FILE_NAME).display(), "{error}; starting without them");
+            None
+        }
+    }
+}
+
+/// Reads what was saved, if anything.
+pub fn try_load(dir: &Path) -> Result<Option<SavedNodes>, StateError> {
+    let file = match File::open(dir.join(FILE_NAME)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other?,
+    };
+    let mut bytes = Vec::new();
+    file.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
+    decode(&bytes).map(Some).map_err(StateError::Damaged)
+}
+
+fn decode(bytes: &[u8]) -> Result<SavedNodes, String> {
+    if bytes.len() as u64 > MAX_FILE {
+        return Err("too large".into());
+    }
+    let disk: OnDisk = serde_bencode::from_bytes(bytes).map_err(|e| e.to_string())?;
+    if disk.format != FORMAT {
+        return Err(format!("format {} is not known", disk.format));
+    }
+    let id = Id160::from_slice(&disk.id).ok_or("the id has not 20 bytes")?;
+    let contacts = compact::nodes_v4(&disk.nodes).chain(compact::nodes_v6(&disk.nodes6)).collect();
+    Ok(SavedNodes { id, contacts })
+}
+
+/// Writes beside the old file, syncs, and puts it in its place.
+pub fn save(dir: &Path, saved: &SavedNodes) -> io::Result<()> {
+    let (mut nodes, mut nodes6) = (Vec::new(), Vec::new());
+    for contact in &saved.contacts {
+        compact::write_node(contact, if contact.addr.is_ipv4() { &mut nodes } else { &mut nodes6 });
+    }
+    let disk = OnDisk {
+        format: FORMAT,
+        id: ByteBuf::from(saved.id.as_bytes().as_slice()),
+        nodes: ByteBuf::from(nodes),
+        nodes6: ByteBuf::from(nodes6),
+        saved_unix_s: clock::unix_time().as_secs(),
+    };
+    let bytes = serde_bencode::to_bytes(&disk).map_err(io::Error::other)?;
+    fs::create_dir_all(dir)?;
+    // The process id keeps two runs in one directory from writing into each other's file.
+    let temporary = dir.join(format!("{FILE_NAME}.{}.tmp", std::process::id()));
+    let result = write_synced(&temporary, &bytes).and_then(|()| fs::rename(&temporary, dir.join(FILE_NAME)));
+    if result.is_err() {
+        let _ = fs::remove_file(&temporary);
+        return result;
+    }
+    // The rename itself lasts only once the directory is on disk; some file systems cannot sync one.
+    if let Err(error) = File::open(dir).and_then(|d| d.sync_all()) {
+        tracing::debug!(%error, "cannot sync the state directory");
+    }
+    Ok(())
+}
+
+fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = File::create(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn some() -> SavedNodes {
+        let contact = |addr: &str| Contact { id: Id160([3; 20]), addr: addr.parse().unwrap() };
+        SavedNodes { id: Id160([9; 20]), contacts: vec![contact("1.2.3.4:5"), contact("[2001:db8::1]:6")] }
+    }
+
+    #[test]
+    fn what_is_saved_is_loaded() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(load(dir.path()), None);
+        save(dir.path(), &some()).unwrap();
+        save(dir.path(), &some()).unwrap();
+        assert_eq!(load(dir.path()), Some(some()));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn damaged_and_future_files_are_reported_and_ignored() {
+        let dir = tempfile::tempdir().unwrap();
+        for bytes in [&b""[..], b"d6:format", b"d6:formati9e2:id0:5:nodes0:6:nodes60:12:saved_unix_si0ee"] {
+            fs::write(dir.path().join(FILE_NAME), bytes).unwrap();
+            assert!(matches!(try_load(dir.path()), Err(StateError::Damaged(_))));
+            assert_eq!(load(dir.path()), None);
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! The task that runs one [`dht::Node`] on its UDP sockets, and the handle to it.
+//!
+//! Owns the node, the sockets and the wake-up order. Must not decide anything that the node could: it
+//! carries datagrams, time and wishes in, and datagrams and events out.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::clock;
+use super::listen::UdpSockets;
+use super::state::SavedNodes;
+use crate::dht::{self, Counters, LookupStats};
+use crate::id::{InfoHash, NodeId};
+
+mod mailbox;
+mod resolve;
+mod task;
+
+use self::mailbox::Mailbox;
+use self::task::{Command, SearchKind, Task};
+
+/// Wishes waiting for the task: it takes them all in each turn.
+const MAX_COMMANDS: usize = 256;
+
+/// A running DHT node. Cheap to clone; the node ends with its last handle.
+#[derive(Clone, Debug)]
+pub struct Dht {
+    commands: mpsc::Sender<Command>,
+    status: watch::Receiver<DhtStatus>,
+}
+
+/// How the node fares, for a person to be told.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DhtStatus {
+    /// Entries of the IPv4 table.
+    pub nodes_v4: usize,
+    /// Entries of the IPv6 table.
+    pub nodes_v6: usize,
+    /// Whether the own neighbourhood was looked up with success.
+    pub bootstrapped: bool,
+    /// Queries that strangers sent.
+    pub queries_in: u64,
+    /// Queries we sent.
+    pub queries_out: u64,
+    /// All counters.
+    pub counters: Counters,
+    /// Names to start from that are being resolved or have failed so far.
+    pub unresolved: Vec<String>,
+    /// Addresses to start from that were asked and have not answered (yet).
+    pub unanswering: Vec<SocketAddr>,
+    /// Entries that are no address at all, with the reason.
+    pub bad_bootstrap: Vec<String>,
+}
+
+/// What a pinged node said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PingReply {
+    /// Its id.
+    pub id: NodeId,
+    /// How long it took.
+    pub rtt: Duration,
+    /// Its software, as it calls itself.
+    pub version: Option<[u8; 4]>,
+}
+
+/// Why a ping brought nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PingError {
+    /// No answer in time.
+    #[error("no answer within 5 seconds")]
+    Timeout,
+    /// Too many pings at once.
+    #[error("too many pings at once")]
+    Busy,
+    /// The node has ended.
+    #[error("the DHT node has stopped")]
+    Stopped,
+}
+
+/// What a search tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SearchEvent {
+    /// Peers not told before.
+    Peers(Vec<SocketAddr>),
+    /// The search goes on.
+    Progress {
+        /// Nodes asked so far.
+        asked: u32,
+        /// Nodes that answered so far.
+        answered: u32,
+    },
+    /// The search is over; nothing follows.
+    Done(LookupStats),
+}
+
+/// A search under way; dropping it ends it.
+#[derive(Debug)]
+pub struct PeerSearch {
+    mailbox: Mailbox,
+}
+
+impl PeerSearch {
+    /// What came next; nothing after [`SearchEvent::Done`], or when the node has stopped.
+    pub async fn next(&mut self) -> Option<SearchEvent> {
+        self.mailbox.next().await
+    }
+}
+
+impl Dht {
+    /// Starts a node on these sockets, within a tokio runtime. Addresses to start from are used at once,
+    /// names as soon as they resolve.
+    pub fn spawn(
+        mut config: dht::Config,
+        sockets: UdpSockets,
+        seed: [u8; 32],
+        saved: Option<SavedNodes>,
+        bootstrap: Vec<String>,
+    ) -> io::Result<Dht> {
+        config.ipv4 = sockets.v4.is_some();
+        config.ipv6 = sockets.v6.is_some();
+        if let Some(saved) = &saved {
+            config.id.get_or_insert(saved.id);
+        }
+        let now = clock::now();
+        let mut node = dht::Node::new(config, seed, now);
+        let list = resolve::sort_out(bootstrap);
+        node.add_bootstrap(now, list.addrs);
+        node.add_saved(now, saved.into_iter().flat_map(|s| s.contacts));
+        let (commands, inbox) = mpsc::channel(MAX_COMMANDS);
+        let first = DhtStatus { unresolved: list.names, bad_bootstrap: list.bad, ..DhtStatus::default() };
+        for name in first.unresolved.clone() {
+            tokio::spawn(resolve::resolve(name, commands.downgrade()));
+        }
+        let (status_out, status) = watch::channel(first);
+        let task = Task::new(node, sockets, inbox, status_out)?;
+        tokio::spawn(task.run());
+        Ok(Dht { commands, status })
+    }
+
+    /// Searches for peers of a torrent.
+    pub fn get_peers(&self, hash: InfoHash) -> PeerSearch {
+        self.search(hash, SearchKind::GetPeers)
+    }
+
+    /// Searches for peers of a torrent, then announces that one listens at `port`.
+    pub fn get_peers_and_announce(&self, hash: InfoHash, port: u16) -> PeerSearch {
+        self.search(hash, SearchKind::Announce(port))
+    }
+
+    fn search(&self, hash: InfoHash, kind: SearchKind) -> PeerSearch {
+        let (sender, mailbox) = mailbox::pair();
+        // A full inbox drops the sender, and the search ends before it began.
+        if self.commands.try_send(Command::Search(hash, kind, sender)).is_err() {
+            tracing::debug!(%hash, "search not started: the DHT node is busy or has stopped");
+        }
+        PeerSearch { mailbox }
+    }
+
+    /// Asks one node whether it is there.
+    pub async fn ping(&self, addr: SocketAddr) -> Result<PingReply, PingError> {
+        let (reply, answer) = oneshot::channel();
+        let sent = self.commands.send(Command::Ping(addr, reply)).await;
+        sent.map_err(|_| PingError::Stopped)?;
+        answer.await.unwrap_or(Err(PingError::Stopped))
+    }
+
+    /// Tries an address at which a node may be, such as a peer's. A busy node ignores the hint.
+    pub fn add_contact(&self, addr: SocketAddr) {
+        let _ = self.commands.try_send(Command::Contact(addr));
+    }
+
+    /// How the node fares, now and from now on.
+    pub fn status(&self) -> watch::Receiver<DhtStatus> {
+        self.status.clone()
+    }
+
+    /// What persists and what is worth showing; empty when the node has stopped.
+    pub async fn snapshot(&self) -> dht::Snapshot {
+        let (reply, answer) = oneshot::channel();
+        let _ = self.commands.send(Command::Snapshot(reply)).await;
+        answer.await.unwrap_or_default()
+    }
+
+    /// Ends the node, whatever handles there are, and returns what to save; nothing if nobody ever
+    /// answered, so that an earlier run's contacts are not overwritten with none.
+    pub async fn shutdown(&self) -> Option<SavedNodes> {
+        let (reply, answer) = oneshot::channel();
+        let _ = self.commands.send(Command::Shutdown(reply)).await;
+        let saved = SavedNodes::from(answer.await.ok()?);
+        (!saved.contacts.is_empty()).then_some(saved)
+    }
+}

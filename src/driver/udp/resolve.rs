@@ -1,0 +1,71 @@
+//! Names of nodes to start from, turned into addresses in the background.
+//!
+//! Plain sequential code: each name has a task that ends once it has resolved.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use super::task::Command;
+
+/// Waits between attempts: the network may come up after us. Then the name is given up.
+const RETRIES_S: [u64; 6] = [1, 3, 10, 30, 120, 600];
+
+/// A list, sorted by what can be done with each entry.
+pub(super) struct Sorted {
+    /// Usable at once.
+    pub addrs: Vec<SocketAddr>,
+    /// To be resolved.
+    pub names: Vec<String>,
+    /// Neither, with the reason.
+    pub bad: Vec<String>,
+}
+
+pub(super) fn sort_out(entries: Vec<String>) -> Sorted {
+    let mut sorted = Sorted { addrs: Vec::new(), names: Vec::new(), bad: Vec::new() };
+    for entry in entries {
+        match (entry.parse::<SocketAddr>(), crate::driver::bootstrap::parse_argument(&entry)) {
+            (Ok(addr), Ok(_)) => sorted.addrs.push(addr),
+            (_, Ok(names)) => sorted.names.extend(names),
+            (_, Err(error)) => sorted.bad.push(error.to_string()),
+        }
+    }
+    sorted
+}
+
+/// Resolves one name to all its addresses and hands them to the task, for as long as that lives.
+pub(super) async fn resolve(name: String, commands: mpsc::WeakSender<Command>) {
+    for wait_s in RETRIES_S.into_iter().map(Some).chain([None]) {
+        let found = tokio::net::lookup_host(&name).await.map(|addrs| addrs.collect());
+        match found {
+            Ok(addrs) => {
+                if let Some(commands) = commands.upgrade() {
+                    let _ = commands.send(Command::Resolved(name, addrs)).await;
+                }
+                return;
+            }
+            Err(error) => tracing::debug!(%name, %error, "a node to start from has no address yet"),
+        }
+        match wait_s {
+            Some(seconds) => tokio::time::sleep(Duration::from_secs(seconds)).await,
+            None => tracing::debug!(%name, "given up"),
+        }
+        if commands.strong_count() == 0 {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_names_and_mistakes_are_told_apart() {
+        let list = ["127.0.0.1:5", "[::1]:6", "localhost:7", "localhost", "1.2.3.4:0"];
+        let sorted = sort_out(list.map(String::from).to_vec());
+        assert_eq!((sorted.addrs.len(), sorted.names.len(), sorted.bad.len()), (2, 1, 2));
+        assert!(sorted.bad[0].contains("port is missing"), "{:?}", sorted.bad);
+    }
+}
