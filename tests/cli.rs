@@ -174,17 +174,28 @@ fn errors_are_events_too() {
     }
 }
 
+/// A DHT node of this test on loopback; its address and id.
+fn node() -> (String, String) {
+    let (sender, receiver) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let socket = udp_socket("127.0.0.1:0".parse().unwrap()).unwrap();
+            let address = socket.local_addr().unwrap().to_string();
+            let config = dht::Config { network: dht::Network::Local, ..dht::Config::default() };
+            let sockets = UdpSockets { v4: Some(socket), v6: None };
+            let node = Dht::spawn(config, sockets, [1; 32], None, Vec::new()).unwrap();
+            sender.send((address, node.snapshot().await.id.to_string())).unwrap();
+            std::future::pending::<()>().await;
+        });
+    });
+    receiver.recv().unwrap()
+}
+
 #[test]
 fn ping_tells_who_answers_and_gives_up_on_silence() {
     let dir = tempfile::tempdir().unwrap();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let socket = udp_socket("127.0.0.1:0".parse().unwrap()).unwrap();
-    let address = socket.local_addr().unwrap().to_string();
-    let _guard = runtime.enter();
-    let config = dht::Config { network: dht::Network::Local, ..dht::Config::default() };
-    let sockets = UdpSockets { v4: Some(socket), v6: None };
-    let node = Dht::spawn(config, sockets, [1; 32], None, Vec::new()).unwrap();
-    let id = runtime.block_on(node.snapshot()).id.to_string();
+    let (address, id) = node();
     let (code, stdout, stderr) = run(dir.path(), &["ping", &address]);
     assert_eq!(code, 0, "{stderr}");
     assert!(stdout.starts_with(&format!("id {id}, rtt ")) && stdout.contains(", version dg"), "{stdout}");
