@@ -1,5 +1,6 @@
 //! dhtget: a trackerless BitTorrent DHT node and client.
 
+pub mod cli;
 pub mod client;
 pub mod dht;
 pub mod driver;

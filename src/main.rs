@@ -1,2 +1,11 @@
-//! The `dhtget` program.
-fn main() {}
+//! The `dhtget` program: parse, run, exit code. Everything else is the library's.
+
+use std::process::ExitCode;
+
+use dhtget::cli;
+use dhtget::cli::plan::Env;
+
+fn main() -> ExitCode {
+    let start = std::time::Instant::now();
+    ExitCode::from(cli::main(std::env::args_os().collect(), &Env::of_process(), start))
+}

@@ -42,9 +42,7 @@ pub struct Listening {
 #[derive(Debug, Error)]
 pub enum ListenError {
     /// The address that was asked for is in use.
-    #[error(
-        "{addr} is in use by another program\n\nhint: choose another port with --listen ADDR:PORT, or port 0 for any free one"
-    )]
+    #[error("cannot listen on {addr}: it is in use by another program")]
     InUse {
         /// What was asked for.
         addr: SocketAddr,
@@ -52,9 +50,7 @@ pub enum ListenError {
         source: io::Error,
     },
     /// The address that was asked for cannot be bound.
-    #[error(
-        "cannot listen on {addr}: {source}\n\nhint: --listen takes an address of this machine, such as 0.0.0.0:6881"
-    )]
+    #[error("cannot listen on {addr}: {source}")]
     Unusable {
         /// What was asked for.
         addr: SocketAddr,
@@ -192,7 +188,7 @@ mod tests {
         assert_eq!(first.tcp[0].local_addr().unwrap(), addr);
         let error = listen(Some(addr)).unwrap_err();
         assert!(matches!(error, ListenError::InUse { .. }));
-        assert!(error.to_string().contains(&addr.to_string()) && error.to_string().contains("hint:"));
+        assert!(error.to_string().contains(&addr.to_string()));
     }
 
     #[test]

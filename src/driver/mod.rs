@@ -2,11 +2,12 @@
 //!
 //! Each file is one thin task or a few plain functions round one machine; deciding is the machines' work.
 //! The DHT's side: `udp`, `bootstrap`, `state`. A transfer's side: `download` (the task), `tcp` with `chunks`
-//! and `throttle`, `disk` with `storage` and `place`.
+//! and `throttle`, `disk` with `storage` and `place`; `create` makes torrents.
 
 pub mod bootstrap;
 pub mod chunks;
 pub mod clock;
+pub mod create;
 pub mod disk;
 pub mod download;
 pub mod listen;

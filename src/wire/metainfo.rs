@@ -410,7 +410,10 @@ impl Metainfo {
             let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
             (1..=65535).contains(&port).then(|| format!("{host}:{port}"))
         });
-        Ok(Self { info: Info::parse(bytes.slice_ref(info.raw()))?, nodes: nodes.take(Self::MAX_NODES).collect() })
+        Ok(Self {
+            info: Info::parse(bytes.slice_ref(info.raw()))?,
+            nodes: nodes.take(Self::MAX_NODES).collect(),
+        })
     }
 
     /// Writes a `.torrent` around an info dictionary, byte for byte.
@@ -476,7 +479,9 @@ mod tests {
         assert_eq!(paths, ["a_b", "same~2", "same~3", "same/inner"]);
         let long = "x".repeat(300) + ".tar";
         let info = Info::parse(multi(&[&[&long]])).unwrap();
-        assert!(info.files()[0].path[0].len() <= MAX_NAME_BYTES && info.files()[0].path[0].ends_with("~.tar"));
+        assert!(
+            info.files()[0].path[0].len() <= MAX_NAME_BYTES && info.files()[0].path[0].ends_with("~.tar")
+        );
     }
 
     #[test]

@@ -6,5 +6,6 @@ pub mod bencode;
 pub mod compact;
 pub mod extended;
 pub mod krpc;
+pub mod magnet;
 pub mod metainfo;
 pub mod peer;

@@ -1,0 +1,413 @@
+//! What a person types: subcommands and flags, as clap reads them.
+//!
+//! Owns spelling, help texts and the value parsers of single flags. Must not resolve anything against
+//! the machine (paths, defaults, state folders): that is `plan`.
+
+use std::ffi::{OsStr, OsString};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{ArgAction, Args, CommandFactory as _, Parser, Subcommand};
+
+use crate::wire::magnet::HostPort;
+
+/// The whole command line.
+#[derive(Debug, Parser)]
+#[command(
+    name = "dhtget",
+    version,
+    about = "Fetch and share torrents without trackers: from a magnet link to verified files",
+    override_usage = "dhtget [OPTIONS] <TARGET>\n       dhtget <COMMAND>",
+    after_help = "`dhtget TARGET` is the same as `dhtget get TARGET`; `dhtget get --help` lists its options.",
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
+pub struct CommandLine {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Fetch a torrent: TARGET is a magnet link, an info-hash or a .torrent file
+    Get(GetArgs),
+    /// Make a torrent of each file or folder, print its magnet link and serve it
+    Share(ShareArgs),
+    /// Show what a torrent holds, without fetching it
+    Info(InfoArgs),
+    /// Take part in the DHT until stopped
+    Node(NodeArgs),
+    /// Print the peers that the DHT knows for a torrent
+    Lookup(LookupArgs),
+    /// Ask one DHT node whether it is there
+    Ping(PingArgs),
+    /// A whole network in one process: 64 nodes, three sharers, one download, every byte compared
+    Demo(DemoArgs),
+}
+
+/// How to report; every command has these.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Output")]
+pub struct ReportArgs {
+    /// One JSON object a line on stdout (docs/CLI.md has the schema)
+    #[arg(long)]
+    pub json: bool,
+    /// Nothing on stderr but errors
+    #[arg(short, long, conflicts_with = "verbose")]
+    pub quiet: bool,
+    /// Tell more on stderr; twice for decisions and addresses
+    #[arg(short, long, action = ArgAction::Count)]
+    pub verbose: u8,
+}
+
+/// How to join the network.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Network")]
+pub struct NetworkArgs {
+    /// Enter the DHT here and nowhere else; repeatable, commas too
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', value_parser = host_port)]
+    pub bootstrap: Vec<HostPort>,
+    /// Enter the DHT at the addresses of this file, one a line, and nowhere else
+    #[arg(long, value_name = "FILE")]
+    pub bootstrap_file: Option<PathBuf>,
+    /// Enter no DHT: no bootstrap node is asked, no saved node, no state is kept
+    #[arg(long, conflicts_with_all = ["bootstrap", "bootstrap_file", "state_dir"])]
+    pub no_dht: bool,
+    /// Listen here, TCP and UDP [default: the first free port of 6881-6889, else any]
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub listen: Option<SocketAddr>,
+    /// Keep the node id and known nodes in this folder
+    #[arg(long, value_name = "DIR", conflicts_with = "no_state")]
+    pub state_dir: Option<PathBuf>,
+    /// Keep nothing of this run but the files it fetched
+    #[arg(long)]
+    pub no_state: bool,
+}
+
+/// Limits and peers of transfers.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Transfer")]
+pub struct TransferArgs {
+    /// Dial this peer at once; repeatable, commas too
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', value_parser = host_port)]
+    pub peer: Vec<HostPort>,
+    /// Receive at most so many bytes a second (k, M, G: 1024-based)
+    #[arg(long, value_name = "RATE", value_parser = rate)]
+    pub limit_rate: Option<u64>,
+    /// Send at most so many bytes a second
+    #[arg(long, value_name = "RATE", value_parser = rate)]
+    pub limit_upload: Option<u64>,
+}
+
+/// When to give up.
+#[derive(Debug, Clone, Default, Args)]
+pub struct PatienceArgs {
+    /// Give up after so many seconds in which nothing arrived (units: s, m, h)
+    #[arg(long, value_name = "SEC", value_parser = duration)]
+    pub stop_timeout: Option<Duration>,
+}
+
+/// When a seed has served enough.
+#[derive(Debug, Clone, Default, Args)]
+pub struct SeedArgs {
+    /// Serve for this long, then leave: 60, 60s, 10m, 2h
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub seed_time: Option<Duration>,
+    /// Serve until so many times the torrent's size was sent, then leave
+    #[arg(long, value_name = "RATIO", value_parser = ratio)]
+    pub seed_ratio: Option<f64>,
+}
+
+/// `dhtget get`.
+#[derive(Debug, Args)]
+pub struct GetArgs {
+    /// Magnet link, info-hash (40 hex or 32 base32 digits) or path of a .torrent
+    pub target: OsString,
+    /// Put the file or folder into this folder [default: .]
+    #[arg(short, long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// Give the file or top folder this name instead of its own
+    #[arg(short, long, short_alias = 'O', value_name = "NAME")]
+    pub output: Option<PathBuf>,
+    /// Write over files that are there already and are not this torrent's
+    #[arg(long)]
+    pub overwrite: bool,
+    /// Stay and serve others when it is complete
+    #[arg(long)]
+    pub seed: bool,
+    /// When to stop seeding.
+    #[command(flatten)]
+    pub seeding: SeedArgs,
+    /// When to give up.
+    #[command(flatten)]
+    pub patience: PatienceArgs,
+    /// Peers and limits.
+    #[command(flatten)]
+    pub transfer: TransferArgs,
+    /// How to join.
+    #[command(flatten)]
+    pub network: NetworkArgs,
+    /// How to report.
+    #[command(flatten)]
+    pub report: ReportArgs,
+}
+
+/// `dhtget share`.
+#[derive(Debug, Args)]
+pub struct ShareArgs {
+    /// Files and folders; each becomes a torrent of its own, all served by this process
+    #[arg(required = true, value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+    /// Write the .torrent here (a folder where several PATHs are shared)
+    #[arg(long, value_name = "OUT")]
+    pub torrent: Option<PathBuf>,
+    /// Put this address of ours into the magnet link (x.pe); repeatable, commas too
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', value_parser = host_port)]
+    pub x_pe: Vec<HostPort>,
+    /// When to stop seeding.
+    #[command(flatten)]
+    pub seeding: SeedArgs,
+    /// Peers and limits.
+    #[command(flatten)]
+    pub transfer: TransferArgs,
+    /// How to join.
+    #[command(flatten)]
+    pub network: NetworkArgs,
+    /// How to report.
+    #[command(flatten)]
+    pub report: ReportArgs,
+}
+
+/// `dhtget info`.
+#[derive(Debug, Args)]
+pub struct InfoArgs {
+    /// Magnet link, info-hash (40 hex or 32 base32 digits) or path of a .torrent
+    pub target: OsString,
+    /// Write the .torrent here
+    #[arg(long, value_name = "OUT")]
+    pub torrent: Option<PathBuf>,
+    /// Write over OUT if it is there already
+    #[arg(long)]
+    pub overwrite: bool,
+    /// Dial this peer at once; repeatable, commas too
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', value_parser = host_port)]
+    pub peer: Vec<HostPort>,
+    /// When to give up.
+    #[command(flatten)]
+    pub patience: PatienceArgs,
+    /// How to join.
+    #[command(flatten)]
+    pub network: NetworkArgs,
+    /// How to report.
+    #[command(flatten)]
+    pub report: ReportArgs,
+}
+
+/// `dhtget node`.
+#[derive(Debug, Args)]
+pub struct NodeArgs {
+    /// How to join.
+    #[command(flatten)]
+    pub network: NetworkArgs,
+    /// How to report.
+    #[command(flatten)]
+    pub report: ReportArgs,
+}
+
+/// `dhtget lookup`.
+#[derive(Debug, Args)]
+pub struct LookupArgs {
+    /// Info-hash (40 hex or 32 base32 digits), magnet link or path of a .torrent
+    #[arg(value_name = "INFOHASH")]
+    pub target: OsString,
+    /// How to join.
+    #[command(flatten)]
+    pub network: NetworkArgs,
+    /// How to report.
+    #[command(flatten)]
+    pub report: ReportArgs,
+}
+
+/// `dhtget ping`.
+#[derive(Debug, Args)]
+pub struct PingArgs {
+    /// The node
+    #[arg(value_name = "HOST:PORT", value_parser = host_port)]
+    pub address: HostPort,
+    /// How to report.
+    #[command(flatten)]
+    pub report: ReportArgs,
+}
+
+/// `dhtget demo`.
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// Bytes to generate, share and fetch (k, M, G: 1024-based)
+    #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = size)]
+    pub size: u64,
+    /// Make the temporary folder here [default: the system's]
+    #[arg(short, long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// How to report.
+    #[command(flatten)]
+    pub report: ReportArgs,
+}
+
+/// Moves the subcommand to the front, and puts `get` there where none was typed, so that
+/// `dhtget -v TARGET` and `dhtget --json node` mean what they say.
+pub fn with_subcommand(args: Vec<OsString>) -> Vec<OsString> {
+    let command = CommandLine::command();
+    let is_subcommand =
+        |arg: &OsStr| arg == "help" || command.get_subcommands().any(|c| arg == OsStr::new(c.get_name()));
+    let Some(first) = args.get(1).and_then(|a| a.to_str()) else { return args };
+    if is_subcommand(OsStr::new(first)) || matches!(first, "-h" | "--help" | "-V" | "--version") {
+        return args;
+    }
+    let mut at = 1;
+    while let Some(arg) = args.get(at) {
+        let text = arg.to_string_lossy();
+        if text == "--" {
+            break;
+        } else if let Some(long) = text.strip_prefix("--") {
+            at += if takes_value(&command, |a| a.get_long() == Some(long)) { 2 } else { 1 };
+        } else if let Some(shorts) = text.strip_prefix('-') {
+            let last = shorts.chars().next_back();
+            at += if takes_value(&command, |a| a.get_short() == last) { 2 } else { 1 };
+        } else {
+            break;
+        }
+    }
+    let mut out = args;
+    let word = match out.get(at) {
+        Some(arg) if is_subcommand(arg) => out.remove(at),
+        _ => OsString::from("get"),
+    };
+    out.insert(1, word);
+    out
+}
+
+fn takes_value(command: &clap::Command, is: impl Fn(&clap::Arg) -> bool) -> bool {
+    command
+        .get_subcommands()
+        .flat_map(clap::Command::get_arguments)
+        .any(|arg| is(arg) && arg.get_action().takes_values() && !arg.is_positional())
+}
+
+fn host_port(text: &str) -> Result<HostPort, String> {
+    text.parse::<HostPort>().map_err(|e| e.to_string())
+}
+
+/// Bytes with a 1024-based suffix: `500`, `64k`, `1.5M`, `2GiB`.
+pub fn size(text: &str) -> Result<u64, String> {
+    let wrong = || format!("`{text}` is not a size such as 500, 64k, 1.5M or 2G");
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let shift = match text[digits.len()..].to_ascii_lowercase().as_str() {
+        "" | "b" => 0,
+        "k" | "kb" | "kib" => 10,
+        "m" | "mb" | "mib" => 20,
+        "g" | "gb" | "gib" => 30,
+        "t" | "tb" | "tib" => 40,
+        _ => return Err(wrong()),
+    };
+    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
+    let all_digits = |t: &str| t.bytes().all(|b| b.is_ascii_digit());
+    // Twelve decimals are below one byte even of a terabyte.
+    if whole.is_empty() || !all_digits(whole) || !all_digits(fraction) || fraction.len() > 12 {
+        return Err(wrong());
+    }
+    let whole = whole.parse::<u64>().map_err(|_| wrong())?.checked_mul(1 << shift).ok_or_else(wrong)?;
+    let scale = 10u128.pow(fraction.len() as u32);
+    let part = fraction.parse::<u128>().unwrap_or(0) * (1u128 << shift) / scale;
+    whole.checked_add(part as u64).ok_or_else(wrong)
+}
+
+/// Like [`size`], a second; 0 is no rate, because nothing would ever move.
+fn rate(text: &str) -> Result<u64, String> {
+    let text = text.strip_suffix("/s").unwrap_or(text);
+    match size(text)? {
+        0 => Err("a rate of 0 would never move anything; leave the option out for no limit".to_owned()),
+        rate => Ok(rate),
+    }
+}
+
+/// `60`, `1.5`, `60s`, `10m`, `2h`, `1d`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("`{text}` is not a time such as 60, 60s, 10m or 2h");
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match text[digits.len()..].to_ascii_lowercase().as_str() {
+        "" | "s" => 1.0,
+        "m" => 60.0,
+        "h" => 3600.0,
+        "d" => 86_400.0,
+        _ => return Err(wrong()),
+    };
+    if !digits.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
+        return Err(wrong());
+    }
+    let seconds = digits.parse::<f64>().map_err(|_| wrong())? * unit;
+    Duration::try_from_secs_f64(seconds).map_err(|_| wrong())
+}
+
+fn ratio(text: &str) -> Result<f64, String> {
+    let ratio = text.parse::<f64>().ok().filter(|r| r.is_finite() && *r >= 0.0);
+    ratio.ok_or_else(|| format!("`{text}` is not a ratio such as 1 or 1.5"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn moved(line: &str) -> String {
+        let args = line.split(' ').map(OsString::from).collect();
+        with_subcommand(args).join(OsStr::new(" ")).into_string().unwrap()
+    }
+
+    #[test]
+    fn a_target_alone_is_fetched_and_a_subcommand_may_stand_later() {
+        for (typed, meant) in [
+            ("dhtget magnet:?xt", "dhtget get magnet:?xt"),
+            ("dhtget -v -d dir x", "dhtget get -v -d dir x"),
+            ("dhtget -qd node x", "dhtget get -qd node x"),
+            ("dhtget --json lookup x", "dhtget lookup --json x"),
+            ("dhtget --listen 1.2.3.4:5 node", "dhtget node --listen 1.2.3.4:5"),
+            ("dhtget --listen=1.2.3.4:5 node", "dhtget node --listen=1.2.3.4:5"),
+            ("dhtget -- node", "dhtget get -- node"),
+            ("dhtget --help", "dhtget --help"),
+            ("dhtget node", "dhtget node"),
+            ("dhtget", "dhtget"),
+        ] {
+            assert_eq!(moved(typed), meant);
+        }
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes_are_exact() {
+        assert_eq!(size("500"), Ok(500));
+        assert_eq!(size("64k"), Ok(65_536));
+        assert_eq!(size("1.5M"), Ok(1_572_864));
+        assert_eq!(size("2GiB"), Ok(2 << 30));
+        assert_eq!(rate("0.5k/s"), Ok(512));
+        for wrong in ["", "k", "-1", "1x", "1e3", "99999999999999999999", "99999999T", ".5", "+1"] {
+            assert!(size(wrong).is_err(), "{wrong}");
+        }
+        assert!(rate("0").is_err());
+    }
+
+    #[test]
+    fn times_have_units() {
+        assert_eq!(duration("60"), Ok(Duration::from_secs(60)));
+        assert_eq!(duration("1.5m"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("2h"), Ok(Duration::from_secs(7200)));
+        for wrong in ["", "s", "-1", "1w", "inf", "1e99"] {
+            assert!(duration(wrong).is_err(), "{wrong}");
+        }
+    }
+}

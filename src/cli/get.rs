@@ -1,0 +1,202 @@
+//! `dhtget get`: fetches one torrent, shows how, and seeds where that was asked for.
+//!
+//! Owns the order of a run: start, watch, say goodbye. Must not know sockets or files; the client does.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+use super::error::{CliError, Code};
+use super::json::{Event, MetadataEvent};
+use super::plan::{GetPlan, SeedGoal};
+use super::progress::{Patience, bytes, count, ratio, seconds};
+use super::report::{Reporter, visible};
+use super::signals::Signals;
+use crate::client::{Client, Job, Status, Transfer, TransferEvent};
+use crate::wire::metainfo::{FileKind, Info};
+
+/// Figures are looked at this often.
+const TICK: Duration = Duration::from_millis(250);
+/// Goodbyes take no longer than this: a peer or disk that hangs must not hold us.
+const GOODBYE: Duration = Duration::from_secs(10);
+
+/// What a run has learnt so far.
+struct Run<'a> {
+    plan: &'a GetPlan,
+    reporter: &'a mut Reporter,
+    name: Option<String>,
+    path: Option<PathBuf>,
+    patience: Patience,
+    complete: Option<Instant>,
+}
+
+/// Fetches `plan`.
+pub async fn run(plan: &GetPlan, reporter: &mut Reporter, signals: &mut Signals) -> Result<(), CliError> {
+    let (warning, note) = plan.target.unused();
+    warning.iter().for_each(|w| reporter.note(&format!("warning: {w}")));
+    note.iter().for_each(|n| reporter.detail(n));
+    let client = Client::start(plan.client.clone()).await?;
+    reporter.tell(&Event::Started {
+        command: "get",
+        version: env!("CARGO_PKG_VERSION"),
+        info_hash: Some(plan.target.hash().to_string()),
+        port: Some(client.port()),
+    });
+    reporter.detail(&format!("listening on port {}", client.port()));
+    let mut transfer = client.add(Job {
+        source: plan.target.source(),
+        placement: plan.placement.clone(),
+        peers: plan.peers.clone(),
+        seed: plan.seed.is_some(),
+    });
+    let name = plan.target.name().map(visible);
+    let patience = Patience::new(plan.stop_timeout, Instant::now());
+    let mut run = Run { plan, reporter, name, path: None, patience, complete: None };
+    let result = run.watch(&mut transfer, signals).await;
+    run.reporter.clear();
+    let status = transfer.status().borrow().clone();
+    goodbye(client, vec![transfer]).await;
+    if run.complete.is_some() && plan.seed.is_some() {
+        let ratio = ratio(status.uploaded, status.total);
+        run.reporter.tell(&Event::Seeded { uploaded: status.uploaded, ratio });
+        run.reporter.note(&format!("seeded: {} sent, ratio {ratio:.2}", bytes(status.uploaded)));
+    }
+    result
+}
+
+/// Flushes and closes, within [`GOODBYE`].
+pub async fn goodbye(client: Client, transfers: Vec<Transfer>) {
+    let farewell = async {
+        for transfer in transfers {
+            transfer.stop().await;
+        }
+        client.shutdown().await;
+    };
+    if timeout(GOODBYE, farewell).await.is_err() {
+        tracing::warn!("the goodbye took too long; the next run verifies what is on disk");
+    }
+}
+
+impl Run<'_> {
+    /// Until it is complete and has seeded enough, or cannot go on.
+    async fn watch(&mut self, transfer: &mut Transfer, signals: &mut Signals) -> Result<(), CliError> {
+        let status = transfer.status();
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                stop = signals.next() => return Err(self.stopped(stop)),
+                event = transfer.next() => {
+                    let now = status.borrow().clone();
+                    if self.on_event(event, &now)? {
+                        return Ok(());
+                    }
+                }
+                _ = tick.tick() => {
+                    let now = status.borrow().clone();
+                    if self.on_tick(Instant::now(), &now)? {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+
+    /// True once the run is over.
+    fn on_event(&mut self, event: Option<TransferEvent>, status: &Status) -> Result<bool, CliError> {
+        match event {
+            Some(TransferEvent::FirstPeer(peer)) => tracing::debug!(%peer, "first peer"),
+            Some(TransferEvent::Metadata(info)) => self.on_metadata(&info),
+            Some(TransferEvent::Checked { verified, path }) => {
+                self.reporter.tell(&Event::Checked { verified, path: path.display().to_string() });
+                if verified > 0 {
+                    let (have, all) = (bytes(verified), bytes(status.total));
+                    self.reporter.note(&format!("{have} of {all} are here already and verified"));
+                }
+                self.path = Some(path);
+            }
+            Some(TransferEvent::FirstPiece) => self.reporter.first_piece(status),
+            Some(TransferEvent::Complete) => {
+                self.on_complete(status);
+                return Ok(self.plan.seed.is_none());
+            }
+            Some(TransferEvent::Failed(error)) => return Err(error.into()),
+            None if self.complete.is_some() => return Ok(true),
+            None => return Err(CliError::new(Code::Unknown, "the transfer ended before it was complete")),
+        }
+        Ok(false)
+    }
+
+    fn on_metadata(&mut self, info: &Arc<Info>) {
+        self.name = Some(info.name().to_owned());
+        self.reporter.tell(&Event::Metadata(MetadataEvent::new(info, false)));
+        let files = info.files().iter().filter(|f| f.kind == FileKind::Regular).count();
+        let layout = info.layout();
+        let (files, size) = (count(files, "file"), bytes(layout.total()));
+        let pieces = count(layout.count() as usize, "piece");
+        self.reporter.note(&format!("{}: {files}, {size} in {pieces}", info.name()));
+    }
+
+    fn on_complete(&mut self, status: &Status) {
+        let now = Instant::now();
+        self.complete = Some(now);
+        self.reporter.last_status(status);
+        let ratio = ratio(status.uploaded, status.total);
+        let path = self.path.as_ref().map(|p| p.display().to_string());
+        self.reporter.tell(&Event::Finished {
+            bytes: status.total,
+            downloaded: status.downloaded,
+            uploaded: status.uploaded,
+            wasted: status.wasted,
+            ratio,
+            path: path.clone(),
+        });
+        let took = now.saturating_duration_since(self.reporter.start());
+        let rate = bytes((status.downloaded as f64 / took.as_secs_f64().max(0.001)) as u64);
+        let (total, took) = (bytes(status.total), seconds(took));
+        let to = path.map(|p| format!(" -> {p}")).unwrap_or_default();
+        self.reporter.note(&format!("done: {total} in {took}, {rate}/s, ratio {ratio:.2}{to}"));
+    }
+
+    /// True once a seed has served enough.
+    fn on_tick(&mut self, now: Instant, status: &Status) -> Result<bool, CliError> {
+        self.reporter.status(now, status, self.name.as_deref());
+        match self.complete {
+            Some(since) => {
+                let goal = self.plan.seed.unwrap_or_default();
+                Ok(has_served(&goal, now.saturating_duration_since(since), status.uploaded, status.total))
+            }
+            None => self.patience.check(now, status).map(|()| false),
+        }
+    }
+
+    fn stopped(&self, stop: CliError) -> CliError {
+        match self.complete {
+            Some(_) => stop,
+            None => stop.hint("run the same command again: it continues where it stopped"),
+        }
+    }
+}
+
+/// Whether a seed may leave.
+pub fn has_served(goal: &SeedGoal, served: Duration, uploaded: u64, total: u64) -> bool {
+    goal.time.is_some_and(|time| served >= time)
+        || goal.ratio.is_some_and(|wanted| ratio(uploaded, total) >= wanted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seed_leaves_when_either_goal_is_reached() {
+        let goal = SeedGoal { time: Some(Duration::from_secs(10)), ratio: Some(2.0) };
+        assert!(!has_served(&goal, Duration::from_secs(9), 199, 100));
+        assert!(has_served(&goal, Duration::from_secs(10), 0, 100));
+        assert!(has_served(&goal, Duration::ZERO, 200, 100));
+        assert!(!has_served(&SeedGoal::default(), Duration::MAX, u64::MAX, 1));
+    }
+}

@@ -1,0 +1,142 @@
+//! `dhtget lookup`: prints the peers that the DHT knows for a torrent, the moment they arrive.
+//!
+//! Owns when to search again and when to give up. Must not dial any of the peers.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::error::{CliError, Code};
+use super::get::goodbye;
+use super::json::Event;
+use super::node;
+use super::progress::{count, seconds};
+use super::report::Reporter;
+use super::signals::Signals;
+use super::target::Target;
+use crate::client::{Client, ClientConfig};
+use crate::dht::LookupStats;
+use crate::driver::udp::{DhtStatus, SearchEvent};
+use crate::id::InfoHash;
+
+/// Joining may take this long: DNS, then two time-outs of routers that are down.
+const JOIN_LIMIT: Duration = Duration::from_secs(30);
+/// Figures are looked at this often.
+const TICK: Duration = Duration::from_millis(100);
+/// Addresses remembered to print each one once.
+const MAX_PEERS: usize = 100_000;
+
+/// Looks up `target`.
+pub async fn run(
+    target: &Target,
+    config: &ClientConfig,
+    reporter: &mut Reporter,
+    signals: &mut Signals,
+) -> Result<(), CliError> {
+    let client = Client::start(config.clone()).await?;
+    let hash = target.hash();
+    reporter.tell(&Event::Started {
+        command: "lookup",
+        version: env!("CARGO_PKG_VERSION"),
+        info_hash: Some(hash.to_string()),
+        port: Some(client.port()),
+    });
+    let result = tokio::select! {
+        biased;
+        stop = signals.next() => Err(stop),
+        result = search_until_joined(&client, hash, reporter) => result,
+    };
+    reporter.clear();
+    goodbye(client, Vec::new()).await;
+    result
+}
+
+/// Searches as soon as one node is known, and again if that was before the node had joined: a search
+/// from a nearly empty table may end without having met the right neighbourhood.
+async fn search_until_joined(
+    client: &Client,
+    hash: InfoHash,
+    reporter: &mut Reporter,
+) -> Result<(), CliError> {
+    let deadline = Instant::now() + JOIN_LIMIT;
+    let status = client.dht().status();
+    let mut seen = BTreeSet::new();
+    let mut total = LookupStats::default();
+    let mut tick = interval(TICK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let before = status.borrow().clone();
+        let nodes = before.nodes_v4 + before.nodes_v6;
+        if nodes > 0 {
+            let stats = search(client, hash, &mut seen, reporter).await?;
+            total.hops = total.hops.max(stats.hops);
+            total.asked += stats.asked;
+            total.answered += stats.answered;
+            total.elapsed += stats.elapsed;
+            if !seen.is_empty() || before.bootstrapped {
+                return summary(&total, seen.len(), reporter);
+            }
+        }
+        if Instant::now() >= deadline {
+            return if total.answered > 0 { summary(&total, 0, reporter) } else { Err(unreachable(&before)) };
+        }
+        reporter.node(Instant::now(), &before, &node::words(&before));
+        tick.tick().await;
+    }
+}
+
+async fn search(
+    client: &Client,
+    hash: InfoHash,
+    seen: &mut BTreeSet<SocketAddr>,
+    reporter: &mut Reporter,
+) -> Result<LookupStats, CliError> {
+    let mut search = client.dht().get_peers(hash);
+    while let Some(event) = search.next().await {
+        match event {
+            SearchEvent::Peers(peers) => {
+                for peer in peers {
+                    if seen.len() < MAX_PEERS && seen.insert(peer) {
+                        print(peer, reporter)?;
+                    }
+                }
+            }
+            SearchEvent::Progress { asked, answered } => {
+                let nodes = count(asked as usize, "node");
+                let words =
+                    format!("{nodes} asked, {answered} answered, {} found", count(seen.len(), "peer"));
+                reporter.step(Instant::now(), &words);
+            }
+            SearchEvent::Done(stats) => return Ok(stats),
+        }
+    }
+    Ok(LookupStats::default())
+}
+
+fn print(peer: SocketAddr, reporter: &Reporter) -> Result<(), CliError> {
+    let address = peer.to_string();
+    let printed = reporter.data(&address).and_then(|()| reporter.event(&Event::Peer { address }));
+    printed.map_err(|e| CliError::new(Code::Unknown, format!("stdout: {e}")))
+}
+
+fn summary(stats: &LookupStats, peers: usize, reporter: &Reporter) -> Result<(), CliError> {
+    let LookupStats { hops, asked, answered, elapsed, .. } = *stats;
+    reporter.tell(&Event::Lookup { peers, asked, answered, hops, lookup_s: elapsed.as_secs_f64() });
+    let asked_words = format!("{} asked, {answered} answered", count(asked as usize, "node"));
+    if peers == 0 {
+        let message = format!("no peer is known: {asked_words}, none has seen this hash");
+        return Err(CliError::new(Code::NotFound, message).hint("nobody announces it now; try again later"));
+    }
+    reporter.clear();
+    let (peers, hops) = (count(peers, "peer"), count(hops as usize, "hop"));
+    reporter.note(&format!("{peers}: {asked_words}, {hops}, {}", seconds(elapsed)));
+    Ok(())
+}
+
+fn unreachable(status: &DhtStatus) -> CliError {
+    let why = node::trouble(status).unwrap_or_else(|| "no bootstrap node answered".to_owned());
+    CliError::new(Code::NotFound, format!("the DHT is out of reach: {why}"))
+        .hint("is UDP blocked here? --bootstrap HOST:PORT names a node that you know")
+}

@@ -1,0 +1,95 @@
+//! `dhtget ping`: asks one DHT node whether it is there.
+//!
+//! Owns a node that only asks and leaves nothing behind.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use super::error::{CliError, Code};
+use super::json::Event;
+use super::report::Reporter;
+use super::signals::Signals;
+use crate::dht;
+use crate::driver::clock;
+use crate::driver::listen::{UdpSockets, udp_socket};
+use crate::driver::udp::{Dht, PingError, PingReply};
+use crate::wire::magnet::HostPort;
+
+/// Pings `address`, each of its addresses in turn until one answers.
+pub async fn run(address: &HostPort, reporter: &mut Reporter, signals: &mut Signals) -> Result<(), CliError> {
+    reporter.tell(&Event::Started {
+        command: "ping",
+        version: env!("CARGO_PKG_VERSION"),
+        info_hash: None,
+        port: None,
+    });
+    tokio::select! {
+        biased;
+        stop = signals.next() => Err(stop),
+        result = ping(address, reporter) => result,
+    }
+}
+
+async fn ping(address: &HostPort, reporter: &Reporter) -> Result<(), CliError> {
+    let addrs = tokio::net::lookup_host((address.host(), address.port())).await.map_err(|e| {
+        CliError::new(Code::Unknown, format!("{address} does not resolve: {e}"))
+            .hint("check the name, or give the IP address")
+    })?;
+    let dht = asking_node().map_err(|e| CliError::new(Code::Unknown, format!("no UDP socket: {e}")))?;
+    let mut last = PingError::Timeout;
+    for addr in addrs {
+        match dht.ping(addr).await {
+            Ok(reply) => return print(addr, &reply, reporter),
+            Err(error) => last = error,
+        }
+    }
+    let code = if last == PingError::Timeout { Code::Timeout } else { Code::Unknown };
+    Err(CliError::new(code, format!("{address}: {last}"))
+        .hint("a node answers on UDP; is the port right, and does a firewall let it through?"))
+}
+
+fn asking_node() -> std::io::Result<Dht> {
+    let v4 = udp_socket(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
+    let v6 = udp_socket(SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)));
+    let sockets = match (v4, v6) {
+        (Err(error), Err(_)) => return Err(error),
+        (v4, v6) => UdpSockets { v4: v4.ok(), v6: v6.ok() },
+    };
+    let config = dht::Config { network: dht::Network::Local, read_only: true, ..dht::Config::default() };
+    Dht::spawn(config, sockets, clock::entropy_seed()?, None, Vec::new())
+}
+
+fn print(addr: SocketAddr, reply: &PingReply, reporter: &Reporter) -> Result<(), CliError> {
+    let version = reply.version.map(version_text);
+    let shown = version.as_deref().unwrap_or("unknown");
+    let rtt_ms = reply.rtt.as_secs_f64() * 1000.0;
+    let event = Event::Pong {
+        address: addr.to_string(),
+        id: reply.id.to_string(),
+        rtt_s: reply.rtt.as_secs_f64(),
+        version: version.clone(),
+    };
+    let line = format!("id {}, rtt {rtt_ms:.1} ms, version {shown}", reply.id);
+    let printed = reporter.data(&line).and_then(|()| reporter.event(&event));
+    printed.map_err(|e| CliError::new(Code::Unknown, format!("stdout: {e}")))
+}
+
+/// `v` is two letters and two numbers by habit (BEP 20); a stranger's bytes stay harmless.
+fn version_text(version: [u8; 4]) -> String {
+    let [a, b, major, minor] = version;
+    if a.is_ascii_graphic() && b.is_ascii_graphic() {
+        format!("{}{} {major}.{minor}", char::from(a), char::from(b))
+    } else {
+        version.map(|byte| format!("{byte:02x}")).concat()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_readable_and_harmless() {
+        assert_eq!(version_text(*b"LT\x02\x01"), "LT 2.1");
+        assert_eq!(version_text(*b"\x1b[2J"), "1b5b324a");
+    }
+}

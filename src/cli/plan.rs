@@ -1,0 +1,389 @@
+//! From what was typed to what will be done: every default filled in, every path absolute.
+//!
+//! Owns [`Env`], all that a run learns of its machine, so that a test can make one up, and [`Plan`].
+//! Reads the files that flags name; must not open a socket or print.
+
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::args::{Command, GetArgs, InfoArgs, NetworkArgs, ReportArgs, SeedArgs, ShareArgs, TransferArgs};
+use super::error::{CliError, Code};
+use super::target::Target;
+use crate::client::{ClientConfig, Placement};
+use crate::driver::bootstrap;
+use crate::wire::magnet::HostPort;
+
+/// Bytes read of a bootstrap file: thousands of entries, more than a join can use.
+const MAX_BOOTSTRAP_BYTES: u64 = 256 << 10;
+
+/// What a run knows of its machine.
+#[derive(Debug, Clone, Default)]
+pub struct Env {
+    /// Relative paths start here.
+    pub cwd: PathBuf,
+    /// Where state goes by default; none: the system names no place.
+    pub state_dir: Option<PathBuf>,
+    /// Temporary folders go here.
+    pub temp_dir: PathBuf,
+    /// stderr is a terminal.
+    pub terminal: bool,
+    /// Colours are welcome there.
+    pub colour: bool,
+}
+
+impl Env {
+    /// The machine as it is.
+    pub fn of_process() -> Self {
+        use std::io::IsTerminal as _;
+        let dirs = directories::ProjectDirs::from("", "", "dhtget");
+        let terminal = std::io::stderr().is_terminal();
+        Self {
+            cwd: std::env::current_dir().unwrap_or_else(|_| PathBuf::from(".")),
+            state_dir: dirs.map(|d| d.state_dir().unwrap_or_else(|| d.data_local_dir()).to_owned()),
+            temp_dir: std::env::temp_dir(),
+            terminal,
+            colour: terminal && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()),
+        }
+    }
+}
+
+/// How to report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Output {
+    /// NDJSON on stdout.
+    pub json: bool,
+    /// Errors only on stderr.
+    pub quiet: bool,
+    /// How often `-v` was given.
+    pub verbose: u8,
+    /// Bars may be drawn on stderr.
+    pub terminal: bool,
+    /// Colours may be used on stderr.
+    pub colour: bool,
+}
+
+/// When a seed leaves; with neither bound, when it is stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct SeedGoal {
+    /// After this long.
+    pub time: Option<Duration>,
+    /// After so many times the size.
+    pub ratio: Option<f64>,
+}
+
+/// A run of `get`.
+#[derive(Debug)]
+pub struct GetPlan {
+    /// What.
+    pub target: Target,
+    /// Where to.
+    pub placement: Placement,
+    /// Peers to dial at once, the link's own too.
+    pub peers: Vec<String>,
+    /// Whether and how long to seed.
+    pub seed: Option<SeedGoal>,
+    /// How long nothing may arrive.
+    pub stop_timeout: Option<Duration>,
+    /// The node.
+    pub client: ClientConfig,
+}
+
+/// A run of `share`.
+#[derive(Debug)]
+pub struct SharePlan {
+    /// What, each a torrent of its own.
+    pub paths: Vec<PathBuf>,
+    /// Where the `.torrent` goes.
+    pub torrent: Option<PathBuf>,
+    /// Addresses for the magnet link.
+    pub x_pe: Vec<HostPort>,
+    /// Peers to dial at once.
+    pub peers: Vec<String>,
+    /// How long to seed.
+    pub seed: SeedGoal,
+    /// The node.
+    pub client: ClientConfig,
+}
+
+/// A run of `info`.
+#[derive(Debug)]
+pub struct InfoPlan {
+    /// What.
+    pub target: Target,
+    /// Where the `.torrent` goes.
+    pub torrent: Option<PathBuf>,
+    /// It may be written over.
+    pub overwrite: bool,
+    /// Peers to dial at once.
+    pub peers: Vec<String>,
+    /// How long nothing may arrive.
+    pub stop_timeout: Option<Duration>,
+    /// The node.
+    pub client: ClientConfig,
+}
+
+/// What to do, resolved.
+#[derive(Debug)]
+pub enum Action {
+    /// Fetch.
+    Get(Box<GetPlan>),
+    /// Make and serve.
+    Share(Box<SharePlan>),
+    /// Describe.
+    Info(Box<InfoPlan>),
+    /// Take part.
+    Node(ClientConfig),
+    /// Print peers.
+    Lookup(Target, ClientConfig),
+    /// Ask one node.
+    Ping(HostPort),
+    /// Show it all.
+    Demo {
+        /// Bytes of payload.
+        size: u64,
+        /// Where the temporary folder goes.
+        dir: PathBuf,
+    },
+}
+
+/// A resolved command line.
+#[derive(Debug)]
+pub struct Plan {
+    /// What.
+    pub action: Action,
+    /// How to report.
+    pub output: Output,
+}
+
+impl Plan {
+    /// The command's name, for `started`.
+    pub fn command(&self) -> &'static str {
+        match self.action {
+            Action::Get(_) => "get",
+            Action::Share(_) => "share",
+            Action::Info(_) => "info",
+            Action::Node(_) => "node",
+            Action::Lookup(..) => "lookup",
+            Action::Ping(_) => "ping",
+            Action::Demo { .. } => "demo",
+        }
+    }
+
+    /// Fills in what was left out.
+    pub fn resolve(command: Command, env: &Env) -> Result<Self, CliError> {
+        let (action, report) = match command {
+            Command::Get(args) => (Action::Get(Box::new(get(&args, env)?)), args.report),
+            Command::Share(args) => (Action::Share(Box::new(share(&args, env)?)), args.report),
+            Command::Info(args) => (Action::Info(Box::new(info(&args, env)?)), args.report),
+            Command::Node(args) => {
+                (Action::Node(client(&args.network, &TransferArgs::default(), &[], env)?), args.report)
+            }
+            Command::Lookup(args) => {
+                let target = Target::resolve(&args.target, &env.cwd)?;
+                let config = client(&args.network, &TransferArgs::default(), target.nodes(), env)?;
+                (Action::Lookup(target, config), args.report)
+            }
+            Command::Ping(args) => (Action::Ping(args.address), args.report),
+            Command::Demo(args) => {
+                if args.size == 0 {
+                    return Err(bad_option("--size 0: there would be nothing to fetch", "give --size 64M"));
+                }
+                let dir = args.dir.map_or_else(|| env.temp_dir.clone(), |d| env.cwd.join(d));
+                (Action::Demo { size: args.size, dir }, args.report)
+            }
+        };
+        Ok(Self { action, output: output(&report, env) })
+    }
+}
+
+fn output(report: &ReportArgs, env: &Env) -> Output {
+    let ReportArgs { json, quiet, verbose } = *report;
+    Output { json, quiet, verbose, terminal: env.terminal && !quiet, colour: env.colour }
+}
+
+fn bad_option(message: impl Into<String>, hint: &str) -> CliError {
+    CliError::new(Code::BadOption, message).hint(hint)
+}
+
+fn get(args: &GetArgs, env: &Env) -> Result<GetPlan, CliError> {
+    let placement = placement(args, env)?;
+    let target = Target::resolve(&args.target, &env.cwd)?;
+    let goal = goal(&args.seeding);
+    let seed = (args.seed || goal != SeedGoal::default()).then_some(goal);
+    let client = client(&args.network, &args.transfer, target.nodes(), env)?;
+    let peers = peers(&args.transfer.peer, &target);
+    Ok(GetPlan { target, placement, peers, seed, stop_timeout: args.patience.stop_timeout, client })
+}
+
+fn share(args: &ShareArgs, env: &Env) -> Result<SharePlan, CliError> {
+    Ok(SharePlan {
+        paths: args.paths.iter().map(|p| env.cwd.join(p)).collect(),
+        torrent: args.torrent.as_ref().map(|p| env.cwd.join(p)),
+        x_pe: args.x_pe.clone(),
+        peers: args.transfer.peer.iter().map(ToString::to_string).collect(),
+        seed: goal(&args.seeding),
+        client: client(&args.network, &args.transfer, &[], env)?,
+    })
+}
+
+fn info(args: &InfoArgs, env: &Env) -> Result<InfoPlan, CliError> {
+    let target = Target::resolve(&args.target, &env.cwd)?;
+    Ok(InfoPlan {
+        torrent: args.torrent.as_ref().map(|p| env.cwd.join(p)),
+        overwrite: args.overwrite,
+        peers: peers(&args.peer, &target),
+        stop_timeout: args.patience.stop_timeout,
+        client: client(&args.network, &TransferArgs::default(), target.nodes(), env)?,
+        target,
+    })
+}
+
+fn goal(args: &SeedArgs) -> SeedGoal {
+    SeedGoal { time: args.seed_time, ratio: args.seed_ratio }
+}
+
+fn peers(given: &[HostPort], target: &Target) -> Vec<String> {
+    let mut peers: Vec<String> = given.iter().map(ToString::to_string).collect();
+    peers.extend(target.peers());
+    peers
+}
+
+/// `-o` may hold folders, as wget's does; they are below `-d`.
+fn placement(args: &GetArgs, env: &Env) -> Result<Placement, CliError> {
+    let mut dir = args.dir.as_ref().map_or_else(|| env.cwd.clone(), |d| env.cwd.join(d));
+    let mut name = None;
+    if let Some(output) = &args.output {
+        if output == Path::new("-") {
+            return Err(bad_option(
+                "--output -: writing to stdout is not supported yet",
+                "fetch to a file and read that: dhtget TARGET -o NAME",
+            ));
+        }
+        let file_name = output.file_name().and_then(|n| n.to_str());
+        let Some(file_name) = file_name else {
+            let message = format!("--output {}: not the name of a file or folder", output.display());
+            return Err(bad_option(message, "give a name such as `-o film.mkv`, and the folder with --dir"));
+        };
+        name = Some(file_name.to_owned());
+        if let Some(parent) = output.parent() {
+            dir = dir.join(parent);
+        }
+    }
+    Ok(Placement::Folder { dir, name, overwrite: args.overwrite })
+}
+
+fn client(
+    network: &NetworkArgs,
+    transfer: &TransferArgs,
+    nodes: &[String],
+    env: &Env,
+) -> Result<ClientConfig, CliError> {
+    let own = !network.bootstrap.is_empty() || network.bootstrap_file.is_some();
+    let mut bootstrap: Vec<String> = network.bootstrap.iter().map(ToString::to_string).collect();
+    if let Some(file) = &network.bootstrap_file {
+        bootstrap.extend(read_bootstrap(&env.cwd.join(file))?);
+    }
+    if !own && !network.no_dht {
+        bootstrap = bootstrap::default_nodes();
+        bootstrap.extend_from_slice(nodes);
+    }
+    let state_dir = match &network.state_dir {
+        _ if network.no_state || network.no_dht => None,
+        Some(dir) => Some(env.cwd.join(dir)),
+        None => env.state_dir.clone(),
+    };
+    Ok(ClientConfig {
+        listen: network.listen,
+        bootstrap,
+        private_network: own || network.no_dht,
+        state_dir,
+        limit_download: transfer.limit_rate,
+        limit_upload: transfer.limit_upload,
+    })
+}
+
+fn read_bootstrap(path: &Path) -> Result<Vec<String>, CliError> {
+    let refuse = |why: String| {
+        bad_option(
+            format!("--bootstrap-file {}: {why}", path.display()),
+            "the file holds one HOST:PORT a line; `#` begins a comment",
+        )
+    };
+    let mut text = String::new();
+    let file = std::fs::File::open(path).map_err(|e| refuse(e.to_string()))?;
+    file.take(MAX_BOOTSTRAP_BYTES).read_to_string(&mut text).map_err(|e| refuse(e.to_string()))?;
+    bootstrap::parse_list(&text).map_err(|e| refuse(e.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::args::CommandLine;
+    use clap::Parser as _;
+
+    const HEX: &str = "0123456789abcdef0123456789abcdef01234567";
+
+    fn plan_in(cwd: &Path, line: &str) -> Result<Plan, CliError> {
+        let env = Env { cwd: cwd.to_owned(), state_dir: Some("/state".into()), ..Env::default() };
+        let words = std::iter::once("dhtget").chain(line.split_whitespace());
+        Plan::resolve(CommandLine::try_parse_from(words).unwrap().command, &env)
+    }
+
+    fn get_plan(line: &str) -> GetPlan {
+        match plan_in(Path::new("/work"), &format!("get {HEX} {line}")).unwrap().action {
+            Action::Get(plan) => *plan,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_file_goes_where_wget_would_put_it() {
+        for (flags, folder, file) in [
+            ("", "/work", None),
+            ("-d a", "/work/a", None),
+            ("-o b", "/work/", Some("b")),
+            ("-O b", "/work/", Some("b")),
+            ("-d a -o b/c", "/work/a/b", Some("c")),
+            ("-d a -o /b/c", "/b", Some("c")),
+        ] {
+            let Placement::Folder { dir, name, .. } = get_plan(flags).placement else { panic!() };
+            assert_eq!((dir.as_path(), name.as_deref()), (Path::new(folder), file), "{flags}");
+        }
+        for flags in ["-o -", "-o ..", "-o /"] {
+            let error = plan_in(Path::new("/"), &format!("get {HEX} {flags}")).unwrap_err();
+            assert_eq!(error.code, Code::BadOption, "{flags}");
+        }
+    }
+
+    #[test]
+    fn a_bootstrap_list_replaces_the_default_one() {
+        let plan = get_plan("--bootstrap 127.0.0.1:1,a.example:2 --bootstrap [::1]:3");
+        assert_eq!(plan.client.bootstrap, ["127.0.0.1:1", "a.example:2", "[::1]:3"]);
+        assert!(plan.client.private_network);
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("list"), "# ours\n\n10.0.0.1:5 # first\nrouter.example:6\n").unwrap();
+        let plan = plan_in(dir.path(), "node --bootstrap-file list").unwrap();
+        let Action::Node(config) = plan.action else { panic!() };
+        assert_eq!(config.bootstrap, ["10.0.0.1:5", "router.example:6"]);
+        std::fs::write(dir.path().join("list"), "\nnonsense\n").unwrap();
+        let error = plan_in(dir.path(), "node --bootstrap-file list").unwrap_err();
+        assert!(error.code == Code::BadOption && error.message.contains("line 2"), "{error}");
+        assert!(!get_plan("").client.private_network);
+        let plan = get_plan("--no-dht");
+        assert!(plan.client.bootstrap.is_empty() && plan.client.state_dir.is_none());
+    }
+
+    #[test]
+    fn state_seed_and_limits() {
+        assert_eq!(get_plan("").client.state_dir, Some("/state".into()));
+        assert_eq!(get_plan("--state-dir s").client.state_dir, Some("/work/s".into()));
+        assert_eq!(get_plan("--no-state").client.state_dir, None);
+        assert_eq!(get_plan("").seed, None);
+        assert_eq!(get_plan("--seed").seed, Some(SeedGoal::default()));
+        assert_eq!(get_plan("--seed-ratio 1.5").seed, Some(SeedGoal { ratio: Some(1.5), time: None }));
+        let plan = get_plan("--limit-rate 2M --limit-upload 16k --stop-timeout 90");
+        assert_eq!((plan.client.limit_download, plan.client.limit_upload), (Some(2 << 20), Some(16 << 10)));
+        assert_eq!(plan.stop_timeout, Some(Duration::from_secs(90)));
+    }
+}

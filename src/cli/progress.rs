@@ -1,0 +1,272 @@
+//! A transfer's figures in words: what it is doing, and why nothing moves.
+//!
+//! Owns the sentences and units, as pure functions of [`Status`], and [`Patience`], which says when
+//! to give up. Must not print.
+
+use std::time::{Duration, Instant};
+
+use super::error::{CliError, Code};
+use crate::client::{Stage, Status};
+
+/// Quiet for this long while connected is worth a word; shorter gaps are normal between requests.
+const SILENCE: Duration = Duration::from_secs(5);
+
+/// The stage as JSON names it.
+pub fn stage_name(stage: Stage) -> &'static str {
+    match stage {
+        Stage::JoiningDht => "joining_dht",
+        Stage::LookingForPeers => "looking_for_peers",
+        Stage::Connecting => "connecting",
+        Stage::Metadata => "metadata",
+        Stage::Checking => "checking",
+        Stage::Downloading => "downloading",
+        Stage::Seeding => "seeding",
+        Stage::Finished => "finished",
+    }
+}
+
+/// One sentence: what happens now, or why nothing does.
+pub fn words(status: &Status) -> String {
+    if let Some(trouble) = &status.disk_trouble {
+        return format!("waiting for the disk: {trouble}");
+    }
+    match status.stage {
+        Stage::JoiningDht => joining(status),
+        Stage::LookingForPeers => looking(status),
+        Stage::Connecting => connecting(status),
+        Stage::Metadata => metadata(status),
+        Stage::Checking => {
+            let (done, total) = status.checked;
+            format!("checking what is here: {} of {}", bytes(done), bytes(total))
+        }
+        Stage::Downloading => downloading(status),
+        Stage::Seeding => {
+            let peers = count(status.peers_connected, "peer");
+            format!("seeding to {peers}, {} sent", bytes(status.uploaded))
+        }
+        Stage::Finished => "done".to_owned(),
+    }
+}
+
+fn joining(status: &Status) -> String {
+    let nodes = count(status.dht_nodes, "node");
+    match &status.dht_trouble {
+        Some(trouble) => format!("joining the DHT ({nodes}; {trouble})"),
+        None => format!("joining the DHT ({nodes})"),
+    }
+}
+
+fn looking(status: &Status) -> String {
+    let (asked, answered) = status.dht_asked;
+    let asked_words = count(asked as usize, "node");
+    match (asked, answered, &status.dht_trouble) {
+        (0, _, Some(trouble)) => format!("looking for peers: the DHT is out of reach ({trouble})"),
+        (0, _, None) => format!("looking for peers ({} in the table)", count(status.dht_nodes, "node")),
+        (_, 0, _) => format!("looking for peers: {asked_words} asked, none has answered yet"),
+        _ => format!("looking for peers: {asked_words} asked, none has seen this hash"),
+    }
+}
+
+fn connecting(status: &Status) -> String {
+    let known = count(status.peers_known, "peer");
+    match status.dials_failed {
+        0 => format!("connecting to {known}"),
+        failed => format!("connecting: {known} known, {} failed", count(failed, "dial")),
+    }
+}
+
+fn metadata(status: &Status) -> String {
+    let peers = count(status.peers_connected, "peer");
+    match (status.metadata_blocks, status.peers_connected) {
+        (_, 0) => format!("waiting for the metadata: no peer is connected; {}", connecting(status)),
+        ((_, 0), _) => format!("asking {peers} for the metadata, none has offered it yet"),
+        ((have, all), _) => format!("metadata {have}/{all} blocks from {peers}"),
+    }
+}
+
+fn downloading(status: &Status) -> String {
+    let peers = count(status.peers_connected, "peer");
+    if status.peers_connected == 0 {
+        return if status.peers_known == 0 { looking(status) } else { connecting(status) };
+    }
+    if status.download_rate > 0 && status.idle < SILENCE {
+        return format!("downloading from {peers}");
+    }
+    if status.peers_interesting == 0 {
+        return format!("{peers} connected, none has a piece that is missing here");
+    }
+    if status.peers_unchoking == 0 {
+        return format!("{peers} connected, all of them choke us");
+    }
+    if status.idle >= SILENCE {
+        return format!("{peers} connected, nothing has arrived for {}", seconds(status.idle));
+    }
+    format!("downloading from {peers}")
+}
+
+/// The whole state in one line, for logs.
+pub fn line(status: &Status) -> String {
+    let mut line = words(status);
+    if status.stage == Stage::Downloading && status.total > 0 {
+        let percent = status.verified as f64 * 100.0 / status.total as f64;
+        line = format!("{percent:.1} % of {}, {line}", bytes(status.total));
+    }
+    if status.download_rate > 0 || status.upload_rate > 0 {
+        let (down, up) = (bytes(status.download_rate), bytes(status.upload_rate));
+        line.push_str(&format!(", {down}/s down, {up}/s up"));
+    }
+    match eta(status) {
+        Some(left) => format!("{line}, {} left", seconds(left)),
+        None => line,
+    }
+}
+
+/// The time that is left at this rate.
+pub fn eta(status: &Status) -> Option<Duration> {
+    let left = status.total.checked_sub(status.verified).filter(|&l| l > 0)?;
+    let moving = status.stage == Stage::Downloading && status.download_rate > 0;
+    moving.then(|| Duration::from_secs(left.div_ceil(status.download_rate)))
+}
+
+/// Bytes as a person reads them: `512 B`, `1.5 MiB`.
+pub fn bytes(value: u64) -> String {
+    let mut scaled = value as f64;
+    let mut units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"].into_iter();
+    let mut unit = units.next().unwrap_or_default();
+    for next in units {
+        if scaled < 1023.95 {
+            break;
+        }
+        scaled /= 1024.0;
+        unit = next;
+    }
+    if unit == "B" { format!("{value} B") } else { format!("{scaled:.1} {unit}") }
+}
+
+/// A time as a person reads it: `0.4 s`, `12 s`, `3 min 20 s`, `2 h 5 min`.
+pub fn seconds(time: Duration) -> String {
+    let whole = time.as_secs();
+    match whole {
+        0..10 => format!("{:.1} s", time.as_secs_f64()),
+        10..60 => format!("{whole} s"),
+        60..3600 => format!("{} min {} s", whole / 60, whole % 60),
+        _ => format!("{} h {} min", whole / 3600, whole % 3600 / 60),
+    }
+}
+
+/// `1 peer`, `3 peers`.
+pub fn count(number: usize, noun: &str) -> String {
+    if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
+}
+
+/// Sent for each byte of the torrent; 0 for an empty one.
+pub fn ratio(uploaded: u64, total: u64) -> f64 {
+    if total == 0 { 0.0 } else { uploaded as f64 / total as f64 }
+}
+
+/// Watches that something arrives; `--stop-timeout`.
+#[derive(Debug)]
+pub struct Patience {
+    limit: Option<Duration>,
+    since: Instant,
+    seen: (u64, u64, u64, (u32, u32)),
+}
+
+impl Patience {
+    /// Begins to wait; no limit means for ever.
+    pub fn new(limit: Option<Duration>, now: Instant) -> Self {
+        Self { limit, since: now, seen: Default::default() }
+    }
+
+    /// Takes note of `status`; an error once nothing has changed for the limit.
+    pub fn check(&mut self, now: Instant, status: &Status) -> Result<(), CliError> {
+        let seen = (status.verified, status.downloaded, status.checked.0, status.metadata_blocks);
+        if seen != self.seen {
+            self.seen = seen;
+            self.since = now;
+        }
+        let waited = now.saturating_duration_since(self.since);
+        let Some(limit) = self.limit.filter(|&l| waited >= l) else { return Ok(()) };
+        let no_peer = status.peers_connected == 0 && status.downloaded == 0;
+        let code = if status.total == 0 || no_peer { Code::NotFound } else { Code::Timeout };
+        let message = format!("gave up after {} without progress: {}", seconds(limit), words(status));
+        let hint = match code {
+            Code::NotFound => "is anybody sharing it now? `--peer HOST:PORT` dials a peer that you know",
+            _ => "run the same command again later: it continues where it stopped",
+        };
+        Err(CliError::new(code, message).hint(hint))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_standstill_has_its_sentence() {
+        let s = |stage| Status { stage, ..Status::default() };
+        let trouble = Some("router.example did not resolve".to_owned());
+        for (status, wanted) in [
+            (
+                Status { dht_trouble: trouble, ..s(Stage::JoiningDht) },
+                "joining the DHT (0 nodes; router.example did not resolve)",
+            ),
+            (
+                Status { dht_asked: (41, 30), ..s(Stage::LookingForPeers) },
+                "looking for peers: 41 nodes asked, none has seen this hash",
+            ),
+            (
+                Status { dht_asked: (1, 0), ..s(Stage::LookingForPeers) },
+                "looking for peers: 1 node asked, none has answered yet",
+            ),
+            (
+                Status { peers_known: 3, dials_failed: 1, ..s(Stage::Connecting) },
+                "connecting: 3 peers known, 1 dial failed",
+            ),
+            (
+                Status { metadata_blocks: (2, 3), peers_connected: 2, ..s(Stage::Metadata) },
+                "metadata 2/3 blocks from 2 peers",
+            ),
+            (
+                Status { peers_connected: 12, peers_interesting: 3, ..s(Stage::Downloading) },
+                "12 peers connected, all of them choke us",
+            ),
+            (
+                Status { peers_connected: 12, ..s(Stage::Downloading) },
+                "12 peers connected, none has a piece that is missing here",
+            ),
+            (
+                Status { disk_trouble: Some("no space left".into()), ..s(Stage::Downloading) },
+                "waiting for the disk: no space left",
+            ),
+        ] {
+            assert_eq!(words(&status), wanted);
+        }
+    }
+
+    #[test]
+    fn units_are_readable() {
+        assert_eq!(
+            [bytes(0), bytes(1023), bytes(1024), bytes(1 << 20)],
+            ["0 B", "1023 B", "1.0 KiB", "1.0 MiB"]
+        );
+        assert_eq!(bytes((1 << 20) - 1), "1.0 MiB");
+        assert_eq!(seconds(Duration::from_millis(400)), "0.4 s");
+        assert_eq!(seconds(Duration::from_secs(200)), "3 min 20 s");
+    }
+
+    #[test]
+    fn patience_ends_with_the_code_that_fits() {
+        let start = Instant::now();
+        let at = |s| start + Duration::from_secs(s);
+        let mut patience = Patience::new(Some(Duration::from_secs(10)), start);
+        let mut status = Status::default();
+        assert!(patience.check(at(9), &status).is_ok());
+        assert_eq!(patience.check(at(10), &status).unwrap_err().code, Code::NotFound);
+        status = Status { total: 100, downloaded: 5, peers_connected: 1, ..status };
+        assert!(patience.check(at(11), &status).is_ok());
+        assert!(patience.check(at(20), &status).is_ok());
+        assert_eq!(patience.check(at(21), &status).unwrap_err().code, Code::Timeout);
+        assert!(Patience::new(None, start).check(at(1 << 30), &status).is_ok());
+    }
+}

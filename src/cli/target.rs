@@ -1,0 +1,215 @@
+//! What TARGET means: a magnet link, an info-hash, or the path of a `.torrent`.
+//!
+//! Owns the decision and its errors (exit code 27). Reads a torrent file, within its bound. Must not
+//! know what is done with the torrent.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::Read as _;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::error::{CliError, Code};
+use crate::client::Source;
+use crate::id::InfoHash;
+use crate::wire::magnet::{Magnet, MagnetError};
+use crate::wire::metainfo::{Info, MAX_TORRENT_BYTES, Metainfo};
+
+/// A torrent that was named on the command line.
+#[derive(Debug, Clone)]
+pub enum Target {
+    /// A magnet link.
+    Magnet(Magnet),
+    /// A bare info-hash.
+    Hash(InfoHash),
+    /// A `.torrent` file.
+    Torrent {
+        /// Its info dictionary.
+        info: Arc<Info>,
+        /// DHT nodes that it names.
+        nodes: Vec<String>,
+    },
+}
+
+impl Target {
+    /// Decides what `text` is; paths are relative to `cwd`.
+    pub fn resolve(text: &OsStr, cwd: &Path) -> Result<Self, CliError> {
+        if let Some(text) = text.to_str() {
+            if Magnet::looks_like(text) {
+                return text.parse().map(Self::Magnet).map_err(|e| bad_magnet(&e));
+            }
+            if let Ok(hash) = text.trim().parse() {
+                return Ok(Self::Hash(hash));
+            }
+        }
+        let path = cwd.join(text);
+        match std::fs::metadata(&path) {
+            Ok(meta) if meta.is_dir() => {
+                let message = format!("{}: a folder, not a .torrent file", text.display());
+                Err(CliError::new(Code::BadTarget, message).hint("to share a folder: dhtget share FOLDER"))
+            }
+            Ok(_) => read_torrent(&path),
+            Err(cause) => Err(no_target(text, &cause)),
+        }
+    }
+
+    /// The info-hash.
+    pub fn hash(&self) -> InfoHash {
+        match self {
+            Self::Magnet(magnet) => magnet.hash,
+            Self::Hash(hash) => *hash,
+            Self::Torrent { info, .. } => info.hash(),
+        }
+    }
+
+    /// What the client is asked for.
+    pub fn source(&self) -> Source {
+        match self {
+            Self::Torrent { info, .. } => Source::Info(Arc::clone(info)),
+            _ => Source::Hash(self.hash()),
+        }
+    }
+
+    /// The name, where it is known; in a magnet link it is a stranger's claim.
+    pub fn name(&self) -> Option<&str> {
+        match self {
+            Self::Magnet(magnet) => magnet.name.as_deref(),
+            Self::Hash(_) => None,
+            Self::Torrent { info, .. } => Some(info.name()),
+        }
+    }
+
+    /// Peers that the link names.
+    pub fn peers(&self) -> Vec<String> {
+        match self {
+            Self::Magnet(magnet) => magnet.peers.iter().map(ToString::to_string).collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// DHT nodes that the torrent file names.
+    pub fn nodes(&self) -> &[String] {
+        match self {
+            Self::Torrent { nodes, .. } => nodes,
+            _ => &[],
+        }
+    }
+
+    /// What of the link is not used, in sentences: (worth a warning, worth a note with -v).
+    pub fn unused(&self) -> (Option<String>, Option<String>) {
+        let Self::Magnet(magnet) = self else { return (None, None) };
+        let selection = "the link selects some files (so=); selecting is not supported yet, all are fetched";
+        let ignored = magnet.ignored;
+        let note = format!(
+            "not used of the magnet link: {} trackers, {} web seeds, {} other hashes, {} malformed parts",
+            ignored.trackers, ignored.web_seeds, ignored.topics, ignored.malformed
+        );
+        (
+            (!magnet.select.is_empty()).then(|| selection.to_owned()),
+            (ignored != Default::default()).then_some(note),
+        )
+    }
+}
+
+fn bad_magnet(error: &MagnetError) -> CliError {
+    let hint = match error {
+        MagnetError::V2Only => "only v1 and hybrid torrents are supported: look for a link with `urn:btih:`",
+        MagnetError::NotMagnet | MagnetError::TooLong(_) => {
+            "a magnet link looks like magnet:?xt=urn:btih:HASH"
+        }
+        MagnetError::NoTopic => "put the link in quotes: the shell cuts it at each `&`",
+        MagnetError::Hash(_) => "copy the link again: 40 hex or 32 base32 digits follow `urn:btih:`",
+    };
+    CliError::new(Code::BadTarget, error.to_string()).hint(hint)
+}
+
+fn no_target(text: &OsStr, cause: &std::io::Error) -> CliError {
+    let shown = text.to_string_lossy();
+    let length = shown.chars().count();
+    let word = !shown.is_empty() && shown.bytes().all(|b| b.is_ascii_alphanumeric());
+    let (message, hint) = if word && (30..=70).contains(&length) {
+        let v2 = length == 64 || length == 68;
+        let hint = if v2 {
+            "64 digits are a v2 hash (BEP 52); only v1 and hybrid torrents are supported"
+        } else {
+            "copy it again, whole"
+        };
+        (
+            format!(
+                "`{shown}`: an info-hash has 40 hex or 32 base32 digits, this one has {length} characters"
+            ),
+            hint,
+        )
+    } else if shown.starts_with("http://") || shown.starts_with("https://") {
+        (
+            format!("`{shown}`: a web address is not a target"),
+            "download the .torrent first, then give its path",
+        )
+    } else {
+        let message = format!("`{shown}`: neither a magnet link nor an info-hash, and as a path: {cause}");
+        (message, "TARGET is a magnet link (in quotes), an info-hash, or the path of a .torrent file")
+    };
+    CliError::new(Code::BadTarget, message).hint(hint)
+}
+
+fn read_torrent(path: &Path) -> Result<Target, CliError> {
+    let refuse = |why: String| {
+        CliError::new(Code::BadTarget, format!("{}: {why}", path.display()))
+            .hint("get the .torrent file again, or use its magnet link")
+    };
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(|e| refuse(e.to_string()))?;
+    file.take(MAX_TORRENT_BYTES + 1).read_to_end(&mut bytes).map_err(|e| refuse(e.to_string()))?;
+    if bytes.len() as u64 > MAX_TORRENT_BYTES {
+        return Err(refuse(format!("larger than {MAX_TORRENT_BYTES} bytes, which no .torrent file is")));
+    }
+    let metainfo =
+        Metainfo::parse(&bytes.into()).map_err(|e| refuse(format!("not a usable .torrent file: {e}")))?;
+    Ok(Target::Torrent { info: Arc::new(metainfo.info), nodes: metainfo.nodes })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fails(text: &str, cwd: &Path) -> CliError {
+        Target::resolve(OsStr::new(text), cwd).unwrap_err()
+    }
+
+    #[test]
+    fn every_bad_target_is_code_27_with_a_hint() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("bad.torrent"), b"d4:infoi1ee").unwrap();
+        let large = File::create(dir.path().join("large.torrent")).unwrap();
+        large.set_len(MAX_TORRENT_BYTES + 1).unwrap();
+        for (text, word) in [
+            ("magnet:?dn=x", "names no torrent"),
+            ("magnet:?xt=urn:btmh:1220aa", "v2"),
+            ("magnet:?xt=urn:btih:abc", "this one has 3"),
+            (&"a".repeat(39), "this one has 39"),
+            (&"a".repeat(64), "this one has 64"),
+            ("https://example.org/a.torrent", "web address"),
+            ("absent.torrent", "neither a magnet link"),
+            ("", "folder"),
+            (".", "folder"),
+            ("bad.torrent", "no valid `info`"),
+            ("large.torrent", "larger than"),
+        ] {
+            let error = fails(text, dir.path());
+            assert_eq!(error.code, Code::BadTarget, "{text}");
+            assert!(error.message.contains(word) && error.hint.is_some(), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_hash_and_a_link_are_told_apart() {
+        let hex = "0123456789abcdef0123456789abcdef01234567";
+        let link = format!("magnet:?xt=urn:btih:{hex}&x.pe=1.2.3.4:5&tr=http://a&so=1");
+        let cwd = Path::new("/");
+        let target = Target::resolve(OsStr::new(&link), cwd).unwrap();
+        assert_eq!((target.hash().to_string().as_str(), target.peers()), (hex, vec!["1.2.3.4:5".to_owned()]));
+        let (warning, note) = target.unused();
+        assert!(warning.is_some() && note.unwrap().contains("1 trackers"));
+        assert!(matches!(Target::resolve(OsStr::new(hex), cwd), Ok(Target::Hash(_))));
+    }
+}

@@ -1,0 +1,209 @@
+//! The program as scripts see it: exit codes, streams, hints and JSON lines.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::path::Path;
+
+use assert_cmd::Command;
+use assert_cmd::cargo::cargo_bin_cmd;
+use dhtget::dht;
+use dhtget::driver::Dht;
+use dhtget::driver::listen::{UdpSockets, udp_socket};
+use dhtget::wire::bencode::Writer;
+use dhtget::wire::metainfo::{Info, Metainfo};
+use serde_json::Value;
+
+const HEX: &str = "0123456789abcdef0123456789abcdef01234567";
+
+fn dhtget(dir: &Path) -> Command {
+    let mut command = cargo_bin_cmd!("dhtget");
+    command.current_dir(dir).env("XDG_STATE_HOME", dir.join("state")).env("HOME", dir);
+    command.timeout(std::time::Duration::from_secs(30));
+    command
+}
+
+/// Exit code, stdout and stderr of `dhtget args`.
+fn run(dir: &Path, args: &[&str]) -> (i32, String, String) {
+    let output = dhtget(dir).args(args).output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+fn sample() -> Info {
+    let mut raw = Vec::new();
+    let mut w = Writer::new(&mut raw);
+    w.begin_dict().bytes(b"files").begin_list();
+    for (length, name) in [(20_000, "first.bin"), (0, "leer.txt")] {
+        w.begin_dict().bytes(b"length").int(length).bytes(b"path");
+        w.begin_list().bytes("ünter".as_bytes()).bytes(name.as_bytes()).end().end();
+    }
+    w.end().bytes(b"name").bytes(b"sample").bytes(b"piece length").int(16_384);
+    w.bytes(b"pieces").bytes(&[7; 40]).bytes(b"private").int(1).end();
+    Info::parse(raw.into()).unwrap()
+}
+
+#[test]
+fn a_bad_target_is_27_and_has_a_hint() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("damaged.torrent"), "d4:infod4:name").unwrap();
+    std::fs::File::create(dir.path().join("large.torrent")).unwrap().set_len(10_000_001).unwrap();
+    std::fs::create_dir(dir.path().join("folder")).unwrap();
+    for (target, words) in [
+        ("magnet:", "not a magnet link"),
+        ("magnet:?dn=a", "names no torrent"),
+        ("magnet:?xt=urn:btmh:1220caf1e1c30e81cb361b9ee167c4aa64228a7fa4fa9f6105232b28ad099f3a302e", "v2"),
+        ("magnet:?xt=urn:btih:0123456789abcdef", "this one has 16"),
+        ("magnet:?xt=urn:btih:zz23456789abcdef0123456789abcdef01234567", "not hexadecimal"),
+        ("0123456789abcdef0123456789abcdef0123456", "this one has 39"),
+        ("absent.torrent", "No such file"),
+        ("damaged.torrent", "not a usable .torrent"),
+        ("large.torrent", "larger than"),
+        ("folder", "a folder"),
+    ] {
+        for args in [&[target][..], &["info", target], &["lookup", target]] {
+            let (code, stdout, stderr) = run(dir.path(), args);
+            assert_eq!((code, stdout.as_str()), (27, ""), "{args:?}: {stderr}");
+            assert!(stderr.starts_with("error: ") && stderr.contains(words), "{args:?}: {stderr}");
+            assert!(stderr.contains("\n\nhint: "), "{args:?}: {stderr}");
+        }
+    }
+}
+
+#[test]
+fn a_bad_option_is_28_and_has_a_hint() {
+    let dir = tempfile::tempdir().unwrap();
+    for args in [
+        &[][..],
+        &["get"],
+        &["--no-such-flag", HEX],
+        &[HEX, "too", "many"],
+        &[HEX, "--limit-rate", "fast"],
+        &[HEX, "--limit-rate", "0"],
+        &[HEX, "--stop-timeout", "soon"],
+        &[HEX, "--peer", "1.2.3.4"],
+        &[HEX, "--bootstrap", "::1:5"],
+        &[HEX, "--bootstrap-file", "absent"],
+        &[HEX, "--listen", "nowhere"],
+        &[HEX, "-q", "-v"],
+        &[HEX, "--no-state", "--state-dir", "s"],
+        &[HEX, "-o", "-"],
+        &[HEX, "-o", ".."],
+        &["share"],
+        &["ping"],
+        &["ping", "1.2.3.4:0"],
+        &["demo", "--size", "0"],
+    ] {
+        let (code, stdout, stderr) = run(dir.path(), args);
+        assert_eq!((code, stdout.as_str()), (28, ""), "{args:?}: {stderr}");
+        assert!(stderr.contains("error: ") && stderr.contains("\n\nhint: "), "{args:?}: {stderr}");
+    }
+    let (_, _, stderr) = run(dir.path(), &[HEX, "-o", "-"]);
+    assert!(stderr.contains("not supported yet"), "{stderr}");
+}
+
+#[test]
+fn what_was_asked_for_is_0_and_on_stdout() {
+    let dir = tempfile::tempdir().unwrap();
+    for args in [&["--help"][..], &["--version"], &["get", "--help"], &["help", "share"], &[HEX, "-h"]] {
+        let (code, stdout, stderr) = run(dir.path(), args);
+        assert_eq!((code, stderr.as_str()), (0, ""), "{args:?}");
+        assert!(stdout.contains("dhtget"), "{args:?}: {stdout}");
+    }
+}
+
+#[test]
+fn sharing_what_is_not_there_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("empty")).unwrap();
+    for (path, words) in [("absent", "No such file"), ("empty", "nothing to share")] {
+        let (code, stdout, stderr) = run(dir.path(), &["share", path]);
+        assert_eq!((code, stdout.as_str()), (1, ""), "{stderr}");
+        assert!(stderr.contains(words) && stderr.contains("\n\nhint: "), "{stderr}");
+    }
+}
+
+#[test]
+fn info_reads_a_torrent_file_offline() {
+    let dir = tempfile::tempdir().unwrap();
+    let info = sample();
+    std::fs::write(dir.path().join("a.torrent"), Metainfo::emit(&info)).unwrap();
+    let (code, stdout, stderr) = run(dir.path(), &["info", "a.torrent", "--torrent", "copy.torrent"]);
+    assert_eq!(code, 0, "{stderr}");
+    for words in ["sample", "20000 bytes", "2 of 16.0 KiB", "private:  yes", "sample/ünter/leer.txt"] {
+        assert!(stdout.contains(words), "{stdout}");
+    }
+    let copy = std::fs::read(dir.path().join("copy.torrent")).unwrap();
+    assert_eq!(Metainfo::parse(&copy.into()).unwrap().info, info);
+    std::fs::write(dir.path().join("copy.torrent"), "mine").unwrap();
+    let (code, _, stderr) = run(dir.path(), &["info", "a.torrent", "--torrent", "copy.torrent"]);
+    assert_eq!(code, 13, "{stderr}");
+    assert!(!dir.path().join("state").exists(), "an offline run leaves no state");
+}
+
+#[test]
+fn json_lines_are_well_formed() {
+    let dir = tempfile::tempdir().unwrap();
+    let info = sample();
+    std::fs::write(dir.path().join("a.torrent"), Metainfo::emit(&info)).unwrap();
+    let (code, stdout, _) = run(dir.path(), &["info", "a.torrent", "--json"]);
+    assert_eq!(code, 0);
+    let events: Vec<Value> = stdout.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    let names: Vec<_> = events.iter().map(|e| e["event"].as_str().unwrap()).collect();
+    assert_eq!(names, ["started", "metadata"]);
+    assert!(events.iter().all(|e| e["elapsed_s"].as_f64().is_some()));
+    let metadata = &events[1];
+    assert_eq!(metadata["info_hash"], info.hash().to_string());
+    assert_eq!(
+        (&metadata["size"], &metadata["files"], &metadata["pieces"]),
+        (&20_000.into(), &2.into(), &2.into())
+    );
+    assert_eq!(metadata["file_list"][1]["path"], "ünter/leer.txt");
+}
+
+#[test]
+fn errors_are_events_too() {
+    let dir = tempfile::tempdir().unwrap();
+    for (args, code) in
+        [(&["magnet:?dn=a", "--json"][..], 27), (&["--json", HEX, "--bad"], 28), (&["--json"], 28)]
+    {
+        let (exit, stdout, stderr) = run(dir.path(), args);
+        assert_eq!(exit, code, "{stderr}");
+        let event: Value = serde_json::from_str(stdout.trim_end()).unwrap();
+        assert_eq!((&event["event"], &event["code"]), (&"error".into(), &code.into()), "{args:?}");
+        assert!(event["message"].is_string() && event["hint"].is_string());
+    }
+}
+
+/// A DHT node of this test on loopback; its address and id.
+fn node() -> (String, String) {
+    let (sender, receiver) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let socket = udp_socket("127.0.0.1:0".parse().unwrap()).unwrap();
+            let address = socket.local_addr().unwrap().to_string();
+            let config = dht::Config { network: dht::Network::Local, ..dht::Config::default() };
+            let sockets = UdpSockets { v4: Some(socket), v6: None };
+            let node = Dht::spawn(config, sockets, [1; 32], None, Vec::new()).unwrap();
+            sender.send((address, node.snapshot().await.id.to_string())).unwrap();
+            std::future::pending::<()>().await;
+        });
+    });
+    receiver.recv().unwrap()
+}
+
+#[test]
+fn ping_tells_who_answers_and_gives_up_on_silence() {
+    let dir = tempfile::tempdir().unwrap();
+    let (address, id) = node();
+    let (code, stdout, stderr) = run(dir.path(), &["ping", &address]);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stdout.starts_with(&format!("id {id}, rtt ")) && stdout.contains(", version dg"), "{stdout}");
+    let (code, stdout, _) = run(dir.path(), &["ping", &address, "--json"]);
+    let pong: Value = serde_json::from_str(stdout.lines().last().unwrap()).unwrap();
+    assert_eq!((code, &pong["event"], &pong["id"]), (0, &"pong".into(), &id.into()));
+    let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let (code, stdout, stderr) = run(dir.path(), &["ping", &silent.local_addr().unwrap().to_string()]);
+    assert_eq!((code, stdout.as_str()), (2, ""));
+    assert!(stderr.contains("no answer within") && stderr.contains("\n\nhint: "), "{stderr}");
+}
