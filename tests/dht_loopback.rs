@@ -81,6 +81,29 @@ async fn ipv6_alone_works_and_a_silent_start_is_named() {
 }
 
 #[tokio::test]
+async fn sixty_four_nodes_that_start_at_once_serve_as_soon_as_they_have_joined() {
+    let test = async {
+        let begin = Instant::now();
+        let (first, start) = spawn(0, vec![]);
+        let mut all: Vec<_> = (1..64).map(|n| spawn(n, vec![start.to_string()]).0).collect();
+        for node in &all {
+            node.status().wait_for(|s| s.bootstrapped && s.nodes_v4 >= 16).await.unwrap();
+        }
+        println!("all joined after {:?}", begin.elapsed());
+        all.push(first);
+        for (n, node) in all.iter().enumerate().take(10) {
+            let (_, stats, _) = finish(node.get_peers_and_announce(Id160([n as u8; 20]), 7777)).await;
+            assert!(stats.announced_to >= 8, "{stats:?}");
+        }
+        for (n, node) in all.iter().skip(30).enumerate().take(10) {
+            let (peers, ..) = finish(node.get_peers(Id160([n as u8; 20]))).await;
+            assert_eq!(peers.len(), 1, "after {:?}", begin.elapsed());
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), test).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_name_resolves_while_the_search_is_under_way_and_mistakes_are_shown() {
     let test = async {
         let (_first, start) = spawn(0, vec![]);

@@ -78,11 +78,15 @@ pub const UPKEEP_EVERY: Duration = Duration::from_secs(6);
 /// Upkeep interval while the table is smaller than [`SMALL_TABLE`] and strangers wait.
 pub const UPKEEP_FAST: Duration = Duration::from_millis(250);
 /// The same in a private network, where nobody is bothered and everyone may have started just now.
-pub const UPKEEP_PRIVATE: Duration = Duration::from_millis(20);
+pub const UPKEEP_PRIVATE: Duration = Duration::from_millis(5);
+/// A private table is filled up to this size at once: who knows everyone finds in one step.
+pub const PRIVATE_TABLE: usize = 128;
 /// A table of this size serves any search.
 pub const SMALL_TABLE: usize = 32;
 /// First retry of the search for the own neighbourhood; doubles.
 pub const JOIN_RETRY: Duration = Duration::from_secs(1);
+/// The same in a private network, where everyone may have started at this very moment.
+pub const JOIN_RETRY_PRIVATE: Duration = Duration::from_millis(100);
 /// Longest wait between retries while the table is empty.
 pub const JOIN_RETRY_MAX: Duration = Duration::from_secs(60);
 /// Longest wait while the table is smaller than a bucket: newcomers may have come to a small network.

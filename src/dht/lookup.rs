@@ -249,7 +249,12 @@ impl Lookup {
     }
 
     fn may_retry(&self, candidate: &Candidate) -> bool {
-        let attempts = if self.answered == 0 { MAX_LONELY_ATTEMPTS } else { MAX_ATTEMPTS };
+        let attempts = match candidate.id {
+            _ if self.answered == 0 => MAX_LONELY_ATTEMPTS,
+            Some(_) => MAX_ATTEMPTS,
+            // An address to start from has nothing to add once others have answered.
+            None => 1,
+        };
         candidate.state == State::Stalled && candidate.attempts < attempts
     }
 
