@@ -3,9 +3,9 @@
 //! Owns the candidates round one target in one address family, and the decision whom to ask next and when
 //! it is over. Must not know messages, sockets, the table or what is searched for.
 //!
-//! It is over when the [`K`] closest candidates that are alive have answered: asking anyone farther
-//! cannot bring a closer one than those already named nobody better. "Alive" leaves out those who failed
-//! and those who are silent for longer than answers usually take; the latter free their place at once,
+//! It is over when the [`K`] closest candidates that are alive have answered: they have named whom they
+//! know nearer by, and nobody farther away knows the neighbourhood better. "Alive" leaves out those who
+//! failed and those who are silent for longer than answers usually take; the latter free their place at once,
 //! and still count if they answer late.
 
 use std::net::SocketAddr;
