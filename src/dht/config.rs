@@ -34,6 +34,8 @@ pub const MAX_ATTEMPTS: u8 = 2;
 pub const MAX_LONELY_ATTEMPTS: u8 = 5;
 /// How long a search without a single answer stays open for one, or for addresses to ask.
 pub const PATIENCE: Duration = Duration::from_secs(15);
+/// The same where the other address family has answered: half a network must not hold up the whole.
+pub const PATIENCE_OTHER_FAMILY: Duration = Duration::from_secs(3);
 /// Tokens longer than this are not kept: nobody issues them.
 pub const MAX_TOKEN_LEN: usize = 64;
 
@@ -76,11 +78,15 @@ pub const UPKEEP_EVERY: Duration = Duration::from_secs(6);
 /// Upkeep interval while the table is smaller than [`SMALL_TABLE`] and strangers wait.
 pub const UPKEEP_FAST: Duration = Duration::from_millis(250);
 /// The same in a private network, where nobody is bothered and everyone may have started just now.
-pub const UPKEEP_PRIVATE: Duration = Duration::from_millis(20);
+pub const UPKEEP_PRIVATE: Duration = Duration::from_millis(5);
+/// A private table is filled up to this size at once: who knows everyone finds in one step.
+pub const PRIVATE_TABLE: usize = 128;
 /// A table of this size serves any search.
 pub const SMALL_TABLE: usize = 32;
 /// First retry of the search for the own neighbourhood; doubles.
 pub const JOIN_RETRY: Duration = Duration::from_secs(1);
+/// The same in a private network, where everyone may have started at this very moment.
+pub const JOIN_RETRY_PRIVATE: Duration = Duration::from_millis(100);
 /// Longest wait between retries while the table is empty.
 pub const JOIN_RETRY_MAX: Duration = Duration::from_secs(60);
 /// Longest wait while the table is smaller than a bucket: newcomers may have come to a small network.

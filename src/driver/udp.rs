@@ -121,6 +121,11 @@ impl Dht {
     ) -> io::Result<Dht> {
         config.ipv4 = sockets.v4.is_some();
         config.ipv6 = sockets.v6.is_some();
+        // A socket on loopback cannot reach any other network, whatever the configuration says.
+        let locals = [&sockets.v4, &sockets.v6].into_iter().flatten();
+        if locals.filter_map(|s| s.local_addr().ok()).all(|addr| addr.ip().is_loopback()) {
+            config.network = dht::Network::Local;
+        }
         if let Some(saved) = &saved {
             config.id.get_or_insert(saved.id);
         }

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use super::search::Kind;
 use super::{Node, Purpose, family};
 use crate::dht::config::{
-    JOIN_EVERY, JOIN_RETRY, JOIN_RETRY_MAX, JOIN_SMALL_MAX, K, MAX_SAVED, MAX_UNVERIFIED, SMALL_TABLE,
-    UPKEEP_EVERY, UPKEEP_FAST, UPKEEP_PRIVATE,
+    JOIN_EVERY, JOIN_RETRY, JOIN_RETRY_MAX, JOIN_RETRY_PRIVATE, JOIN_SMALL_MAX, K, MAX_SAVED, MAX_UNVERIFIED,
+    PRIVATE_TABLE, SMALL_TABLE, UPKEEP_EVERY, UPKEEP_FAST, UPKEEP_PRIVATE,
 };
 use crate::id::{Id160, NodeId};
 use crate::wire::compact::Contact;
@@ -75,15 +75,15 @@ impl Node {
     /// Starts joining if too few are known and it is not going on already.
     pub(super) fn join_now(&mut self, now: Instant) {
         if self.known() < K && !self.searches.iter().any(|s| s.is_join()) {
-            self.upkeep.join_wait = JOIN_RETRY;
+            self.upkeep.join_wait = if self.knows_private() { JOIN_RETRY_PRIVATE } else { JOIN_RETRY };
             self.join(now);
         }
     }
 
     fn join(&mut self, now: Instant) {
         self.upkeep.join_at = None;
-        // Every other time elsewhere: who knows only his neighbours starts far from most targets.
-        let elsewhere = self.upkeep.joins % 2 == 1 && self.known() >= K;
+        // Every third time elsewhere: who knows only his neighbours starts far from most targets.
+        let elsewhere = self.upkeep.joins % 3 == 2 && self.known() >= K;
         let target = if elsewhere { Id160::random(&mut self.rng) } else { self.id };
         self.start_search(now, target, Kind::Join);
     }
@@ -169,7 +169,8 @@ impl Node {
     }
 
     pub(super) fn on_checked(&mut self, now: Instant, from: SocketAddr, reply: &Reply<'_>) {
-        if self.known() >= SMALL_TABLE {
+        let enough = if self.knows_private() { PRIVATE_TABLE } else { SMALL_TABLE };
+        if self.known() >= enough {
             return;
         }
         for contact in self.acceptable(from, reply) {
