@@ -16,7 +16,7 @@ use self::payload::{TempFolder, Verdict};
 use super::error::{CliError, Code};
 use super::get::goodbye;
 use super::json::Event;
-use super::progress::{bytes, count, words};
+use super::progress::{Patience, bytes, count};
 use super::report::Reporter;
 use super::signals::Signals;
 use crate::client::{Client, ClientConfig, Job, Placement, Source, Status, Transfer, TransferEvent};
@@ -246,6 +246,7 @@ impl Play<'_> {
     async fn watch(&mut self, transfer: &mut Transfer, begun: Instant) -> Result<Option<PathBuf>, CliError> {
         let status = transfer.status();
         let (mut path, mut half) = (None, false);
+        let mut patience = Patience::new(Some(STALL_LIMIT), begun);
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -268,9 +269,7 @@ impl Play<'_> {
                         self.since("half", begun, &format!("at {}/s", bytes(now.download_rate)));
                     }
                     self.reporter.status(Instant::now(), &now, None);
-                    if now.idle > STALL_LIMIT {
-                        return Err(too_slow(&format!("the download stands still: {}", words(&now))));
-                    }
+                    patience.check(Instant::now(), &now)?;
                 }
             }
         }

@@ -143,11 +143,12 @@ pub fn bytes(value: u64) -> String {
     if unit == "B" { format!("{value} B") } else { format!("{scaled:.1} {unit}") }
 }
 
-/// A time as a person reads it: `0.4 s`, `12 s`, `3 min 20 s`, `2 h 5 min`.
+/// A time as a person reads it: `40 ms`, `1.5 s`, `12 s`, `3 min 20 s`, `2 h 5 min`.
 pub fn seconds(time: Duration) -> String {
     let whole = time.as_secs();
     match whole {
-        0..10 => format!("{:.1} s", time.as_secs_f64()),
+        0 => format!("{:.0} ms", time.as_secs_f64() * 1000.0),
+        1..10 => format!("{:.1} s", time.as_secs_f64()),
         10..60 => format!("{whole} s"),
         60..3600 => format!("{} min {} s", whole / 60, whole % 60),
         _ => format!("{} h {} min", whole / 3600, whole % 3600 / 60),
@@ -251,7 +252,8 @@ mod tests {
             ["0 B", "1023 B", "1.0 KiB", "1.0 MiB"]
         );
         assert_eq!(bytes((1 << 20) - 1), "1.0 MiB");
-        assert_eq!(seconds(Duration::from_millis(400)), "0.4 s");
+        assert_eq!(seconds(Duration::from_millis(400)), "400 ms");
+        assert_eq!(seconds(Duration::from_millis(1500)), "1.5 s");
         assert_eq!(seconds(Duration::from_secs(200)), "3 min 20 s");
     }
 

@@ -19,6 +19,8 @@ use crate::driver::udp::DhtStatus;
 
 /// Without a terminal, a line this often.
 const LINE_EACH: Duration = Duration::from_secs(10);
+/// The first of them comes after this: work that is over sooner needs none.
+const FIRST_LINE: Duration = Duration::from_secs(2);
 /// Events of figures are this far apart.
 const EVENT_EACH: Duration = Duration::from_secs(1);
 
@@ -45,7 +47,8 @@ impl Reporter {
     /// Speaks as `output` says; `start` is when the process began. Sets up the log as well.
     pub fn new(output: Output, start: Instant) -> Self {
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
-        let reporter = Self { output, start, bar, told: Told::default() };
+        let line = start.checked_sub(LINE_EACH - FIRST_LINE);
+        let reporter = Self { output, start, bar, told: Told { line, ..Told::default() } };
         reporter.start_log();
         reporter
     }
