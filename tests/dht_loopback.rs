@@ -1,4 +1,5 @@
 //! Nodes on real sockets, all on loopback.
+#![allow(clippy::unwrap_used, reason = "a test may fail that way")]
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -53,6 +54,28 @@ async fn twenty_nodes_announce_and_find() {
         assert!(saved.contacts.len() >= 8);
         assert_eq!(newcomer.ping(start).await, Err(PingError::Stopped));
         assert!(newcomer.get_peers(hash).next().await.is_none());
+    };
+    tokio::time::timeout(Duration::from_secs(30), test).await.unwrap();
+}
+
+#[tokio::test]
+async fn ipv6_alone_works_and_a_silent_start_is_named() {
+    let test = async {
+        let bind = || listen::listen(Some("[::1]:0".parse().unwrap()));
+        let (Ok(a), Ok(b)) = (bind(), bind()) else { return println!("no IPv6 here") };
+        // A socket that never answers.
+        let silent = std::net::UdpSocket::bind("[::1]:0").unwrap().local_addr().unwrap();
+        let start = format!("[::1]:{}", a.port);
+        let config = || Config { network: Network::Local, ..Config::default() };
+        let a = Dht::spawn(config(), a.udp, [1; 32], None, vec![]).unwrap();
+        let b = Dht::spawn(config(), b.udp, [2; 32], None, vec![start, silent.to_string()]).unwrap();
+        let hash = Id160([3; 20]);
+        let (_, stats, _) = finish(b.get_peers_and_announce(hash, 99)).await;
+        assert_eq!((stats.announced_to, stats.answered), (1, 1));
+        let (peers, ..) = finish(a.get_peers(hash)).await;
+        assert_eq!(peers, ["[::1]:99".parse().unwrap()]);
+        let mut status = b.status();
+        status.wait_for(|s| s.nodes_v6 == 1 && s.unanswering == [silent]).await.unwrap();
     };
     tokio::time::timeout(Duration::from_secs(30), test).await.unwrap();
 }

@@ -25,18 +25,19 @@ pub struct Announced {
     cap: usize,
 }
 
-impl Announced {
-    /// An empty store of the usual size.
-    pub fn new() -> Self {
+impl Default for Announced {
+    fn default() -> Self {
         Self::with_cap(STORE_BYTES)
     }
+}
 
+impl Announced {
     fn with_cap(cap: usize) -> Self {
         Self { by_hash: LruCache::unbounded(), bytes: 0, cap }
     }
 
     /// Info-hashes in store.
-    pub fn len(&self) -> usize {
+    pub fn hashes(&self) -> usize {
         self.by_hash.len()
     }
 
@@ -118,7 +119,7 @@ mod tests {
     #[test]
     fn peers_expire_and_a_repeat_renews() {
         let (now, mut rng) = (Instant::now(), Rng::from_u64(1));
-        let mut store = Announced::new();
+        let mut store = Announced::default();
         store.insert(now, Id160::ZERO, peer(1));
         store.insert(now, Id160::ZERO, peer(2));
         store.insert(now + ANNOUNCE_EXPIRY / 2, Id160::ZERO, peer(2));
@@ -127,7 +128,7 @@ mod tests {
         assert_eq!(store.peers(now, &Id160::ZERO, true, 1, &mut rng).len(), 1);
         assert_eq!(store.peers(now + ANNOUNCE_EXPIRY, &Id160::ZERO, true, 9, &mut rng), [peer(2)]);
         assert!(store.peers(now + ANNOUNCE_EXPIRY * 2, &Id160::ZERO, true, 9, &mut rng).is_empty());
-        assert_eq!((store.len(), store.bytes), (0, 0));
+        assert_eq!((store.hashes(), store.bytes), (0, 0));
     }
 
     #[test]
@@ -138,12 +139,12 @@ mod tests {
             store.insert(now, Id160::random(&mut rng), peer(n));
         }
         store.insert(now, Id160::ZERO, peer(1));
-        assert!(store.bytes <= 10_000 && store.len() > 50);
+        assert!(store.bytes <= 10_000 && store.hashes() > 50);
         for n in 0..5000 {
             store.insert(now, Id160::ZERO, peer(n));
         }
         assert!(store.peers(now, &Id160::ZERO, true, 9999, &mut rng).len() == MAX_PEERS_PER_HASH);
         store.expire(now + ANNOUNCE_EXPIRY);
-        assert_eq!((store.len(), store.bytes), (0, 0));
+        assert_eq!((store.hashes(), store.bytes), (0, 0));
     }
 }

@@ -34,6 +34,8 @@ pub const MAX_ATTEMPTS: u8 = 2;
 pub const MAX_LONELY_ATTEMPTS: u8 = 5;
 /// How long a search without a single answer stays open for one, or for addresses to ask.
 pub const PATIENCE: Duration = Duration::from_secs(15);
+/// The same where the other address family has answered: half a network must not hold up the whole.
+pub const PATIENCE_OTHER_FAMILY: Duration = Duration::from_secs(3);
 /// Tokens longer than this are not kept: nobody issues them.
 pub const MAX_TOKEN_LEN: usize = 64;
 

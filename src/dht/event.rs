@@ -134,6 +134,8 @@ pub struct Counters {
 pub struct BootstrapState {
     /// The address.
     pub addr: SocketAddr,
+    /// Whether it is a well-known router, which stays out of the table.
+    pub router: bool,
     /// Whether it was ever asked.
     pub asked: bool,
     /// Whether it ever answered.

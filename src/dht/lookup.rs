@@ -197,13 +197,16 @@ impl Lookup {
     /// What to do now; `stall` is the silence after which an answer has become unlikely.
     pub fn next(&mut self, now: Instant, stall: Duration) -> Step {
         self.note_stalls(now);
+        // Queries that closer candidates have overtaken hold no slot, but count in the end.
+        let relevant = self.window().filter(|(_, c)| c.state == State::Waiting).count();
         let waiting = self.candidates.iter().filter(|c| c.state == State::Waiting).count();
-        if waiting < self.slots
+        if relevant < self.slots
+            && waiting < SLOTS_MAX
             && let Some(at) = self.choose(now)
         {
             return self.ask(now, at, stall);
         }
-        if let Some(at) = self.wait_for() {
+        if let Some(at) = self.wait_for(now) {
             return Step::Wait(at);
         }
         let deadline = self.started + PATIENCE;
@@ -262,14 +265,17 @@ impl Lookup {
     }
 
     /// When the next query that matters stalls or may be repeated.
-    fn wait_for(&self) -> Option<Instant> {
-        let in_window = self.window().filter(|(_, c)| c.state == State::Waiting).map(|(_, c)| c.stalls_at);
-        if self.is_served() {
-            return in_window.min();
+    fn wait_for(&self, now: Instant) -> Option<Instant> {
+        let silent = self.window().filter(|(_, c)| c.state == State::Waiting).map(|(_, c)| c.stalls_at);
+        let unasked = self.window().any(|(_, c)| c.state == State::New);
+        if self.is_served() && !unasked {
+            return silent.min();
         }
-        // Without a full set, the addresses to start from and the silent ones matter too.
-        let others = self.candidates.iter().filter(|c| c.state == State::Waiting || self.may_retry(c));
-        in_window.chain(others.map(|c| c.stalls_at)).min()
+        // Without a full set, or a free slot, every query under way matters, and silent nodes do too.
+        let retry = !self.is_served();
+        let matters =
+            |c: &&Candidate| c.state == State::Waiting || retry && self.may_retry(c) && c.stalls_at > now;
+        self.candidates.iter().filter(matters).map(|c| c.stalls_at).min()
     }
 }
 

@@ -81,7 +81,7 @@ impl Node {
             tables: [Table::new(id), Table::new(id)],
             inflight: InFlight::new(rng.child()),
             tokens: Tokens::new(now, rng.child()),
-            announced: Announced::new(),
+            announced: Announced::default(),
             limiter: Limiter::new(&config),
             searches: Vec::new(),
             upkeep: Upkeep::new(now),
@@ -225,13 +225,23 @@ impl Node {
 
     /// Adds addresses to start from, for example as names resolve; running searches take them up.
     pub fn add_bootstrap(&mut self, now: Instant, addrs: impl IntoIterator<Item = SocketAddr>) {
+        self.add_starts(now, addrs, false);
+    }
+
+    /// Adds well-known routers to start from. They serve everyone's start, so they stay out of the table
+    /// and are asked only while too few others are known.
+    pub fn add_routers(&mut self, now: Instant, addrs: impl IntoIterator<Item = SocketAddr>) {
+        self.add_starts(now, addrs, true);
+    }
+
+    fn add_starts(&mut self, now: Instant, addrs: impl IntoIterator<Item = SocketAddr>, router: bool) {
         for addr in addrs.into_iter().map(canonical) {
             let known = self.bootstrap.iter().any(|b| b.addr == addr);
             // The user named it, so it may be private; it still must be sendable and of our family.
             if known || self.bootstrap.len() >= MAX_BOOTSTRAP || !self.config.accepts(addr, addr.ip()) {
                 continue;
             }
-            self.bootstrap.push(BootstrapState { addr, asked: false, answered: false });
+            self.bootstrap.push(BootstrapState { addr, router, asked: false, answered: false });
             self.seed_searches(now, addr);
         }
         self.join_now(now);
@@ -271,7 +281,7 @@ impl Node {
             bootstrapped: self.upkeep.has_joined(),
             counters: self.counters,
             bootstrap: self.bootstrap.clone(),
-            stored_hashes: self.announced.len(),
+            stored_hashes: self.announced.hashes(),
         }
     }
 
@@ -328,12 +338,11 @@ impl Node {
         self.seed_searches(now, from);
     }
 
-    /// Marks an address to start from as answering; true where it must stay out of the table, as the
-    /// well-known routers of the public network serve everyone's start and nothing else.
+    /// Marks an address to start from as answering; true for a router, which stays out of the table.
     fn note_bootstrap(&mut self, from: SocketAddr) -> bool {
         let Some(state) = self.bootstrap.iter_mut().find(|b| b.addr == from) else { return false };
         state.answered = true;
-        self.config.wants_diversity(from.ip())
+        state.router
     }
 
     fn on_timeout(&mut self, now: Instant, query: &Pending<Purpose>) {

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::{Node, Purpose, family};
-use crate::dht::config::{K, MAX_PEERS_FOUND, MAX_SEEDS};
+use crate::dht::config::{K, MAX_PEERS_FOUND, MAX_SEEDS, PATIENCE_OTHER_FAMILY};
 use crate::dht::event::{Event, LookupId, LookupStats};
 use crate::dht::lookup::{Lookup, Step};
 use crate::id::Id160;
@@ -199,8 +199,9 @@ impl Node {
                         }
                     }
                     Step::Wait(at) => {
-                        let idle = answered && lookup.answered() == 0 && lookup.asked() == 0;
-                        if !idle {
+                        let silent = answered && lookup.answered() == 0;
+                        let at = if silent { at.min(search.started + PATIENCE_OTHER_FAMILY) } else { at };
+                        if !silent || lookup.asked() > 0 && at > now {
                             over = false;
                             search.wake = Some(search.wake.map_or(at, |w| w.min(at)));
                         }

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::{Node, family};
-use crate::dht::config::{K, MAX_PAYLOAD, VERIFY_DELAY, VERSION, is_private, is_sendable};
+use crate::dht::config::{K, MAX_PAYLOAD, SMALL_TABLE, VERIFY_DELAY, VERSION, is_private, is_sendable};
 use crate::id::Id160;
 use crate::wire::compact::{self, Contact};
 use crate::wire::krpc::{Body, ErrorBody, Message, Method, Query, Reply, Want, code};
@@ -123,8 +123,8 @@ impl Node {
         if private && !self.knows_private() {
             return;
         }
-        // Among friends, and while nobody else is known, waiting for a NAT's pinhole to close is idle.
-        let at_once = private || self.tables[family(contact.addr)].len() < K;
+        // Among friends, and while few others are known, waiting for a NAT's pinhole to close is idle.
+        let at_once = private || self.tables[family(contact.addr)].len() < SMALL_TABLE;
         let delay = if at_once { std::time::Duration::ZERO } else { VERIFY_DELAY };
         self.verify_soon(now, contact.addr, Some(contact.id), delay);
     }

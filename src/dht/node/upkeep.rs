@@ -82,8 +82,8 @@ impl Node {
 
     fn join(&mut self, now: Instant) {
         self.upkeep.join_at = None;
-        // Every other time elsewhere: who knows only his neighbours starts far from most targets.
-        let elsewhere = self.upkeep.joins % 2 == 1 && self.known() >= K;
+        // Every third time elsewhere: who knows only his neighbours starts far from most targets.
+        let elsewhere = self.upkeep.joins % 3 == 2 && self.known() >= K;
         let target = if elsewhere { Id160::random(&mut self.rng) } else { self.id };
         self.start_search(now, target, Kind::Join);
     }

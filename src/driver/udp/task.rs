@@ -11,8 +11,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::mailbox::Sender;
 use super::{DhtStatus, PingError, PingReply, SearchEvent};
 use crate::dht::{self, Event, LookupId, PingId};
-use crate::driver::clock;
 use crate::driver::listen::UdpSockets;
+use crate::driver::{bootstrap, clock};
 use crate::id::InfoHash;
 
 /// Datagrams taken in one turn, so that a flood does not starve timers and wishes.
@@ -99,7 +99,10 @@ impl Task {
             match self.wake().await {
                 Wake::Shutdown(reply) => {
                     let snapshot = self.node.snapshot(clock::now());
-                    reply.map(|reply| reply.send(snapshot));
+                    if let Some(reply) = reply {
+                        // Whoever asked may have gone meanwhile.
+                        let _ = reply.send(snapshot);
+                    }
                     return;
                 }
                 Wake::Timer => self.on_timer(),
@@ -171,7 +174,11 @@ impl Task {
                     s.unresolved.retain(|n| *n != name);
                     true
                 });
-                self.node.add_bootstrap(now, addrs);
+                if bootstrap::default_nodes().contains(&name) {
+                    self.node.add_routers(now, addrs);
+                } else {
+                    self.node.add_bootstrap(now, addrs);
+                }
             }
             Command::Snapshot(reply) => drop(reply.send(self.node.snapshot(now))),
             Command::Shutdown(_) => {}
