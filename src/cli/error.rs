@@ -91,8 +91,13 @@ impl From<TransferError> for CliError {
 impl From<StartError> for CliError {
     fn from(error: StartError) -> Self {
         let StartError::Listen { .. } = &error;
-        Self::new(Code::Unknown, error.to_string())
-            .hint("another program may hold that port: choose another with --listen, or leave --listen out")
+        let text = error.to_string();
+        // The library may have a hint of its own.
+        match text.split_once("\n\nhint: ") {
+            Some((message, hint)) => Self::new(Code::Unknown, message).hint(hint),
+            None => Self::new(Code::Unknown, text)
+                .hint("another program may hold that port: choose another with --listen, or leave it out"),
+        }
     }
 }
 

@@ -202,6 +202,7 @@ impl Patience {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::driver::clock;
 
     #[test]
     fn each_standstill_has_its_sentence() {
@@ -259,7 +260,7 @@ mod tests {
 
     #[test]
     fn patience_ends_with_the_code_that_fits() {
-        let start = Instant::now();
+        let start = clock::now();
         let at = |s| start + Duration::from_secs(s);
         let mut patience = Patience::new(Some(Duration::from_secs(10)), start);
         let mut status = Status::default();
