@@ -6,6 +6,6 @@ use dhtget::cli;
 use dhtget::cli::plan::Env;
 
 fn main() -> ExitCode {
-    let start = std::time::Instant::now();
+    let start = dhtget::driver::clock::now();
     ExitCode::from(cli::main(std::env::args_os().collect(), &Env::of_process(), start))
 }

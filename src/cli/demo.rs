@@ -16,7 +16,7 @@ use self::payload::{TempFolder, Verdict};
 use super::error::{CliError, Code};
 use super::get::goodbye;
 use super::json::Event;
-use super::progress::{bytes, count, words};
+use super::progress::{Patience, bytes, count};
 use super::report::Reporter;
 use super::signals::Signals;
 use crate::client::{Client, ClientConfig, Job, Placement, Source, Status, Transfer, TransferEvent};
@@ -62,7 +62,7 @@ pub async fn run(
     let folder = TempFolder::new(dir, &mut rng).map_err(|e| {
         failed(&format!("{}: no temporary folder", dir.display()), &e).hint("choose another place with --dir")
     })?;
-    let mut play = Play { begun: Instant::now(), folder: &folder, size, rng, reporter };
+    let mut play = Play { begun: clock::now(), folder: &folder, size, rng, reporter };
     let result = play.perform(signals).await;
     play.reporter.clear();
     result
@@ -91,7 +91,7 @@ impl Play<'_> {
             copy = self.on_the_network(&info, &source) => copy,
         }?;
         let (size, stop) = (self.size, signals.flag());
-        self.reporter.step(Instant::now(), "comparing");
+        self.reporter.step(clock::now(), "comparing");
         let verdict = blocking(signals, move || payload::compare(&source, &copy, size, &stop)).await?;
         match verdict.map_err(|e| failed("comparing", &e))? {
             Verdict::Same(all) => {
@@ -106,7 +106,7 @@ impl Play<'_> {
 
     /// A line of the timeline.
     fn milestone(&self, name: &str, detail: &str) {
-        let at = self.begun.elapsed().as_secs_f64();
+        let at = clock::now().saturating_duration_since(self.begun).as_secs_f64();
         // A timeline that nobody reads any more does not stop the play.
         let _ = self.reporter.data(&format!("{at:7.2} s  {name:<13} {detail}"));
         self.reporter.tell(&Event::Milestone { name, detail: detail.to_owned() });
@@ -114,7 +114,7 @@ impl Play<'_> {
 
     /// Generates the payload and makes its torrent.
     async fn prepare(&mut self, source: &Path, signals: &mut Signals) -> Result<Arc<Info>, CliError> {
-        self.reporter.step(Instant::now(), "generating the payload");
+        self.reporter.step(clock::now(), "generating the payload");
         let (root, size, stop) = (source.to_owned(), self.size, signals.flag());
         let mut rng = Rng::from_seed(self.rng.child());
         let made = blocking(signals, move || payload::generate(&root, size, &mut rng, &stop)).await?;
@@ -182,7 +182,7 @@ impl Play<'_> {
                 let _ = node.status().wait_for(|s| s.bootstrapped).await;
             }
         };
-        self.reporter.step(Instant::now(), "waiting for the nodes to find each other");
+        self.reporter.step(clock::now(), "waiting for the nodes to find each other");
         timeout(STEP_LIMIT, joined).await.map_err(|_| too_slow("the DHT nodes did not find each other"))?;
         let mut known: Vec<usize> = nodes.iter().map(|n| n.status().borrow().nodes_v4).collect();
         known.sort_unstable();
@@ -193,7 +193,7 @@ impl Play<'_> {
 
     async fn wait_for_announces(&mut self, sharers: &[(Client, Transfer)]) -> Result<(), CliError> {
         let mut holders = Vec::new();
-        self.reporter.step(Instant::now(), "waiting for the sharers' announces");
+        self.reporter.step(clock::now(), "waiting for the sharers' announces");
         for (_, transfer) in sharers {
             let mut status = transfer.status();
             let announced = timeout(STEP_LIMIT, status.wait_for(|s| s.announced_to > 0)).await;
@@ -229,7 +229,7 @@ impl Play<'_> {
     /// The download, by the text of a bare magnet link.
     async fn fetch(&mut self, magnet: &str, bootstrap: &[String]) -> Result<PathBuf, CliError> {
         let magnet: Magnet = magnet.parse().map_err(|e| failed("the magnet link", &e))?;
-        let begun = Instant::now();
+        let begun = clock::now();
         let client = Client::start(local_client(bootstrap)).await?;
         let dir = self.folder.path().join("copy");
         let mut transfer = client.add(Job {
@@ -246,6 +246,7 @@ impl Play<'_> {
     async fn watch(&mut self, transfer: &mut Transfer, begun: Instant) -> Result<Option<PathBuf>, CliError> {
         let status = transfer.status();
         let (mut path, mut half) = (None, false);
+        let mut patience = Patience::new(Some(STALL_LIMIT), begun);
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -267,10 +268,8 @@ impl Play<'_> {
                         half = true;
                         self.since("half", begun, &format!("at {}/s", bytes(now.download_rate)));
                     }
-                    self.reporter.status(Instant::now(), &now, None);
-                    if now.idle > STALL_LIMIT {
-                        return Err(too_slow(&format!("the download stands still: {}", words(&now))));
-                    }
+                    self.reporter.status(clock::now(), &now, None);
+                    patience.check(clock::now(), &now)?;
                 }
             }
         }
@@ -289,7 +288,8 @@ impl Play<'_> {
     }
 
     fn on_complete(&self, begun: Instant, status: &Status) {
-        let rate = status.total as f64 / begun.elapsed().as_secs_f64().max(0.001);
+        let rate =
+            status.total as f64 / clock::now().saturating_duration_since(begun).as_secs_f64().max(0.001);
         let (all, rate) = (bytes(status.total), bytes(rate as u64));
         let (peers, wasted) = (count(status.peers_connected, "peer"), bytes(status.wasted));
         self.since("done", begun, &format!("{all} at {rate}/s from {peers}, {wasted} wasted"));
@@ -297,7 +297,7 @@ impl Play<'_> {
 
     /// A milestone with the time since the download began.
     fn since(&self, name: &str, begun: Instant, detail: &str) {
-        let ms = begun.elapsed().as_millis();
+        let ms = clock::now().saturating_duration_since(begun).as_millis();
         self.milestone(name, &format!("{detail} ({ms} ms after the start of the download)"));
     }
 }

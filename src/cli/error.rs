@@ -63,7 +63,9 @@ impl CliError {
 impl fmt::Display for CliError {
     /// The message, and after an empty line the hint.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "error: {}", self.message)?;
+        // Whoever stops a run on purpose need not read that it failed.
+        let stopped = matches!(self.code, Code::Interrupted | Code::Terminated);
+        write!(f, "{}{}", if stopped { "" } else { "error: " }, self.message)?;
         if let Some(hint) = &self.hint {
             write!(f, "\n\nhint: {hint}")?;
         }

@@ -15,6 +15,7 @@ use super::progress::{Patience, bytes, count, ratio, seconds};
 use super::report::{Reporter, visible};
 use super::signals::Signals;
 use crate::client::{Client, Job, Status, Transfer, TransferEvent};
+use crate::driver::clock;
 use crate::wire::metainfo::{FileKind, Info};
 
 /// Figures are looked at this often.
@@ -52,7 +53,7 @@ pub async fn run(plan: &GetPlan, reporter: &mut Reporter, signals: &mut Signals)
         seed: plan.seed.is_some(),
     });
     let name = plan.target.name().map(visible);
-    let patience = Patience::new(plan.stop_timeout, Instant::now());
+    let patience = Patience::new(plan.stop_timeout, clock::now());
     let mut run = Run { plan, reporter, name, path: None, patience, complete: None };
     let result = run.watch(&mut transfer, signals).await;
     run.reporter.clear();
@@ -97,7 +98,7 @@ impl Run<'_> {
                 }
                 _ = tick.tick() => {
                     let now = status.borrow().clone();
-                    if self.on_tick(Instant::now(), &now)? {
+                    if self.on_tick(clock::now(), &now)? {
                         return Ok(());
                     }
                 }
@@ -141,7 +142,7 @@ impl Run<'_> {
     }
 
     fn on_complete(&mut self, status: &Status) {
-        let now = Instant::now();
+        let now = clock::now();
         self.complete = Some(now);
         self.reporter.last_status(status);
         let ratio = ratio(status.uploaded, status.total);

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -19,6 +19,7 @@ use super::report::{Reporter, visible};
 use super::signals::Signals;
 use super::target::Target;
 use crate::client::{Client, Job, Placement, Transfer, TransferEvent};
+use crate::driver::clock;
 use crate::wire::magnet::Magnet;
 use crate::wire::metainfo::{FileKind, Info, Metainfo};
 
@@ -75,7 +76,7 @@ async fn wait(
     signals: &mut Signals,
 ) -> Result<Arc<Info>, CliError> {
     let status = transfer.status();
-    let mut patience = Patience::new(plan.stop_timeout, Instant::now());
+    let mut patience = Patience::new(plan.stop_timeout, clock::now());
     let name = plan.target.name().map(visible);
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -90,7 +91,7 @@ async fn wait(
                 None => return Err(CliError::new(Code::NotFound, "the transfer ended without the metadata")),
             },
             _ = tick.tick() => {
-                let (now, status) = (Instant::now(), status.borrow().clone());
+                let (now, status) = (clock::now(), status.borrow().clone());
                 reporter.status(now, &status, name.as_deref());
                 patience.check(now, &status)?;
             }

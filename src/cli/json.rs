@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::error::CliError;
 use crate::client::Status;
+use crate::driver::clock;
 use crate::wire::metainfo::{FileKind, Info};
 
 /// One event.
@@ -195,7 +196,7 @@ pub fn emit(out: &mut dyn Write, start: Instant, event: &Event<'_>) -> io::Resul
         event: &'a Event<'a>,
         elapsed_s: f64,
     }
-    let elapsed_s = start.elapsed().as_micros() as f64 / 1e6;
+    let elapsed_s = clock::now().saturating_duration_since(start).as_micros() as f64 / 1e6;
     let mut line = serde_json::to_vec(&Line { event, elapsed_s })?;
     line.push(b'\n');
     out.write_all(&line)?;
@@ -209,7 +210,7 @@ mod tests {
 
     fn line(event: &Event<'_>) -> serde_json::Value {
         let mut out = Vec::new();
-        emit(&mut out, Instant::now(), event).unwrap();
+        emit(&mut out, clock::now(), event).unwrap();
         assert_eq!(out.iter().filter(|&&b| b == b'\n').count(), 1);
         serde_json::from_slice(&out).unwrap()
     }

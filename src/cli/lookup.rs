@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -18,6 +18,7 @@ use super::signals::Signals;
 use super::target::Target;
 use crate::client::{Client, ClientConfig};
 use crate::dht::LookupStats;
+use crate::driver::clock;
 use crate::driver::udp::{DhtStatus, SearchEvent};
 use crate::id::InfoHash;
 
@@ -60,7 +61,7 @@ async fn search_until_joined(
     hash: InfoHash,
     reporter: &mut Reporter,
 ) -> Result<(), CliError> {
-    let deadline = Instant::now() + JOIN_LIMIT;
+    let deadline = clock::now() + JOIN_LIMIT;
     let status = client.dht().status();
     let mut seen = BTreeSet::new();
     let mut total = LookupStats::default();
@@ -79,10 +80,10 @@ async fn search_until_joined(
                 return summary(&total, seen.len(), reporter);
             }
         }
-        if Instant::now() >= deadline {
+        if clock::now() >= deadline {
             return if total.answered > 0 { summary(&total, 0, reporter) } else { Err(unreachable(&before)) };
         }
-        reporter.node(Instant::now(), &before, &node::words(&before));
+        reporter.node(clock::now(), &before, &node::words(&before));
         tick.tick().await;
     }
 }
@@ -107,7 +108,7 @@ async fn search(
                 let nodes = count(asked as usize, "node");
                 let words =
                     format!("{nodes} asked, {answered} answered, {} found", count(seen.len(), "peer"));
-                reporter.step(Instant::now(), &words);
+                reporter.step(clock::now(), &words);
             }
             SearchEvent::Done(stats) => return Ok(stats),
         }

@@ -3,7 +3,7 @@
 //! Owns what a person sees of that. Must not know what the node answers to whom.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::time::{MissedTickBehavior, interval, interval_at};
 
@@ -14,6 +14,7 @@ use super::progress::count;
 use super::report::Reporter;
 use super::signals::Signals;
 use crate::client::{Client, ClientConfig};
+use crate::driver::clock;
 use crate::driver::state::{self, SavedNodes};
 use crate::driver::udp::DhtStatus;
 
@@ -41,7 +42,7 @@ pub async fn run(
     let status = client.dht().status();
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut save = interval_at(tokio::time::Instant::now() + SAVE_EACH, SAVE_EACH);
+    let mut save = interval_at((clock::now() + SAVE_EACH).into(), SAVE_EACH);
     let stop = loop {
         tokio::select! {
             biased;
@@ -53,7 +54,7 @@ pub async fn run(
             }
             _ = tick.tick() => {
                 let status = status.borrow().clone();
-                reporter.node(Instant::now(), &status, &words(&status));
+                reporter.node(clock::now(), &status, &words(&status));
             }
         }
     };

@@ -143,11 +143,12 @@ pub fn bytes(value: u64) -> String {
     if unit == "B" { format!("{value} B") } else { format!("{scaled:.1} {unit}") }
 }
 
-/// A time as a person reads it: `0.4 s`, `12 s`, `3 min 20 s`, `2 h 5 min`.
+/// A time as a person reads it: `40 ms`, `1.5 s`, `12 s`, `3 min 20 s`, `2 h 5 min`.
 pub fn seconds(time: Duration) -> String {
     let whole = time.as_secs();
     match whole {
-        0..10 => format!("{:.1} s", time.as_secs_f64()),
+        0 => format!("{:.0} ms", time.as_secs_f64() * 1000.0),
+        1..10 => format!("{:.1} s", time.as_secs_f64()),
         10..60 => format!("{whole} s"),
         60..3600 => format!("{} min {} s", whole / 60, whole % 60),
         _ => format!("{} h {} min", whole / 3600, whole % 3600 / 60),
@@ -201,6 +202,7 @@ impl Patience {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::driver::clock;
 
     #[test]
     fn each_standstill_has_its_sentence() {
@@ -251,13 +253,14 @@ mod tests {
             ["0 B", "1023 B", "1.0 KiB", "1.0 MiB"]
         );
         assert_eq!(bytes((1 << 20) - 1), "1.0 MiB");
-        assert_eq!(seconds(Duration::from_millis(400)), "0.4 s");
+        assert_eq!(seconds(Duration::from_millis(400)), "400 ms");
+        assert_eq!(seconds(Duration::from_millis(1500)), "1.5 s");
         assert_eq!(seconds(Duration::from_secs(200)), "3 min 20 s");
     }
 
     #[test]
     fn patience_ends_with_the_code_that_fits() {
-        let start = Instant::now();
+        let start = clock::now();
         let at = |s| start + Duration::from_secs(s);
         let mut patience = Patience::new(Some(Duration::from_secs(10)), start);
         let mut status = Status::default();

@@ -19,6 +19,8 @@ use crate::driver::udp::DhtStatus;
 
 /// Without a terminal, a line this often.
 const LINE_EACH: Duration = Duration::from_secs(10);
+/// The first of them comes after this: work that is over sooner needs none.
+const FIRST_LINE: Duration = Duration::from_secs(2);
 /// Events of figures are this far apart.
 const EVENT_EACH: Duration = Duration::from_secs(1);
 
@@ -45,7 +47,8 @@ impl Reporter {
     /// Speaks as `output` says; `start` is when the process began. Sets up the log as well.
     pub fn new(output: Output, start: Instant) -> Self {
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
-        let reporter = Self { output, start, bar, told: Told::default() };
+        let line = start.checked_sub(LINE_EACH - FIRST_LINE);
+        let reporter = Self { output, start, bar, told: Told { line, ..Told::default() } };
         reporter.start_log();
         reporter
     }
@@ -219,9 +222,6 @@ impl Reporter {
     }
 
     fn draw(&mut self, done: u64, total: u64, words: &str, name: Option<&str>) {
-        if self.bar.is_hidden() {
-            self.bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(8));
-        }
         let template = match (name.is_some(), total > 0) {
             (true, true) => "{prefix}\n[{wide_bar}] {percent:>3}%\n{msg}",
             (true, false) => "{prefix}\n{spinner} {msg}",
@@ -235,6 +235,9 @@ impl Reporter {
         self.bar.set_position(done);
         self.bar.set_prefix(visible(name.unwrap_or_default()));
         self.bar.set_message(words.to_owned());
+        if self.bar.is_hidden() {
+            self.bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(8));
+        }
         self.bar.tick();
     }
 }
@@ -293,10 +296,11 @@ impl<'a> MakeWriter<'a> for BarLog {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::driver::clock;
 
     #[test]
     fn what_is_due_waits_its_time() {
-        let (mut last, now) = (None, Instant::now());
+        let (mut last, now) = (None, clock::now());
         assert!(is_due(&mut last, now, LINE_EACH));
         assert!(!is_due(&mut last, now + Duration::from_secs(9), LINE_EACH));
         assert!(is_due(&mut last, now + LINE_EACH, LINE_EACH));
@@ -309,7 +313,7 @@ mod tests {
 
     #[test]
     fn a_bar_can_be_drawn_in_every_state() {
-        let mut reporter = Reporter::new(Output { quiet: true, ..Output::default() }, Instant::now());
+        let mut reporter = Reporter::new(Output { quiet: true, ..Output::default() }, clock::now());
         for (total, name) in [(0, None), (0, Some("a")), (10, Some("a")), (10, None)] {
             reporter.draw(0, total, "words", name);
         }

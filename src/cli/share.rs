@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -18,6 +18,7 @@ use super::progress::{bytes, count, ratio};
 use super::report::Reporter;
 use super::signals::Signals;
 use crate::client::{Client, Job, Placement, Source, Status, Transfer, TransferEvent};
+use crate::driver::clock;
 use crate::driver::create::{Content, CreateError};
 use crate::wire::magnet::Magnet;
 use crate::wire::metainfo::Info;
@@ -129,7 +130,7 @@ async fn hash(content: Content, reporter: &mut Reporter, signals: &Signals) -> R
     let joined = loop {
         tokio::select! {
             joined = &mut work => break joined,
-            _ = tick.tick() => reporter.working(Instant::now(), &name, done.load(Ordering::Relaxed), total),
+            _ = tick.tick() => reporter.working(clock::now(), &name, done.load(Ordering::Relaxed), total),
         }
     };
     reporter.clear();
@@ -176,7 +177,7 @@ async fn serve(
     reporter: &mut Reporter,
     signals: &mut Signals,
 ) -> Result<(), CliError> {
-    let start = Instant::now();
+    let start = clock::now();
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -189,7 +190,7 @@ async fn serve(
                 None => return Err(CliError::new(Code::Unknown, "a shared torrent stopped by itself")),
             },
             _ = tick.tick() => {
-                let now = Instant::now();
+                let now = clock::now();
                 reporter.status(now, &sum(transfers), None);
                 let served = now.saturating_duration_since(start);
                 let enough = |t: &Transfer| {

@@ -312,11 +312,11 @@ impl FromStr for HostPort {
     }
 }
 
-/// Letters of any script are left to the resolver; a name of digits and dots only would be a broken address.
+/// As the resolver takes it, which knows no letters beyond ASCII; a name of digits and dots only would be a broken address.
 fn is_host_name(host: &str) -> bool {
     let label = |l: &str| {
         (1..=63).contains(&l.len())
-            && l.chars().all(|c| c.is_alphanumeric() || c == '-' || c == '_')
+            && l.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')
             && !l.starts_with('-')
     };
     let dotted = host.strip_suffix('.').unwrap_or(host);
