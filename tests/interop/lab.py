@@ -222,15 +222,15 @@ class Traffic(threading.Thread):
     def __init__(self, owners):
         """`owners`: {pid: name}"""
         super().__init__(daemon=True)
-        self._owners, self._stop = owners, threading.Event()
+        self._owners, self._ended = owners, threading.Event()
         self._owner_of, self._received = {}, {}
 
     def run(self):
-        while not self._stop.wait(0.25):
+        while not self._ended.wait(0.25):
             self._poll()
 
     def finish(self):
-        self._stop.set()
+        self._ended.set()
         self.join(10)
         self._poll()
         received = {}

@@ -112,6 +112,12 @@ def peer(config):
             next_lookup = now + 3
             for info_hash in wanted:
                 session.dht_get_peers(info_hash)
+        if now >= next_lookup and not config.get("direct"):
+            # Its first lookup sometimes runs while its table is still empty.
+            next_lookup = now + 3
+            for handle in handles:
+                if not handle.status().is_seeding:
+                    handle.force_dht_announce()
         if handles and now >= next_stats:
             next_stats = now + 0.5
             stats = {}
