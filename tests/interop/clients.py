@@ -108,7 +108,7 @@ class Aria2(Client):
         return self._run(torrents[0].parent, [t.file for t in torrents], "--check-integrity=true", "--bt-hash-check-seed=true")
 
     def leech(self, magnets, peers=()):
-        assert not peers, "aria2 takes peers only from a magnet's x.pe"
+        assert not peers, "aria2 takes no peer by hand, and ignores x.pe"
         return self._run(self.out, magnets)
 
     def _run(self, folder, uris, *options):

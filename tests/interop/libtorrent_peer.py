@@ -65,11 +65,13 @@ def open_session(listen, bootstrap, **extra):
 
 def nodes(config):
     """One session a listen address, all told about each other, so that the network is whole after a second."""
-    sessions = [open_session(listen, [], aio_threads=1, hashing_threads=1) for listen in config["listen"]]
-    for session in sessions:
-        for address in config["listen"]:
-            if address != session.get_settings()["listen_interfaces"]:
-                session.add_dht_node(endpoint(address))
+    sessions = [open_session(listen, config["listen"][:2], aio_threads=1, hashing_threads=1) for listen in config["listen"]]
+    for _ in range(3):
+        time.sleep(0.5)
+        for session, own in zip(sessions, config["listen"]):
+            for address in config["listen"]:
+                if address != own:
+                    session.add_dht_node(endpoint(address))
     say("ready")
     while not stopping:
         time.sleep(0.2)
