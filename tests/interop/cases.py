@@ -74,7 +74,7 @@ def everyone_finds_everyone(lab, folder, dht):
     # Transmission looks for peers once, half a minute after its start; it can start before the rest is announced.
     fetches = [fetched_by(Transmission)]
     for sharer in reversed(sharers[1:]):
-        dht.wait_announced(shares[sharer.name].info_hash, sharer.address, 45, [sharer.process, *dht.processes])
+        dht.wait_announced(shares[sharer.name].info_hash, sharer.address, 75, [sharer.process, *dht.processes])
     fetches += [fetched_by(Aria2), fetched_by(Libtorrent)]
     for torrent in others("dhtget"):
         getter = Dhtget(lab, folder, dht.bootstrap, f"dhtget gets {torrent.name}")

@@ -233,6 +233,7 @@ class Dhtget(Client):
 
     def fetch(self, target, *options, peers=(), state=("--no-state",)):
         named = [f"--peer={p}" for p in peers]
+        self.leaves_nothing = state == ("--no-state",)
         self._start([dhtget_binary(), target, "-d", self.out, *self._common(state), *named, *options])
         return self
 
@@ -260,6 +261,12 @@ class Dhtget(Client):
         if not self.event("finished"):
             raise Failed(f"no finished event\n{self.process.tail()}")
         self.check([torrent])
+        if self.leaves_nothing:
+            # Its HOME and every XDG folder are `work`; the rest there is the harness's own.
+            own = {"out", os.path.basename(self.process.out_path), os.path.basename(self.process.err_path)}
+            left = sorted(set(os.listdir(self.work)) - own) + sorted(set(os.listdir(self.out)) - {torrent.name})
+            if left:
+                raise Failed(f"--no-state left behind {left}")
 
 
 REAL = (Libtorrent, Aria2, Transmission)
