@@ -276,7 +276,8 @@ def killed_twice(lab, folder):
         getter.fetch(torrent.magnet, peers=[seeder.address], state=state)
         getter.wait_exit(torrent, 40)
         uploaded = seeder.uploaded(torrent)
-        if uploaded > torrent.bytes * 3 // 2:
+        # From nothing each time it would be 2.0; what was under way when it was killed may come twice.
+        if uploaded > torrent.bytes * 7 // 4:
             raise Failed(f"the seeder sent {uploaded} bytes for {torrent.bytes}: runs start from nothing")
         getter.fetch(torrent.magnet, peers=[seeder.address], state=state)
         getter.wait_exit(torrent, 40)

@@ -97,7 +97,7 @@ class Libtorrent(Client):
 
 
 class Aria2(Client):
-    """Takes one DHT entry point, looks for peers about every ten seconds."""
+    """Takes one DHT entry point; its first lookup comes after ten seconds, its announce up to ten more later."""
 
     name = "aria2"
     ignores = (".aria2",)
