@@ -1,0 +1,339 @@
+"""The cases. Each is a function of (lab, folder); what it needs beside that it starts itself, bounded in time.
+
+`shared_dht` is one network of libtorrent nodes that most cases use together, each with torrents of its own.
+"""
+
+import os
+import random
+import re
+import shutil
+import socket
+
+import torrents
+from clients import Aria2, Dhtget, Libtorrent, Transmission, dhtget_binary
+from dht import DhtgetDht, LibtorrentDht
+from lab import SIGINT, SIGKILL, SIGTERM, Failed, Traffic, wait_until
+
+# Transmission 3.00 refuses a piece length that halving does not bring to a block size; its blocks are 10,000 bytes here.
+ODD_PIECE = 49_157
+ODD_PIECE_TRANSMISSION = 40_000
+SLOW = 120
+
+CASES = []
+
+
+def case(function):
+    CASES.append(function)
+    return function
+
+
+def shared_dht(lab):
+    return lab.shared_dht
+
+
+# ---- the DHT itself, first because slowest ----
+
+
+@case
+def dht_of_dhtget_nodes(lab, folder):
+    """Twelve dhtget nodes carry the announces and lookups of every client."""
+    dht = DhtgetDht(lab, folder, dhtget_binary())
+    try:
+        everyone_finds_everyone(lab, folder, dht.wait_ready())
+    finally:
+        dht.stop()
+
+
+@case
+def dht_of_libtorrent_nodes(lab, folder):
+    """Twelve libtorrent nodes carry the announces and lookups of every client."""
+    dht = LibtorrentDht(lab, folder)
+    try:
+        everyone_finds_everyone(lab, folder, dht.wait_ready())
+    finally:
+        dht.stop()
+
+
+def everyone_finds_everyone(lab, folder, dht):
+    """Each of four clients shares a torrent of its own; each of the four fetches the other three's."""
+    shares, sharers = {}, []
+    for kind in (Transmission, Aria2, Libtorrent):
+        torrent = torrents.small(lab.folder(folder, f"payload {kind.name}"), f"of {kind.name} in {folder}").pack(ODD_PIECE_TRANSMISSION)
+        sharers.append(kind(lab, folder, dht.bootstrap, f"sharer {kind.name}").seed([torrent]))
+        shares[kind.name] = torrent
+    own = torrents.small(lab.folder(folder, "payload dhtget"), f"of dhtget in {folder}")
+    sharers.append(Dhtget(lab, folder, dht.bootstrap, "sharer dhtget").share(own))
+    shares["dhtget"] = own
+
+    def others(name):
+        return [t for n, t in shares.items() if n != name]
+
+    def fetched_by(kind):
+        return kind(lab, folder, dht.bootstrap).leech([t.magnet for t in others(kind.name)]), others(kind.name)
+
+    # Transmission looks for peers once, half a minute after its start; it can start before the rest is announced.
+    fetches = [fetched_by(Transmission)]
+    for sharer in reversed(sharers[1:]):
+        dht.wait_announced(shares[sharer.name].info_hash, sharer.address, 75, [sharer.process, *dht.processes])
+    fetches += [fetched_by(Aria2), fetched_by(Libtorrent)]
+    for torrent in others("dhtget"):
+        getter = Dhtget(lab, folder, dht.bootstrap, f"dhtget gets {torrent.name}")
+        fetches.append((getter.fetch(torrent.magnet, "--seed"), [torrent]))
+    seen_by_libtorrent(lab, folder, dht, own, sharers[-1])
+    seen_by_dhtget(lab, folder, dht, {s.name: (s, shares[s.name]) for s in sharers if s.name != "transmission"})
+
+    for leecher, wanted in reversed(fetches):
+        leecher.wait_done(wanted, SLOW)
+
+
+def seen_by_libtorrent(lab, folder, dht, torrent, sharer):
+    asker = Libtorrent(lab, folder, dht.bootstrap, "asker libtorrent").look_up([torrent.info_hash])
+    wait_until(lambda: sharer.address in asker.peers_seen(torrent.info_hash), 30,
+               f"libtorrent's dht_get_peers found dhtget at {sharer.address}", [asker.process, sharer.process])
+    asker.stop()
+
+
+def seen_by_dhtget(lab, folder, dht, shares):
+    """`dhtget lookup` prints each sharer's address."""
+    for name, (sharer, torrent) in shares.items():
+        asker = Dhtget(lab, folder, dht.bootstrap, f"asker of {name}")
+        known = [f"--bootstrap={b}" for b in dht.bootstrap]
+        asker.run("lookup", torrent.info_hash, "--listen", asker.address, *known, "--no-state")
+        wait_until(lambda: sharer.address in asker.process.stdout().split(), 30,
+                   f"dhtget lookup printed {name} at {sharer.address}", [asker.process])
+        asker.stop()
+
+
+# ---- a mixed swarm ----
+
+
+@case
+def mixed_swarm(lab, folder):
+    """One slow libtorrent seeder, five leechers of four kinds: all finish, each fed by at least two others."""
+    dht = shared_dht(lab)
+    torrent = torrents.large(lab.folder(folder, "payload"), "mixed", 24).pack(ODD_PIECE_TRANSMISSION)
+    seeder = Libtorrent(lab, folder, dht.bootstrap, "seeder").seed([torrent], upload_limit=600_000)
+    dht.wait_announced(torrent.info_hash, seeder.address, 20, [seeder.process])
+    leechers = [
+        Transmission(lab, folder, dht.bootstrap).leech([torrent.magnet]),
+        Aria2(lab, folder, dht.bootstrap).leech([torrent.magnet]),
+        Libtorrent(lab, folder, dht.bootstrap).leech([torrent.magnet]),
+        Dhtget(lab, folder, dht.bootstrap, "dhtget 1").fetch(torrent.magnet, "--seed"),
+        Dhtget(lab, folder, dht.bootstrap, "dhtget 2").fetch(torrent.magnet, "--seed"),
+    ]
+    traffic = Traffic({c.process.pid: c.label for c in [seeder, *leechers]})
+    traffic.start()
+    for leecher in leechers[::-1]:
+        leecher.wait_done([torrent], SLOW)
+    received = traffic.finish()
+    for client in [*leechers, seeder]:
+        client.stop()
+    for leecher in leechers:
+        sources = {name: count for name, count in received.get(leecher.label, {}).items() if count >= 65_536}
+        print(f"    {leecher.label} got KiB from: " + ", ".join(f"{n} {c >> 10}" for n, c in sorted(sources.items())), flush=True)
+    for leecher in leechers:
+        sources = [n for n, count in received.get(leecher.label, {}).items() if count >= 65_536]
+        if len(sources) < 2:
+            raise Failed(f"{leecher.label} got 64 KiB or more only from {sources}")
+
+
+# ---- each real client as the only source, each as the only taker ----
+
+
+def fetch_from(kind, piece_length):
+    def run(lab, folder):
+        dht = shared_dht(lab)
+        torrent = torrents.album(lab.folder(folder, "payload"), folder).pack(piece_length)
+        seeder = kind(lab, folder, dht.bootstrap, f"seeder {kind.name}").seed([torrent])
+        getter = Dhtget(lab, folder, dht.bootstrap).fetch(torrent.magnet)
+        getter.wait_exit(torrent, SLOW)
+        seeder.stop()
+
+    run.__name__ = f"fetch_from_{kind.name}"
+    run.__doc__ = f"A bare magnet, {kind.name} the only seeder: many files, odd pieces, unicode names, an empty file."
+    return run
+
+
+def share_to(kind):
+    def run(lab, folder):
+        dht = shared_dht(lab)
+        torrent = torrents.album(lab.folder(folder, "payload"), folder)
+        sharer = Dhtget(lab, folder, dht.bootstrap, "sharer").share(torrent)
+        dht.wait_announced(torrent.info_hash, sharer.address, 20, [sharer.process])
+        leecher = kind(lab, folder, dht.bootstrap).leech([torrent.magnet])
+        leecher.wait_done([torrent], SLOW)
+        leecher.stop()
+        sharer.process.signal(SIGTERM)
+        code = sharer.process.wait(10)
+        if code not in (0, 143):
+            raise Failed(f"dhtget share ended with {code} on SIGTERM\n{sharer.process.tail()}")
+
+    run.__name__ = f"share_to_{kind.name}"
+    run.__doc__ = f"{kind.name} fetches by bare magnet from dhtget share."
+    return run
+
+
+for _kind, _piece in ((Transmission, ODD_PIECE_TRANSMISSION), (Aria2, ODD_PIECE), (Libtorrent, ODD_PIECE)):
+    case(fetch_from(_kind, _piece))
+    case(share_to(_kind))
+
+
+# ---- peers that were named, a DHT that is dead ----
+
+
+def named_peer(kind, piece_length, how):
+    def run(lab, folder):
+        torrent = torrents.album(lab.folder(folder, "payload"), folder).pack(piece_length)
+        seeder = kind(lab, folder, (), f"seeder {kind.name}").seed([torrent])
+        with DeadDht(lab) as dead:
+            getter = Dhtget(lab, folder, dead.addresses)
+            if how == "peer":
+                getter.fetch(torrent.magnet, peers=[seeder.address])
+            else:
+                getter.fetch(f"{torrent.magnet}&x.pe={seeder.address}")
+            getter.wait_exit(torrent, 40)
+        seeder.stop()
+
+    run.__name__ = f"dead_dht_{how}_{kind.name}"
+    run.__doc__ = f"The DHT never answers; {kind.name} is named by {'--peer' if how == 'peer' else 'x.pe'}."
+    return run
+
+
+for _kind, _piece in ((Libtorrent, ODD_PIECE), (Aria2, ODD_PIECE), (Transmission, ODD_PIECE_TRANSMISSION)):
+    case(named_peer(_kind, _piece, "peer"))
+case(named_peer(Libtorrent, ODD_PIECE, "xpe"))
+
+
+class DeadDht:
+    """One address that refuses and one that takes every datagram and stays silent."""
+
+    def __init__(self, lab):
+        self.silent = lab.probe_address()
+        self.addresses = [f"{lab.probe_address()}:6881", f"{self.silent}:6881"]
+
+    def __enter__(self):
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket.bind((self.silent, 6881))
+        return self
+
+    def __exit__(self, *_):
+        self._socket.close()
+
+
+@case
+def torrent_file_target(lab, folder):
+    """A .torrent path as the target, found through the DHT."""
+    dht = shared_dht(lab)
+    torrent = torrents.album(lab.folder(folder, "payload"), folder).pack(ODD_PIECE)
+    seeder = Libtorrent(lab, folder, dht.bootstrap, "seeder").seed([torrent])
+    Dhtget(lab, folder, dht.bootstrap).fetch(torrent.file).wait_exit(torrent, 40)
+    seeder.stop()
+
+
+@case
+def info_of_a_bare_hash(lab, folder):
+    """dhtget info: the metadata of a bare hash, and a .torrent with the same info dictionary."""
+    dht = shared_dht(lab)
+    torrent = torrents.album(lab.folder(folder, "payload"), folder).pack(ODD_PIECE)
+    seeder = Libtorrent(lab, folder, dht.bootstrap, "seeder").seed([torrent])
+    asker = Dhtget(lab, folder, dht.bootstrap)
+    out = f"{asker.work}/out.torrent"
+    known = [f"--bootstrap={b}" for b in dht.bootstrap]
+    asker.run("info", torrent.info_hash, "--torrent", out, "--listen", asker.address, *known, "--no-state", "--json")
+    code = asker.process.wait(40)
+    if code:
+        raise Failed(f"dhtget info ended with {code}\n{asker.process.tail()}")
+    told = asker.event("metadata")
+    if not told or told["name"] != torrent.name or told["info_hash"] != torrent.info_hash or told["size"] != torrent.bytes:
+        raise Failed(f"metadata says {told}")
+    with open(out, "rb") as got, open(torrent.file, "rb") as made:
+        if torrents.bdecode(got.read())[b"info"] != torrents.bdecode(made.read())[b"info"]:
+            raise Failed("the written .torrent has another info dictionary")
+    seeder.stop()
+
+
+# ---- ends: killed, interrupted, in vain ----
+
+
+@case
+def killed_twice(lab, folder):
+    """SIGKILL in mid-download, twice, then a byte of the first file damaged: the third run's bytes are right."""
+    torrent = torrents.large(lab.folder(folder, "payload"), "killed", 8).pack(ODD_PIECE)
+    seeder = Libtorrent(lab, folder, (), "seeder").seed([torrent])
+    with DeadDht(lab) as dead:
+        getter = Dhtget(lab, folder, dead.addresses)
+        state = ("--state-dir", lab.folder(folder, "state"))
+        for part in (1, 2):
+            getter.fetch(torrent.magnet, "--limit-rate", "1500K", peers=[seeder.address], state=state)
+            enough = torrent.bytes * part // 3
+            wait_until(lambda: (getter.event("progress") or {}).get("verified", 0) >= enough, 40,
+                       f"{enough} verified bytes in run {part}", [getter.process])
+            getter.process.signal(SIGKILL)
+            getter.process.wait(5)
+            if getter.event("finished"):
+                raise Failed("it was done before it could be killed: the rate limit does not hold")
+        damage(f"{getter.out}/{torrent.name}/big.bin")
+        getter.fetch(torrent.magnet, peers=[seeder.address], state=state)
+        getter.wait_exit(torrent, 40)
+        uploaded = seeder.uploaded(torrent)
+        # From nothing each time it would be 2.0; what was under way when it was killed may come twice.
+        if uploaded > torrent.bytes * 7 // 4:
+            raise Failed(f"the seeder sent {uploaded} bytes for {torrent.bytes}: runs start from nothing")
+        getter.fetch(torrent.magnet, peers=[seeder.address], state=state)
+        getter.wait_exit(torrent, 40)
+    seeder.stop()
+
+
+def damage(path):
+    with open(path, "r+b") as stream:
+        stream.seek(1000)
+        byte = stream.read(1)
+        stream.seek(1000)
+        stream.write(bytes([byte[0] ^ 0xFF]))
+
+
+def ended_by(number, expected):
+    def run(lab, folder):
+        torrent = torrents.large(lab.folder(folder, "payload"), folder, 8).pack(ODD_PIECE)
+        seeder = Libtorrent(lab, folder, (), "seeder").seed([torrent])
+        with DeadDht(lab) as dead:
+            getter = Dhtget(lab, folder, dead.addresses)
+            getter.fetch(torrent.magnet, "--limit-rate", "500K", peers=[seeder.address])
+            wait_until(lambda: (getter.event("progress") or {}).get("verified", 0) > 0, 30, "a verified piece", [getter.process])
+            getter.process.signal(number)
+            code = getter.process.wait(10)
+            if code != expected or getter.process.died_of_signal:
+                raise Failed(f"ended with {code}, not {expected} of its own accord\n{getter.process.tail()}")
+            getter.fetch(torrent.magnet, peers=[seeder.address])
+            getter.wait_exit(torrent, 40)
+        seeder.stop()
+
+    run.__name__ = f"signal_exit_{expected}"
+    run.__doc__ = f"Signal {int(number)} in mid-download: leaves with {expected}, and the same command goes on."
+    return run
+
+
+case(ended_by(SIGINT, 130))
+case(ended_by(SIGTERM, 143))
+
+
+@case
+def nobody_has_it(lab, folder):
+    """--stop-timeout without peers: exit 2 or 3, and a sentence why, on stderr and as an event."""
+    info_hash = random.Random(folder).randbytes(20).hex()
+    dht = shared_dht(lab)
+    for json_flag in (["--json"], []):
+        asker = Dhtget(lab, folder, dht.bootstrap, "asker" + "".join(json_flag))
+        known = [f"--bootstrap={b}" for b in dht.bootstrap]
+        asker.run(info_hash, "-d", asker.out, "--listen", asker.address, *known, "--no-state", "--stop-timeout", "5", *json_flag)
+        code = asker.process.wait(25)
+        if code not in (2, 3):
+            raise Failed(f"ended with {code}, not 2 or 3\n{asker.process.tail()}")
+        error = asker.event("error")
+        if json_flag and (not error or error.get("code") != code or not re.search(r"peer", error.get("message", ""))):
+            raise Failed(f"error event: {error}")
+        if not json_flag and not re.search(r"\bpeers?\b", asker.process.stderr()):
+            raise Failed(f"stderr does not say why\n{asker.process.tail()}")
+        if os.listdir(asker.out):
+            raise Failed(f"left behind: {os.listdir(asker.out)}")
+        shutil.rmtree(asker.out)

@@ -1,0 +1,262 @@
+"""The ground under the cases: a network namespace, processes that cannot outlive the runner, bounded waits, byte counts.
+
+Owns no knowledge of BitTorrent or of any client.
+"""
+
+import ctypes
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+
+CLONE_NEWNET = 0x40000000
+PREFIX = "dhtget-interop-"
+
+
+class Failed(Exception):
+    """A case did not come out as it must; the message says what was seen."""
+
+
+class Lab:
+    """One run: its namespace, its scratch folder, its addresses and every process it started."""
+
+    def __init__(self, keep=False):
+        self.keep = keep
+        self.name = f"{PREFIX}{os.getpid()}"
+        self.root = tempfile.mkdtemp(prefix=PREFIX)
+        self._lock = threading.Lock()
+        self._next_address = self._next_probe = 0
+        self._processes = []
+        _enter_namespace(self.name)
+
+    def address(self):
+        """An address nobody else has, each in a /24 of its own: 198.18.10.1, 198.18.11.1, ..."""
+        with self._lock:
+            self._next_address += 1
+            if self._next_address > 240:
+                raise Failed("out of addresses")
+            return f"198.18.{self._next_address + 10}.1"
+
+    def probe_address(self):
+        """A source address for one batch of questions, so that no node's limit for an address counts two of them."""
+        with self._lock:
+            self._next_probe += 1
+            return f"198.18.{self._next_probe // 250 + 1}.{self._next_probe % 250 + 1}"
+
+    def folder(self, *parts):
+        path = os.path.join(self.root, *parts)
+        os.makedirs(path, exist_ok=True)
+        return path
+
+    def register(self, process):
+        with self._lock:
+            self._processes.append(process)
+
+    def end_of(self, folder):
+        """Kills what a case left running, and drops its data unless --keep."""
+        path = os.path.join(self.root, folder)
+        for process in list(self._processes):
+            if process.folder.startswith(path + os.sep):
+                process.kill()
+        if not self.keep:
+            shutil.rmtree(path, ignore_errors=True)
+
+    def close(self):
+        for process in list(self._processes):
+            process.kill()
+        # The namespace itself ends with its last process; this removes its name.
+        _run("ip", "netns", "del", self.name)
+        if self.keep:
+            print(f"kept: {self.root}", flush=True)
+        else:
+            shutil.rmtree(self.root, ignore_errors=True)
+
+
+def _run(*command):
+    return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=20)
+
+
+def _enter_namespace(name):
+    """Moves this process (no threads yet) into a new namespace whose only device is `lo`."""
+    _sweep_names()
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(CLONE_NEWNET):
+        raise SystemExit(f"cannot make a network namespace ({os.strerror(ctypes.get_errno())}): run as root")
+    commands = (
+        # 127.x is not enough: Transmission ignores DHT nodes there. 198.18/15 is set aside for tests of devices.
+        "ip link set lo up",
+        "ip addr add 198.18.0.1/32 dev lo",
+        "ip route add local 198.18.0.0/16 dev lo src 198.18.0.1",
+    )
+    for command in commands:
+        result = _run(*command.split())
+        if result.returncode:
+            raise SystemExit(f"{command}: {result.stderr.strip()}")
+    # The name is for a person who wants to look in; where /run/netns cannot be mounted the run goes on without.
+    _run("ip", "netns", "attach", name, str(os.getpid()))
+
+
+def _sweep_names():
+    """Removes names left by runners that were killed with SIGKILL."""
+    try:
+        names = os.listdir("/run/netns")
+    except OSError:
+        return
+    for name in names:
+        match = re.fullmatch(re.escape(PREFIX) + r"(\d+)", name)
+        if match and not os.path.exists(f"/proc/{match[1]}"):
+            _run("ip", "netns", "del", name)
+
+
+class Process:
+    """A child whose stdout and stderr go to files, and that the kernel kills when its parent's thread ends."""
+
+    def __init__(self, lab, command, folder, name="process", env=None):
+        self.command, self.name, self.folder = command, name, folder
+        self.out_path, self.err_path = f"{folder}/{name}.out", f"{folder}/{name}.err"
+        home = {"HOME": folder, "XDG_CONFIG_HOME": folder, "XDG_DATA_HOME": folder, "XDG_CACHE_HOME": folder, "XDG_STATE_HOME": folder}
+        self._skip = os.path.getsize(self.out_path) if os.path.exists(self.out_path) else 0
+        with open(self.out_path, "ab") as out, open(self.err_path, "ab") as err:
+            self._child = subprocess.Popen(
+                ["setpriv", "--pdeathsig", "KILL", *command],
+                stdin=subprocess.DEVNULL, stdout=out, stderr=err, cwd=folder, start_new_session=True,
+                env={**os.environ, "LC_ALL": "C.UTF-8", **home, **(env or {})},
+            )
+        lab.register(self)
+
+    @property
+    def pid(self):
+        return self._child.pid
+
+    @property
+    def exit_code(self):
+        """None while it runs; 128 + signal, as a shell says it, when a signal ended it."""
+        code = self._child.poll()
+        return 128 - code if code is not None and code < 0 else code
+
+    @property
+    def died_of_signal(self):
+        return (self._child.poll() or 0) < 0
+
+    def signal(self, number):
+        self._child.send_signal(number)
+
+    def wait(self, seconds):
+        try:
+            self._child.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise Failed(f"{self.name} still ran after {seconds} s\n{self.tail()}") from None
+        return self.exit_code
+
+    def stop(self, grace=5):
+        if self._child.poll() is None:
+            self._child.terminate()
+            try:
+                self._child.wait(grace)
+            except subprocess.TimeoutExpired:
+                self.kill()
+        return self.exit_code
+
+    def kill(self):
+        if self._child.poll() is None:
+            self._child.kill()
+            self._child.wait(10)
+
+    def stdout(self):
+        with open(self.out_path, "rb") as stream:
+            stream.seek(self._skip)
+            return stream.read().decode(errors="replace")
+
+    def stderr(self):
+        with open(self.err_path, errors="replace") as stream:
+            return stream.read()
+
+    def events(self):
+        """The complete JSON lines on stdout so far."""
+        text = self.stdout()
+        lines = text[: text.rfind("\n") + 1].splitlines()
+        return [json.loads(line) for line in lines if line.startswith("{")]
+
+    def tail(self, lines=8):
+        said = []
+        for path in (self.out_path, self.err_path):
+            with open(path, errors="replace") as stream:
+                last = [line[:300] for line in stream.read().splitlines()[-lines:]]
+            said += [f"    {os.path.basename(path)}: {line}" for line in last]
+        return "\n".join([f"    $ {' '.join(self.command)[:600]}", *said])
+
+
+def wait_until(check, seconds, what, processes=(), every=0.1):
+    """Polls `check` until it gives something true, and returns that. Fails early when a process it needs ended."""
+    end = time.monotonic() + seconds
+    while True:
+        found = check()
+        if found:
+            return found
+        for process in processes:
+            if process.exit_code is not None:
+                found = check()
+                if found:
+                    return found
+                raise Failed(f"{process.name} ended with {process.exit_code} before {what}\n{process.tail()}")
+        if time.monotonic() >= end:
+            raise Failed(f"not within {seconds} s: {what}\n" + "\n".join(p.tail() for p in processes))
+        time.sleep(every)
+
+
+class Traffic(threading.Thread):
+    """Who received how many TCP bytes from whom, read from the kernel four times a second.
+
+    Both ends of every connection live in this namespace, so each end's owner is known by its process id,
+    whatever source address a client picks. Bytes of the last quarter second of a connection are not seen:
+    the counts are lower bounds.
+    """
+
+    LINE = re.compile(r"^\S+\s+\d+\s+\d+\s+(\S+)\s+(\S+)(.*)$")
+
+    def __init__(self, owners):
+        """`owners`: {pid: name}"""
+        super().__init__(daemon=True)
+        self._owners, self._ended = owners, threading.Event()
+        self._owner_of, self._received = {}, {}
+
+    def run(self):
+        while not self._ended.wait(0.25):
+            self._poll()
+
+    def finish(self):
+        self._ended.set()
+        self.join(10)
+        self._poll()
+        received = {}
+        for (local, remote), count in self._received.items():
+            to, source = self._owner_of.get((local, remote)), self._owner_of.get((remote, local))
+            if to and source and to != source:
+                pair = received.setdefault(to, {})
+                pair[source] = pair.get(source, 0) + count
+        return received
+
+    def _poll(self):
+        for line in _run("ss", "-tinpHO", "state", "all").stdout.splitlines():
+            match = self.LINE.match(line)
+            if not match:
+                continue
+            ends = (_plain(match[1]), _plain(match[2]))
+            count = re.search(r"bytes_received:(\d+)", match[3])
+            pid = re.search(r"pid=(\d+)", match[3])
+            if pid and int(pid[1]) in self._owners:
+                self._owner_of[ends] = self._owners[int(pid[1])]
+            if count:
+                self._received[ends] = max(self._received.get(ends, 0), int(count[1]))
+
+
+def _plain(end):
+    return end.replace("[::ffff:", "").replace("]", "")
+
+
+SIGINT, SIGKILL, SIGTERM = signal.SIGINT, signal.SIGKILL, signal.SIGTERM

@@ -1,0 +1,158 @@
+"""One or many libtorrent sessions in a process of their own, told what to do by a JSON object in argv[1].
+
+Prints a JSON object a line on stdout: {"event": "ready" | "metadata" | "done" | "stats" | "peers" | "announce"}.
+Runs until SIGTERM. Keys: role ("peer", "nodes"), listen, bootstrap, torrents [[file, save]], magnets, save,
+connect ["ip:port"], lookup [info hash], upload_limit, direct (no DHT), settings {}.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+import warnings
+
+warnings.simplefilter("ignore")
+import libtorrent as lt  # noqa: E402
+
+# A private DHT has few nodes, all in one small range: what guards the public one would empty it.
+PRIVATE = {
+    "enable_dht": True,
+    "enable_lsd": False,
+    "enable_upnp": False,
+    "enable_natpmp": False,
+    "enable_outgoing_utp": False,
+    "enable_incoming_utp": False,
+    "dht_restrict_routing_ips": False,
+    "dht_restrict_search_ips": False,
+    "dht_enforce_node_id": False,
+    "dht_prefer_verified_node_ids": False,
+    "dht_ignore_dark_internet": False,
+    # Twelve nodes carry what thousands share outside; the limit for each address stays at its default.
+    "dht_upload_rate_limit": 200_000,
+    # The default of 15 minutes is longer than the whole suite.
+    "dht_announce_interval": 5,
+    "allow_multiple_connections_per_ip": True,
+}
+
+
+def say(event, **fields):
+    print(json.dumps({"event": event, **fields}), flush=True)
+
+
+def endpoint(text):
+    host, port = text.rsplit(":", 1)
+    return host, int(port)
+
+
+def open_session(listen, bootstrap, **extra):
+    host, _ = endpoint(listen)
+    category = lt.alert.category_t
+    session = lt.session({
+        **PRIVATE,
+        "listen_interfaces": listen,
+        "outgoing_interfaces": host,
+        "dht_bootstrap_nodes": ",".join(bootstrap),
+        "alert_mask": category.status_notification | category.error_notification | category.storage_notification
+        | category.dht_notification | category.dht_operation_notification,
+        **extra,
+    })
+    # Bootstrap addresses alone are routers to libtorrent and never enter its table.
+    for address in bootstrap:
+        session.add_dht_node(endpoint(address))
+    return session
+
+
+def nodes(config):
+    """One session a listen address, all told about each other, so that the network is whole after a second."""
+    sessions = [open_session(listen, config["listen"][:2], aio_threads=1, hashing_threads=1) for listen in config["listen"]]
+    for _ in range(3):
+        time.sleep(0.5)
+        for session, own in zip(sessions, config["listen"]):
+            for address in config["listen"]:
+                if address != own:
+                    session.add_dht_node(endpoint(address))
+    say("ready")
+    while not stopping:
+        time.sleep(0.2)
+        for session in sessions:
+            session.pop_alerts()
+
+
+def add(session, params, save):
+    params.save_path = save
+    params.flags &= ~(lt.torrent_flags.auto_managed | lt.torrent_flags.paused)
+    params.flags |= lt.torrent_flags.disable_pex | lt.torrent_flags.disable_lsd
+    return session.add_torrent(params)
+
+
+def peer(config):
+    extra = dict(config.get("settings", {}))
+    if config.get("direct"):
+        extra["enable_dht"] = False
+    session = open_session(config["listen"], config["bootstrap"], **extra)
+    handles = []
+    for file, save in config.get("torrents", []):
+        params = lt.load_torrent_file(file)
+        handles.append(add(session, params, save))
+    for magnet in config.get("magnets", []):
+        handles.append(add(session, lt.parse_magnet_uri(magnet), config["save"]))
+    for handle in handles:
+        if config.get("upload_limit"):
+            handle.set_upload_limit(config["upload_limit"])
+        for address in config.get("connect", []):
+            handle.connect_peer(endpoint(address))
+    wanted = [lt.sha1_hash(bytes.fromhex(h)) for h in config.get("lookup", [])]
+    say("ready")
+    finished, next_stats, next_lookup = set(), 0.0, 0.0
+    while not stopping:
+        session.wait_for_alert(100)
+        for alert in session.pop_alerts():
+            on_alert(alert, handles, finished)
+        now = time.monotonic()
+        if wanted and now >= next_lookup:
+            next_lookup = now + 3
+            for info_hash in wanted:
+                session.dht_get_peers(info_hash)
+        if now >= next_lookup and not config.get("direct"):
+            # Its first lookup sometimes runs while its table is still empty.
+            next_lookup = now + 3
+            for handle in handles:
+                if not handle.status().is_seeding:
+                    handle.force_dht_announce()
+        if handles and now >= next_stats:
+            next_stats = now + 0.5
+            stats = {}
+            for h in handles:
+                s = h.status()
+                stats[str(h.info_hashes().v1)] = [s.total_payload_download, s.total_payload_upload, s.progress]
+            say("stats", torrents=stats)
+    session.pause()
+
+
+def on_alert(alert, handles, finished):
+    if isinstance(alert, lt.dht_bootstrap_alert):
+        # Added before the DHT was up, a torrent would wait a whole interval for its first announce.
+        for handle in handles:
+            handle.force_dht_announce()
+    elif isinstance(alert, lt.metadata_received_alert):
+        say("metadata", hash=str(alert.handle.info_hashes().v1))
+    elif isinstance(alert, lt.torrent_finished_alert):
+        alert.handle.flush_cache()
+        finished.add(str(alert.handle.info_hashes().v1))
+    elif isinstance(alert, lt.cache_flushed_alert):
+        info_hash = str(alert.handle.info_hashes().v1)
+        if info_hash in finished:
+            finished.discard(info_hash)
+            say("done", hash=info_hash)
+    elif isinstance(alert, lt.dht_get_peers_reply_alert):
+        say("peers", hash=str(alert.info_hash), peers=["%s:%d" % p for p in alert.peers()])
+    elif isinstance(alert, (lt.torrent_error_alert, lt.file_error_alert, lt.listen_failed_alert)):
+        print(alert.message(), file=sys.stderr, flush=True)
+
+
+stopping = []
+signal.signal(signal.SIGTERM, lambda *_: stopping.append(1))
+config = json.loads(sys.argv[1])
+nodes(config) if config["role"] == "nodes" else peer(config)
+os._exit(0)
