@@ -27,6 +27,8 @@ pub const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
 const DEFAULT_REQUEST_QUEUE: u32 = 250;
 /// Blocks that come without being asked for before the connection ends; cancelled ones arrive late and count.
 const MAX_UNREQUESTED: u32 = 512;
+/// Bitfields one peer may send: BEP 3 has one, at the start; aria2 sends its own again when the metadata is here.
+const MAX_FIELDS: u32 = 16;
 /// Extended handshakes one peer may send: first, metadata known, upload-only, and some to spare.
 const MAX_EXTENDED_HANDSHAKES: u32 = 64;
 
@@ -103,9 +105,9 @@ pub enum ProtocolError {
     /// We have connected to ourselves.
     #[error("connected to ourselves")]
     Ourselves,
-    /// A bitfield, have-all or have-none after other messages.
-    #[error("bitfield out of place")]
-    LateBitfield,
+    /// Bitfields without end.
+    #[error("too many bitfields")]
+    Bitfields,
     /// An extension message that does not parse.
     #[error("malformed extension message")]
     Extension,
@@ -137,7 +139,7 @@ pub struct Connection {
     /// Handshake bytes, until all 68 are here.
     greeting: Vec<u8>,
     frames: Frames,
-    messages_seen: bool,
+    fields: u32,
     choking: bool,
     interested: bool,
     choked: bool,
@@ -163,7 +165,7 @@ impl Connection {
             extended_handshakes: 0,
             greeting: Vec::new(),
             frames: Frames::default(),
-            messages_seen: false,
+            fields: 0,
             choking: true,
             interested: false,
             choked: true,
@@ -416,16 +418,14 @@ impl Connection {
     }
 
     fn on_message(&mut self, message: Message) -> Result<(), ProtocolError> {
-        let first = !self.messages_seen;
-        // An extended handshake may come before the bitfield (libtorrent, Transmission).
-        if !matches!(message, Message::KeepAlive | Message::Extended { .. } | Message::Port(_)) {
-            self.messages_seen = true;
+        if matches!(message, Message::Bitfield(_) | Message::HaveAll | Message::HaveNone) {
+            self.fields += 1;
+            if self.fields > MAX_FIELDS {
+                return Err(ProtocolError::Bitfields);
+            }
         }
         let event = match message {
             Message::KeepAlive | Message::Suggest(_) | Message::Unknown(_) => return Ok(()),
-            Message::Bitfield(_) | Message::HaveAll | Message::HaveNone if !first => {
-                return Err(ProtocolError::LateBitfield);
-            }
             Message::Bitfield(bits) => Event::Bitfield(bits),
             Message::HaveAll => Event::HaveAll,
             Message::HaveNone => Event::HaveNone,

@@ -13,6 +13,8 @@ use super::event::Origin;
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 /// The longest wait between two dials of one address.
 const RETRY_AT_MOST: Duration = Duration::from_secs(600);
+/// The same for peers the user named: a seeder that has just started refuses for a moment.
+const RETRY_USER_AFTER: Duration = Duration::from_secs(1);
 /// Peers the user named are tried again this often at least.
 const RETRY_USER_AT_MOST: Duration = Duration::from_secs(20);
 
@@ -89,8 +91,11 @@ impl Candidates {
     /// A dial or handshake failed.
     pub fn on_failure(&mut self, addr: SocketAddr, now: Instant) {
         let Some(candidate) = self.known.get_mut(&canonical(addr)) else { return };
-        let most = if candidate.origin == Origin::User { RETRY_USER_AT_MOST } else { RETRY_AT_MOST };
-        let wait = RETRY_AFTER.saturating_mul(1 << candidate.failures.min(10)).min(most);
+        let (first, most) = match candidate.origin {
+            Origin::User => (RETRY_USER_AFTER, RETRY_USER_AT_MOST),
+            _ => (RETRY_AFTER, RETRY_AT_MOST),
+        };
+        let wait = first.saturating_mul(1 << candidate.failures.min(10)).min(most);
         candidate.failures += 1;
         candidate.state = State::Idle { not_before: Some(now + wait) };
     }

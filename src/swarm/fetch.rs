@@ -80,6 +80,14 @@ impl Swarm {
         }
     }
 
+    fn count_out(&mut self, has: &Has) {
+        if let (Some(info), Some(pieces), Has::Some(field)) = (&self.info, &mut self.pieces, has) {
+            for piece in field.iter().filter_map(|i| info.layout().piece(i)) {
+                pieces.picker_mut().decrement(piece);
+            }
+        }
+    }
+
     // ---- what peers have
 
     /// Says what we have, in the shortest way the peer understands.
@@ -99,10 +107,14 @@ impl Swarm {
     pub(super) fn on_field(&mut self, now: Instant, key: PeerKey, all: bool, bits: Option<Bytes>) {
         let count = self.info.as_ref().map(|i| i.layout().count());
         let Some(member) = self.members.get_mut(&key) else { return };
-        let haves = match &mut member.has {
-            Has::Early { haves, .. } => std::mem::take(haves),
-            _ => Vec::new(),
+        // A later bitfield takes the place of an earlier one.
+        let (old, haves) = match std::mem::replace(&mut member.has, Has::All) {
+            Has::Early { haves, .. } => (None, haves),
+            old => (Some(old), Vec::new()),
         };
+        if let Some(old) = old {
+            self.count_out(&old);
+        }
         // A slice would keep the receive buffer that it came in.
         let bits = bits.map(|b| Bytes::copy_from_slice(&b));
         let mut has = Has::Early { all, bits, haves };
@@ -149,12 +161,8 @@ impl Swarm {
 
     /// Takes a gone peer's pieces out of the availability and frees what it was asked for.
     pub(super) fn forget_pieces(&mut self, key: PeerKey, has: &Has, requests: &[BlockRef]) {
-        let (Some(info), Some(pieces)) = (&self.info, &mut self.pieces) else { return };
-        if let Has::Some(field) = has {
-            for piece in field.iter().filter_map(|i| info.layout().piece(i)) {
-                pieces.picker_mut().decrement(piece);
-            }
-        }
+        self.count_out(has);
+        let Some(pieces) = &mut self.pieces else { return };
         for block in requests {
             pieces.release(key, block);
         }

@@ -88,12 +88,18 @@ fn silence_and_slow_handshakes_end_a_connection_and_keepalives_prevent_it() {
 }
 
 #[test]
-fn a_late_bitfield_and_floods_are_refused() {
+fn a_second_bitfield_is_taken_and_floods_are_refused() {
     let now = Instant::now();
     let (mut a, mut b) = pair(now);
+    b.send(&Message::HaveNone);
     b.send(&Message::Have(1));
     b.send(&Message::HaveAll);
-    assert_eq!(pump(&mut b, &mut a, now), Err(ProtocolError::LateBitfield));
+    let news = vec![Event::HaveNone, Event::Have(1), Event::HaveAll];
+    assert_eq!(pump(&mut b, &mut a, now), Ok(news));
+    for _ in 0..MAX_FIELDS {
+        b.send(&Message::HaveAll);
+    }
+    assert_eq!(pump(&mut b, &mut a, now), Err(ProtocolError::Bitfields));
     let (mut a, mut b) = pair(now);
     for _ in 0..=MAX_EXTENDED_HANDSHAKES {
         b.introduce();
