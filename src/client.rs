@@ -26,7 +26,7 @@ use crate::id::InfoHash;
 use crate::rng::Rng;
 use crate::swarm::Origin;
 
-/// The first repeat of a search that found nobody; doubles each time.
+/// The first repeat of a search while nobody is connected; doubles each time.
 const SEARCH_AGAIN_FIRST: Duration = Duration::from_secs(1);
 /// The longest wait between searches while nobody is connected.
 const SEARCH_AGAIN_LONELY: Duration = Duration::from_secs(30);
@@ -247,7 +247,7 @@ impl Finder {
     async fn run(self) {
         let mut wait = SEARCH_AGAIN_FIRST;
         loop {
-            let found = self.search().await;
+            self.search().await;
             if self.candidates.is_closed() {
                 return;
             }
@@ -259,31 +259,27 @@ impl Finder {
             let pause = match (connected, announced) {
                 (_, true) if seeding => ANNOUNCE_AGAIN,
                 (1.., true) => SEARCH_AGAIN_FETCHING,
-                _ => {
-                    wait = if found { wait } else { (wait * 2).min(SEARCH_AGAIN_LONELY) };
-                    wait
-                }
+                _ => wait,
             };
+            wait = (wait * 2).min(SEARCH_AGAIN_LONELY);
             debug!(?pause, connected, "searching the DHT again later");
             self.rest(pause).await;
         }
     }
 
-    /// One search; whether it brought peers.
-    async fn search(&self) -> bool {
+    /// One search.
+    async fn search(&self) {
         let mut search = match self.announce {
             Some(port) => self.dht.get_peers_and_announce(self.hash, port),
             None => self.dht.get_peers(self.hash),
         };
-        let mut found = false;
         let mut status = self.dht.status();
         loop {
             tokio::select! {
                 event = search.next() => match event {
                     Some(SearchEvent::Peers(peers)) => {
-                        found = true;
                         if self.candidates.send((peers, Origin::Dht)).await.is_err() {
-                            return found;
+                            return;
                         }
                     }
                     Some(SearchEvent::Progress { asked, answered }) => {
@@ -295,9 +291,9 @@ impl Finder {
                             f.asked = (stats.asked, stats.answered);
                             f.announced_to = stats.announced_to;
                         });
-                        return found;
+                        return;
                     }
-                    None => return found,
+                    None => return,
                 },
                 Ok(()) = status.changed() => self.note_status(&mut status),
             }

@@ -27,8 +27,8 @@ pub const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
 const DEFAULT_REQUEST_QUEUE: u32 = 250;
 /// Blocks that come without being asked for before the connection ends; cancelled ones arrive late and count.
 const MAX_UNREQUESTED: u32 = 512;
-/// Bitfields one peer may send: BEP 3 has one, at the start; aria2 sends its own again when the metadata is here.
-const MAX_FIELDS: u32 = 16;
+/// Bitfields a peer may send at once, beside one a second: aria2 sends one in place of several haves, at any time.
+const MAX_FIELDS: u64 = 16;
 /// Extended handshakes one peer may send: first, metadata known, upload-only, and some to spare.
 const MAX_EXTENDED_HANDSHAKES: u32 = 64;
 
@@ -139,7 +139,7 @@ pub struct Connection {
     /// Handshake bytes, until all 68 are here.
     greeting: Vec<u8>,
     frames: Frames,
-    fields: u32,
+    fields: u64,
     choking: bool,
     interested: bool,
     choked: bool,
@@ -382,11 +382,12 @@ impl Connection {
         if handshake.info_hash != self.settings.info_hash {
             return Err(ProtocolError::OtherTorrent);
         }
+        if self.incoming {
+            // Before the next check: our other end learns from it that it has dialled itself.
+            self.greet();
+        }
         if handshake.peer_id == self.settings.peer_id {
             return Err(ProtocolError::Ourselves);
-        }
-        if self.incoming {
-            self.greet();
         }
         self.remote = Some(handshake);
         self.greeting = Vec::new();
@@ -420,7 +421,8 @@ impl Connection {
     fn on_message(&mut self, message: Message) -> Result<(), ProtocolError> {
         if matches!(message, Message::Bitfield(_) | Message::HaveAll | Message::HaveNone) {
             self.fields += 1;
-            if self.fields > MAX_FIELDS {
+            let age = self.last_received.saturating_duration_since(self.opened).as_secs();
+            if self.fields > MAX_FIELDS + age {
                 return Err(ProtocolError::Bitfields);
             }
         }

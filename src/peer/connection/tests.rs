@@ -71,6 +71,7 @@ fn another_torrent_and_ourselves_are_refused() {
     let mut a = Connection::new(settings(2), false, now);
     let mut b = Connection::new(settings(2), true, now);
     assert_eq!(pump(&mut a, &mut b, now), Err(ProtocolError::Ourselves));
+    assert_eq!(pump(&mut b, &mut a, now), Err(ProtocolError::Ourselves));
 }
 
 #[test]
