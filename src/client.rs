@@ -30,6 +30,10 @@ use crate::swarm::Origin;
 const SEARCH_AGAIN_FIRST: Duration = Duration::from_secs(1);
 /// The longest wait between searches while nobody is connected.
 const SEARCH_AGAIN_LONELY: Duration = Duration::from_secs(30);
+/// The longest wait in the first minutes: most swarms that come up do so while somebody watches.
+const SEARCH_AGAIN_EARLY: Duration = Duration::from_secs(8);
+/// How long that is.
+const EARLY: Duration = Duration::from_secs(3 * 60);
 /// The wait while a download has peers.
 const SEARCH_AGAIN_FETCHING: Duration = Duration::from_secs(5 * 60);
 /// A seed announces again this often: within the 30 minutes that announces live in some nodes.
@@ -246,6 +250,7 @@ struct Finder {
 impl Finder {
     async fn run(self) {
         let mut wait = SEARCH_AGAIN_FIRST;
+        let begun = tokio::time::Instant::now();
         loop {
             self.search().await;
             if self.candidates.is_closed() {
@@ -261,7 +266,8 @@ impl Finder {
                 (1.., true) => SEARCH_AGAIN_FETCHING,
                 _ => wait,
             };
-            wait = (wait * 2).min(SEARCH_AGAIN_LONELY);
+            let early = begun.elapsed() < EARLY;
+            wait = (wait * 2).min(if early { SEARCH_AGAIN_EARLY } else { SEARCH_AGAIN_LONELY });
             debug!(?pause, connected, "searching the DHT again later");
             self.rest(pause).await;
         }

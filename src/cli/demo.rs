@@ -245,7 +245,7 @@ impl Play<'_> {
 
     async fn watch(&mut self, transfer: &mut Transfer, begun: Instant) -> Result<Option<PathBuf>, CliError> {
         let status = transfer.status();
-        let (mut path, mut half) = (None, false);
+        let mut path = None;
         let mut patience = Patience::new(Some(STALL_LIMIT), begun);
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -257,6 +257,10 @@ impl Play<'_> {
                         self.on_complete(begun, &status.borrow().clone());
                         return Ok(path);
                     }
+                    Some(TransferEvent::Half) => {
+                        let rate = status.borrow().download_rate;
+                        self.since("half", begun, &format!("at {}/s", bytes(rate)));
+                    }
                     Some(TransferEvent::Failed(error)) => return Err(error.into()),
                     Some(TransferEvent::Checked { path: at, .. }) => path = Some(at),
                     Some(event) => self.on_event(begun, &event),
@@ -264,10 +268,6 @@ impl Play<'_> {
                 },
                 _ = tick.tick() => {
                     let now = status.borrow().clone();
-                    if !half && now.total > 0 && now.verified * 2 >= now.total {
-                        half = true;
-                        self.since("half", begun, &format!("at {}/s", bytes(now.download_rate)));
-                    }
                     self.reporter.status(clock::now(), &now, None);
                     patience.check(clock::now(), &now)?;
                 }
@@ -291,7 +291,7 @@ impl Play<'_> {
         let rate =
             status.total as f64 / clock::now().saturating_duration_since(begun).as_secs_f64().max(0.001);
         let (all, rate) = (bytes(status.total), bytes(rate as u64));
-        let (peers, wasted) = (count(status.peers_connected, "peer"), bytes(status.wasted));
+        let (peers, wasted) = (count(status.sources, "peer"), bytes(status.wasted));
         self.since("done", begun, &format!("{all} at {rate}/s from {peers}, {wasted} wasted"));
     }
 

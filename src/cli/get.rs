@@ -120,6 +120,7 @@ impl Run<'_> {
                 self.path = Some(path);
             }
             Some(TransferEvent::FirstPiece) => self.reporter.first_piece(status),
+            Some(TransferEvent::Half) => {}
             Some(TransferEvent::Complete) => {
                 self.on_complete(status);
                 return Ok(self.plan.seed.is_none());

@@ -121,6 +121,7 @@ struct Download {
     full: Option<String>,
     first_peer_told: bool,
     first_piece_told: bool,
+    half_told: bool,
     last_arrival: Instant,
     publish_at: Instant,
     ended: bool,
@@ -173,6 +174,7 @@ impl Download {
             full: None,
             first_peer_told: false,
             first_piece_told: false,
+            half_told: false,
             last_arrival: now,
             publish_at: now,
             ended: false,
@@ -458,17 +460,26 @@ impl Download {
         match report {
             Report::Metadata(info) => self.on_info(info),
             Report::BadMetadata(error) => self.fail(error.into()),
-            Report::Verified(_) if !self.first_piece_told => {
-                self.first_piece_told = true;
-                self.publish(true);
-                self.tell(TransferEvent::FirstPiece);
-            }
-            Report::Verified(_) => {}
+            Report::Verified(_) => self.on_verified(),
             Report::Complete => self.on_complete(),
             Report::DhtNode(addr) => {
                 // A hint; where nobody has time for it, it is lost.
                 let _ = self.dht_nodes.try_send(addr);
             }
+        }
+    }
+
+    fn on_verified(&mut self) {
+        if !self.first_piece_told {
+            self.first_piece_told = true;
+            self.publish(true);
+            self.tell(TransferEvent::FirstPiece);
+        }
+        let (verified, total) = (self.swarm.verified(), self.info.as_ref().map_or(0, |i| i.layout().total()));
+        if !self.half_told && verified * 2 >= total {
+            self.half_told = true;
+            self.publish(true);
+            self.tell(TransferEvent::Half);
         }
     }
 
@@ -518,6 +529,7 @@ impl Download {
             pieces_verified: stats.pieces,
             downloaded: stats.downloaded,
             uploaded: stats.uploaded,
+            sources: stats.sources,
             wasted: stats.wasted,
             download_rate: stats.download_rate,
             upload_rate: stats.upload_rate,

@@ -87,6 +87,8 @@ pub struct Status {
     pub downloaded: u64,
     /// Payload bytes sent in this run.
     pub uploaded: u64,
+    /// Peers that have given payload in this run.
+    pub sources: usize,
     /// Payload received and thrown away: duplicates, failed pieces.
     pub wasted: u64,
     /// Bytes a second, payload, smoothed over seconds.
@@ -137,6 +139,8 @@ pub enum TransferEvent {
     },
     /// The first piece of this run was verified.
     FirstPiece,
+    /// Half of the bytes are verified.
+    Half,
     /// Everything is here, verified and flushed. A seed goes on; else the transfer has ended.
     Complete,
     /// It cannot go on.

@@ -196,7 +196,7 @@ impl Connection {
             }
         }
         self.frames.push(bytes);
-        while let Some(message) = self.frames.next()? {
+        while let Some(message) = self.frames.next_message()? {
             self.on_message(message)?;
         }
         Ok(())

@@ -259,6 +259,7 @@ impl Swarm {
         let (Some(info), Some(pieces)) = (&self.info, &mut self.pieces) else { return };
         let Some(member) = self.members.get_mut(&key) else { return };
         let Some(piece) = info.layout().piece(block.index) else { return };
+        self.sources += usize::from(member.down.total() == 0);
         member.on_block(now, block.length);
         self.down.record(now, u64::from(block.length));
         match pieces.on_block(key, piece, block.begin / BLOCK_LEN) {

@@ -57,6 +57,8 @@ pub struct Stats {
     pub verified: u64,
     /// Verified pieces.
     pub pieces: u32,
+    /// Peers that have given payload so far.
+    pub sources: usize,
     /// Metadata blocks here and in all.
     pub metadata_blocks: (u32, u32),
 }
@@ -78,6 +80,8 @@ pub struct Swarm {
     pub(super) down: Rate,
     pub(super) up: Rate,
     pub(super) wasted: u64,
+    /// Peers that have given payload so far.
+    pub(super) sources: usize,
     /// Blocks became free: everyone may ask.
     pub(super) refill: bool,
     failures: usize,
@@ -102,6 +106,7 @@ impl Swarm {
             down: Rate::new(now),
             up: Rate::new(now),
             wasted: 0,
+            sources: 0,
             refill: false,
             failures: 0,
             next_key: NonZeroU32::MIN,
@@ -193,12 +198,18 @@ impl Swarm {
             downloaded: self.down.total(),
             uploaded: self.up.total(),
             wasted: self.wasted,
+            sources: self.sources,
             download_rate: self.down.per_second(now, window),
             upload_rate: self.up.per_second(now, window),
-            verified: self.pieces.as_ref().map_or(0, Pieces::verified),
+            verified: self.verified(),
             pieces: self.pieces.as_ref().map_or(0, |p| p.have().ones()),
             metadata_blocks: self.metadata.progress(),
         }
+    }
+
+    /// Bytes of verified pieces.
+    pub fn verified(&self) -> u64 {
+        self.pieces.as_ref().map_or(0, Pieces::verified)
     }
 
     /// Payload received from and sent to each connected peer.

@@ -285,14 +285,14 @@ pub struct Frames {
 }
 
 impl Frames {
-    /// Takes the next bytes of the stream. The previous chunk must have been drained with [`Frames::next`].
+    /// Takes the next bytes of the stream. The previous chunk must have been drained with [`Frames::next_message`].
     pub fn push(&mut self, chunk: Bytes) {
         debug_assert!(self.chunk.is_empty(), "the last chunk was not drained");
         self.chunk = chunk;
     }
 
     /// The next whole message, or `None` until more bytes come.
-    pub fn next(&mut self) -> Result<Option<Message>, PeerWireError> {
+    pub fn next_message(&mut self) -> Result<Option<Message>, PeerWireError> {
         if !self.partial.is_empty() {
             // The prefix first: a keep-alive ends with it, and what follows is the next message's.
             for wanted in [4, 5] {
@@ -379,7 +379,7 @@ mod tests {
         let (mut frames, mut all) = (Frames::default(), Vec::new());
         for chunk in stream.chunks(cut.max(1)) {
             frames.push(Bytes::copy_from_slice(chunk));
-            while let Some(message) = frames.next()? {
+            while let Some(message) = frames.next_message()? {
                 all.push(message);
             }
         }
