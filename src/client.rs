@@ -213,7 +213,8 @@ impl Drop for Transfer {
 
 /// Peers that the user named: addresses at once, names as they resolve.
 async fn resolve_peers(peers: Vec<String>, candidates: mpsc::Sender<(Vec<SocketAddr>, Origin)>) {
-    let (addrs, names): (Vec<_>, Vec<_>) = peers.into_iter().map(|p| p.parse().map_err(|_| p)).partition(Result::is_ok);
+    let (addrs, names): (Vec<_>, Vec<_>) =
+        peers.into_iter().map(|p| p.parse().map_err(|_| p)).partition(Result::is_ok);
     let addrs: Vec<SocketAddr> = addrs.into_iter().flatten().collect();
     if !addrs.is_empty() && candidates.send((addrs, Origin::User)).await.is_err() {
         return;

@@ -79,7 +79,10 @@ pub struct Disk {
 impl Disk {
     /// Starts a thread for each core. Answers come on the returned channel; they are as many as the jobs
     /// under way, which the caller bounds.
-    pub fn start(storage: Arc<Storage>, info: Arc<Info>) -> io::Result<(Self, tokio_mpsc::UnboundedReceiver<Done>)> {
+    pub fn start(
+        storage: Arc<Storage>,
+        info: Arc<Info>,
+    ) -> io::Result<(Self, tokio_mpsc::UnboundedReceiver<Done>)> {
         let (done, answers) = tokio_mpsc::unbounded_channel();
         let stop = Arc::new(AtomicBool::new(false));
         let count = std::thread::available_parallelism().map_or(2, NonZeroUsize::get).clamp(1, MAX_THREADS);

@@ -403,7 +403,9 @@ impl Download {
 
     /// Everything on disk is known: the download begins.
     fn begin(&mut self) {
-        let (Some(check), Some(place), Some(info)) = (self.check.take(), &self.place, &self.info) else { return };
+        let (Some(check), Some(place), Some(info)) = (self.check.take(), &self.place, &self.info) else {
+            return;
+        };
         if let Err(error) = place.claim(info, &check.have).and_then(|()| place.create_empty_files()) {
             return self.fail(error);
         }

@@ -88,7 +88,12 @@ impl Place {
             }
         }
         let Some(claim) = &self.claim else { return Ok(()) };
-        let missing: u64 = info.layout().pieces().filter(|p| !have.has(p.get())).map(|p| u64::from(info.layout().len_of(p))).sum();
+        let missing: u64 = info
+            .layout()
+            .pieces()
+            .filter(|p| !have.has(p.get()))
+            .map(|p| u64::from(info.layout().len_of(p)))
+            .sum();
         if missing == 0 {
             return self.release();
         }
@@ -175,13 +180,12 @@ mod tests {
         let refused = place.claim(&info, &Bitfield::none(1));
         assert!(matches!(refused, Err(TransferError::TargetExists { .. })), "{refused:?}");
         assert_eq!(std::fs::read(dir.path().join("x")).unwrap(), b"letter!");
-        assert!(look(&folder(dir.path(), true), &info).unwrap().unwrap().claim(&info, &Bitfield::none(1)).is_ok());
+        assert!(
+            look(&folder(dir.path(), true), &info).unwrap().unwrap().claim(&info, &Bitfield::none(1)).is_ok()
+        );
         std::fs::write(dir.path().join("x"), b"longer than the torrent's").unwrap();
         std::fs::remove_file(claim_path(dir.path(), &info.hash())).unwrap();
-        assert!(matches!(
-            look(&folder(dir.path(), false), &info),
-            Err(TransferError::TargetExists { .. })
-        ));
+        assert!(matches!(look(&folder(dir.path(), false), &info), Err(TransferError::TargetExists { .. })));
     }
 
     #[test]
@@ -197,7 +201,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("file"), b"").unwrap();
         let refused = look(&folder(&dir.path().join("file/below"), false), &info(b"content"));
-        assert!(matches!(refused, Err(TransferError::Disk { path, full: false, .. }) if path.contains("below")));
+        assert!(
+            matches!(refused, Err(TransferError::Disk { path, full: false, .. }) if path.contains("below"))
+        );
     }
 
     #[test]

@@ -69,7 +69,8 @@ impl Storage {
     pub fn in_place(path: &Path, info: &Info) -> io::Result<Self> {
         let path = path.canonicalize()?;
         let name = path.file_name().and_then(|n| n.to_str());
-        let name = name.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "a path without a name"))?;
+        let name =
+            name.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "a path without a name"))?;
         Self::open(path.parent().unwrap_or(Path::new("/")), name, info, false)
     }
 
@@ -142,7 +143,12 @@ impl Storage {
         let folder = self.enter(folders, self.writable)?;
         let folder = folder.as_ref().unwrap_or(&self.folder);
         if !self.writable {
-            return Ok(File::from(fs::openat(folder, name.as_str(), OFlags::RDONLY | PATIENT, Mode::empty())?));
+            return Ok(File::from(fs::openat(
+                folder,
+                name.as_str(),
+                OFlags::RDONLY | PATIENT,
+                Mode::empty(),
+            )?));
         }
         let flags = OFlags::RDWR | OFlags::CREATE | PATIENT;
         let file = File::from(fs::openat(folder, name.as_str(), flags, NEW_FILE)?);

@@ -80,7 +80,13 @@ impl Drop for Link {
 
 impl Links {
     /// Connects to a peer; the outcome comes as [`Net::Connected`] or [`Net::DialFailed`].
-    pub fn dial(&self, peer: PeerKey, addr: SocketAddr, timeout: Duration, net: mpsc::Sender<Net>) -> AbortHandle {
+    pub fn dial(
+        &self,
+        peer: PeerKey,
+        addr: SocketAddr,
+        timeout: Duration,
+        net: mpsc::Sender<Net>,
+    ) -> AbortHandle {
         let links = self.clone();
         let task = async move {
             let outcome = match tokio::time::timeout(timeout, links.connect(addr)).await {

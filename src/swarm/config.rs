@@ -34,6 +34,9 @@ pub const DEPTH_SECONDS: u64 = 2;
 pub const MIN_DEPTH: usize = 4;
 /// How many peers may be asked for the same block at the end, beside the first.
 pub const ENDGAME_EXTRA: usize = 2;
+/// A block is asked for twice only where its peer needs at least this long for what it was asked; most of the
+/// last blocks are on their way, and a second copy of those is waste.
+pub const ENDGAME_AFTER: Duration = Duration::from_millis(250);
 /// Requests one peer may have under way for blocks that others were asked for.
 pub const ENDGAME_DEPTH: usize = 16;
 /// Bytes of blocks that are read or unsent for one peer: enough to keep its socket busy.

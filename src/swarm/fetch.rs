@@ -202,15 +202,34 @@ impl Swarm {
         let rate = member.down.per_second(now, Duration::from_secs(5));
         let whole = rate * WHOLE_PIECE_SECONDS >= u64::from(info.layout().piece_length());
         let has = |piece| member.has.piece(piece);
-        let mut blocks = pieces.ask(key, has, whole, room, &mut self.rng);
-        if blocks.is_empty() && !member.snubbed && pieces.nothing_free() {
-            let room = ENDGAME_DEPTH.min(depth).saturating_sub(conn.requests());
-            blocks = pieces.ask_twice(key, has, room);
+        let blocks = pieces.ask(key, has, whole, room, &mut self.rng);
+        if blocks.is_empty() {
+            return self.ask_twice(now, key);
         }
-        if conn.requests() == 0 && !blocks.is_empty() {
+        if conn.requests() == 0 {
             // The wait for the first block begins now, not when the last one came.
             member.last_block = now;
         }
+        for block in blocks {
+            conn.request(block);
+        }
+    }
+
+    /// Endgame: an idle peer is asked for what slower ones were asked for.
+    fn ask_twice(&mut self, now: Instant, key: PeerKey) {
+        let (Some(pieces), Some(member)) = (&mut self.pieces, self.members.get(&key)) else { return };
+        let requests = member.conn.as_ref().map_or(0, |c| c.requests());
+        let room = ENDGAME_DEPTH.min(member.depth).saturating_sub(requests);
+        if room == 0 || member.snubbed || !pieces.nothing_free() {
+            return;
+        }
+        let own = member.backlog(now).min(ENDGAME_AFTER);
+        let late = |other| {
+            let other = self.members.get(&other);
+            other.is_none_or(|o| o.backlog(now) >= ENDGAME_AFTER.max(own * 2))
+        };
+        let blocks = pieces.ask_twice(key, |piece| member.has.piece(piece), late, room);
+        let Some(conn) = self.conn(key) else { return };
         for block in blocks {
             conn.request(block);
         }

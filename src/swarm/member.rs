@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::config::{DEPTH_SECONDS, FIRST_DEPTH, MAX_EARLY_HAVES, MIN_DEPTH};
+use super::config::{DEPTH_SECONDS, ENDGAME_AFTER, FIRST_DEPTH, MAX_EARLY_HAVES, MIN_DEPTH};
 use crate::peer::{Bitfield, Connection, Rate};
 use crate::wire::metainfo::{BLOCK_LEN, PieceIndex};
 use crate::wire::peer::BlockRef;
@@ -132,6 +132,18 @@ impl Member {
         if self.ramping {
             self.depth += 1;
         }
+    }
+
+    /// How long what it was asked for will take at its rate; for ever where nothing comes.
+    pub(super) fn backlog(&self, now: Instant) -> Duration {
+        let Some(conn) = self.conn.as_ref().filter(|_| !self.snubbed) else { return Duration::MAX };
+        let bytes = conn.requests() as u64 * u64::from(BLOCK_LEN);
+        let rate = self.down.per_second(now, Duration::from_secs(2));
+        if rate == 0 && now.saturating_duration_since(self.last_block) < ENDGAME_AFTER {
+            // Only just asked.
+            return Duration::ZERO;
+        }
+        bytes.saturating_mul(1000).checked_div(rate).map_or(Duration::MAX, Duration::from_millis)
     }
 
     /// Once a second: the depth follows the rate.

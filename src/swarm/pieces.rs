@@ -116,8 +116,15 @@ impl Pieces {
         out
     }
 
-    /// Chooses up to `count` blocks that others were asked for and that `peer` may bring sooner.
-    pub fn ask_twice(&mut self, peer: PeerKey, has: impl Fn(PieceIndex) -> bool, count: usize) -> Vec<BlockRef> {
+    /// Chooses up to `count` blocks that others were asked for and that `peer` may bring sooner: those of
+    /// which everyone who was asked is `late`.
+    pub fn ask_twice(
+        &mut self,
+        peer: PeerKey,
+        has: impl Fn(PieceIndex) -> bool,
+        late: impl Fn(PeerKey) -> bool,
+        count: usize,
+    ) -> Vec<BlockRef> {
         let mut out = Vec::new();
         for (&piece, open) in self.open.iter_mut().filter(|(p, o)| !o.exclusive && has(**p)) {
             for (index, block) in open.blocks.iter_mut().enumerate() {
@@ -125,8 +132,8 @@ impl Pieces {
                     return out;
                 }
                 let Block::Asked(peers) = block else { continue };
-                let asked = peers.contains(&Some(peer));
-                if let Some(slot) = peers.iter_mut().find(|p| p.is_none()).filter(|_| !asked) {
+                let idle = peers.iter().flatten().all(|&p| p != peer && late(p));
+                if let Some(slot) = peers.iter_mut().find(|p| p.is_none()).filter(|_| idle) {
                     *slot = Some(peer);
                     out.push(block_ref(&self.layout, piece, index as u32));
                 }
@@ -181,7 +188,9 @@ impl Pieces {
                 open.free -= 1;
                 Vec::new()
             }
-            Block::Asked(peers) if open.exclusive && !peers.contains(&Some(peer)) => return Received::Duplicate,
+            Block::Asked(peers) if open.exclusive && !peers.contains(&Some(peer)) => {
+                return Received::Duplicate;
+            }
             Block::Asked(peers) => peers.into_iter().flatten().filter(|p| *p != peer).collect(),
         };
         *slot = Block::Here(peer);
@@ -307,7 +316,8 @@ mod tests {
         assert_eq!((all.len(), all[3].length), (4, 16384 - 5));
         assert!(p.nothing_free());
         assert_eq!(p.ask(peer(2), |_| true, true, 100, &mut rng), []);
-        assert_eq!(p.ask_twice(peer(2), |_| true, 2), all[..2]);
+        assert_eq!(p.ask_twice(peer(2), |_| true, |_| false, 2), []);
+        assert_eq!(p.ask_twice(peer(2), |_| true, |_| true, 2), all[..2]);
         let piece = p.layout.piece(0).unwrap();
         let wanted = Received::Wanted { cancel: vec![peer(1)], complete: false };
         assert_eq!(p.on_block(peer(2), piece, 0), wanted);
@@ -326,7 +336,7 @@ mod tests {
         assert_eq!(p.on_hashed(piece, false), [peer(1), peer(2)]);
         assert_eq!(p.ask(peer(2), |_| true, true, 2, &mut rng).len(), 2);
         assert_eq!(p.ask(peer(1), |_| true, false, 2, &mut rng), []);
-        assert_eq!(p.ask_twice(peer(1), |_| true, 2), []);
+        assert_eq!(p.ask_twice(peer(1), |_| true, |_| true, 2), []);
         assert_eq!(p.on_block(peer(1), piece, 3), Received::Duplicate);
         p.ask(peer(2), |_| true, true, 2, &mut rng);
         for block in 0..4 {
@@ -350,7 +360,7 @@ mod tests {
                         let blocks = p.ask(who, |_| true, kind == 0, 3, rng);
                         asked.extend(blocks.into_iter().map(|b| (who, b)));
                     }
-                    3 => asked.extend(p.ask_twice(who, |_| true, 1).into_iter().map(|b| (who, b))),
+                    3 => asked.extend(p.ask_twice(who, |_| true, |_| true, 1).into_iter().map(|b| (who, b))),
                     4 if !asked.is_empty() => {
                         let (who, block) = asked.swap_remove(rng.below(asked.len()));
                         p.release(who, &block);

@@ -360,7 +360,9 @@ impl Swarm {
         let Some(addr) = member.candidate else { return };
         match reason {
             Some(CloseReason::Liar | CloseReason::Impossible(_)) => self.candidates.ban(member.addr),
-            Some(CloseReason::Protocol(crate::peer::ProtocolError::Ourselves)) => self.candidates.forget(addr),
+            Some(CloseReason::Protocol(crate::peer::ProtocolError::Ourselves)) => {
+                self.candidates.forget(addr)
+            }
             Some(CloseReason::Duplicate) => {}
             Some(CloseReason::Refresh) => self.candidates.on_closed(addr, now, Duration::ZERO),
             Some(CloseReason::BothComplete) => self.candidates.on_closed(addr, now, REDIAL_SEED_AFTER),

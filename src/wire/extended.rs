@@ -158,11 +158,7 @@ mod tests {
             (&b"d8:msg_typei0e5:piecei0ee"[..], MetadataMessage::Request { block: 0 }),
             (
                 b"d8:msg_typei1e5:piecei0e10:total_sizei34256eexxxxxxxx",
-                MetadataMessage::Data {
-                    block: 0,
-                    total_size: 34256,
-                    data: Bytes::from_static(b"xxxxxxxx"),
-                },
+                MetadataMessage::Data { block: 0, total_size: 34256, data: Bytes::from_static(b"xxxxxxxx") },
             ),
             (b"d8:msg_typei2e5:piecei0ee", MetadataMessage::Reject { block: 0 }),
         ] {

@@ -85,7 +85,9 @@ impl Handshake {
         if bytes[..shared] != PROTOCOL[..shared] {
             return Err(PeerWireError::NotBitTorrent);
         }
-        let (Some(reserved), Some(hash), Some(id)) = (bytes.get(20..28), bytes.get(28..48), bytes.get(48..68)) else {
+        let (Some(reserved), Some(hash), Some(id)) =
+            (bytes.get(20..28), bytes.get(28..48), bytes.get(48..68))
+        else {
             return Ok(None);
         };
         let reserved = Reserved(reserved.try_into().unwrap_or_default());
@@ -343,7 +345,11 @@ fn frame_len(bytes: &[u8]) -> Result<Option<usize>, PeerWireError> {
         20 => MAX_EXTENDED_FRAME,
         _ => MAX_OTHER_FRAME,
     };
-    if length as usize > most { Err(PeerWireError::TooLong { id, length }) } else { Ok(Some(length as usize)) }
+    if length as usize > most {
+        Err(PeerWireError::TooLong { id, length })
+    } else {
+        Ok(Some(length as usize))
+    }
 }
 
 #[cfg(test)]
