@@ -130,7 +130,7 @@ impl Swarm {
             Input::Sent(key, bytes) => {
                 if let Some(member) = self.members.get_mut(&key) {
                     member.unsent = member.unsent.saturating_sub(bytes);
-                    self.pump(key);
+                    self.pump(now, key);
                 }
             }
             Input::Closed(key) => self.remove(now, key, None),
