@@ -30,6 +30,16 @@ pub fn words(status: &Status) -> String {
     if let Some(trouble) = &status.disk_trouble {
         return format!("waiting for the disk: {trouble}");
     }
+    let words = stage_words(status);
+    match status.peers_banned {
+        banned @ 1.. if status.peers_connected == 0 => {
+            format!("{words}; {} banned for what they sent", count(banned, "peer"))
+        }
+        _ => words,
+    }
+}
+
+fn stage_words(status: &Status) -> String {
     match status.stage {
         Stage::JoiningDht => joining(status),
         Stage::LookingForPeers => looking(status),

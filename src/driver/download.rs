@@ -540,6 +540,7 @@ impl Download {
             peers_unchoking: stats.unchoking,
             peers_interesting: stats.interesting,
             dials_failed: stats.failures,
+            peers_banned: stats.banned,
             metadata_blocks: stats.metadata_blocks,
             checked: self.check.as_ref().map_or((0, 0), |c| c.bytes),
             dht_nodes: finding.nodes,

@@ -11,18 +11,20 @@ use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
+use tokio::time::timeout_at;
 use tracing::{debug, trace};
 
 use super::chunks::{CHUNK_LEN, Chunks};
+use super::clock;
 use super::throttle::Throttle;
 use crate::id::InfoHash;
 use crate::peer::connection::{HANDSHAKE_TIMEOUT, SILENCE_TIMEOUT};
 use crate::swarm::PeerKey;
 use crate::wire::peer::{HANDSHAKE_LEN, Handshake};
 
-/// Incoming connections that have not yet said which torrent they want.
+/// Incoming connections that have not yet said which torrent they want; past it the oldest is dropped.
 const MAX_GREETING: usize = 128;
 /// Pieces of output given to the system in one call.
 const WRITE_SLICES: usize = 64;
@@ -62,6 +64,8 @@ pub enum Net {
 pub struct Link {
     queue: mpsc::UnboundedSender<Bytes>,
     reader: AbortHandle,
+    /// Its end tells a writer that waits for a peer to read that we have left.
+    _held: oneshot::Sender<()>,
 }
 
 impl Link {
@@ -119,8 +123,9 @@ impl Links {
         let stream = Arc::new(stream);
         let (queue, queued) = mpsc::unbounded_channel();
         let reader = tokio::spawn(read(peer, stream.clone(), self.clone(), net.clone())).abort_handle();
-        tokio::spawn(write(peer, stream, queued, self.upload.clone(), net));
-        Link { queue, reader }
+        let (held, left) = oneshot::channel();
+        tokio::spawn(write(peer, stream, queued, left, self.upload.clone(), net));
+        Link { queue, reader, _held: held }
     }
 }
 
@@ -173,10 +178,12 @@ async fn write(
     peer: PeerKey,
     stream: Arc<TcpStream>,
     mut queued: mpsc::UnboundedReceiver<Bytes>,
+    mut left: oneshot::Receiver<()>,
     limit: Throttle,
     net: mpsc::Sender<Net>,
 ) {
     let mut pending: VecDeque<Bytes> = VecDeque::new();
+    let mut leave_at = None;
     while let Some(first) = queued.recv().await {
         pending.push_back(first);
         while !pending.is_empty() {
@@ -186,8 +193,15 @@ async fn write(
                 pending.push_back(more);
             }
             // A peer that takes nothing for minutes is gone; one that we leave gets seconds.
-            let patience = if queued.is_closed() { LINGER } else { SILENCE_TIMEOUT };
-            let written = tokio::time::timeout(patience, write_some(&stream, &pending, &limit)).await;
+            let deadline = leave_at.unwrap_or_else(|| clock::now() + SILENCE_TIMEOUT);
+            let written = tokio::select! {
+                biased;
+                _ = &mut left, if leave_at.is_none() => {
+                    leave_at = Some(clock::now() + LINGER);
+                    continue;
+                }
+                written = timeout_at(deadline.into(), write_some(&stream, &pending, &limit)) => written,
+            };
             let Ok(Ok(written)) = written else {
                 let _ = net.send(Net::Closed(peer)).await;
                 return;
@@ -270,9 +284,8 @@ impl Doors {
 
     /// Accepts connections for as long as the task lives.
     pub async fn listen(self, listener: TcpListener) {
-        let greeting = Arc::new(Semaphore::new(MAX_GREETING));
+        let mut greeting: VecDeque<AbortHandle> = VecDeque::new();
         loop {
-            let Ok(permit) = greeting.clone().acquire_owned().await else { return };
             let (stream, addr) = match listener.accept().await {
                 Ok(accepted) => accepted,
                 Err(error) => {
@@ -282,10 +295,16 @@ impl Doors {
                     continue;
                 }
             };
+            greeting.retain(|task| !task.is_finished());
+            if greeting.len() >= MAX_GREETING
+                && let Some(slowest) = greeting.pop_front()
+            {
+                // Who dawdles makes room: many that never finish must not keep out one that would.
+                slowest.abort();
+            }
             let doors = self.clone();
-            tokio::spawn(async move {
+            let task = tokio::spawn(async move {
                 let greeted = tokio::time::timeout(HANDSHAKE_TIMEOUT, greet(&stream)).await;
-                drop(permit);
                 if let Ok(Some((handshake, greeting))) = greeted
                     && let Some(door) = doors.find(&handshake.info_hash)
                 {
@@ -293,6 +312,7 @@ impl Doors {
                     let _ = door.try_send(Incoming { stream, addr, greeting });
                 }
             });
+            greeting.push_back(task.abort_handle());
         }
     }
 }

@@ -39,8 +39,12 @@ pub const ENDGAME_EXTRA: usize = 2;
 pub const ENDGAME_AFTER: Duration = Duration::from_millis(250);
 /// Requests one peer may have under way for blocks that others were asked for.
 pub const ENDGAME_DEPTH: usize = 16;
-/// Bytes of blocks that are read or unsent for one peer: enough to keep its socket busy.
+/// Bytes of blocks that are read or unsent for a fast peer: enough to keep its socket busy.
 pub const UPLOAD_AHEAD: usize = 1 << 20;
+/// The same for a slow one: what is unsent can no longer be cancelled, and haves wait behind it.
+pub const MIN_UPLOAD_AHEAD: usize = 64 << 10;
+/// Bytes unsent for one peer beside the metadata, answers to its questions included: who asks on and reads nothing is let go.
+pub const MAX_UNSENT: usize = 4 << 20;
 /// Requests of one peer we queue; a little over what we announce.
 pub const MAX_PEER_REQUESTS: usize = 2048;
 /// Haves remembered of one peer before the number of pieces is known.

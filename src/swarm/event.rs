@@ -129,6 +129,9 @@ pub enum CloseReason {
     /// It sent data that does not hash.
     #[error("it sent false data")]
     Liar,
+    /// It asks on and on and reads no answer.
+    #[error("it reads nothing of what it asked for")]
+    Deaf,
     /// The same peer is connected already.
     #[error("connected already")]
     Duplicate,

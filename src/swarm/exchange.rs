@@ -10,7 +10,7 @@ use super::event::{Action, CloseReason, Input, Origin, PeerKey, Report};
 use super::metadata::Outcome;
 use super::swarm::Swarm;
 use crate::wire::extended::{METADATA_BLOCK_LEN, MetadataMessage};
-use crate::wire::metainfo::Info;
+use crate::wire::metainfo::{Info, MAX_METADATA_BYTES};
 
 impl Swarm {
     pub(super) fn on_extended(&mut self, now: Instant, key: PeerKey) {
@@ -23,6 +23,9 @@ impl Swarm {
             member.candidate = Some(addr);
             self.candidates.add(addr, Origin::Itself);
             self.candidates.on_incoming(addr);
+        }
+        if self.info.is_none() && size.is_some_and(|s| s > MAX_METADATA_BYTES as u64) {
+            return self.close(now, key, CloseReason::Impossible("metadata size"));
         }
         if let (None, true, Some(size)) = (&self.info, serves, size)
             && self.metadata.claim(key, size, round_trip)

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::config::{DEPTH_SECONDS, ENDGAME_AFTER, FIRST_DEPTH, MAX_EARLY_HAVES, MIN_DEPTH};
+use super::config::{
+    DEPTH_SECONDS, ENDGAME_AFTER, FIRST_DEPTH, MAX_EARLY_HAVES, MIN_DEPTH, MIN_UPLOAD_AHEAD, UPLOAD_AHEAD,
+};
 use crate::peer::{Bitfield, Connection, Rate};
 use crate::wire::metainfo::{BLOCK_LEN, PieceIndex};
 use crate::wire::peer::BlockRef;
@@ -144,6 +146,12 @@ impl Member {
             return Duration::ZERO;
         }
         bytes.saturating_mul(1000).checked_div(rate).map_or(Duration::MAX, Duration::from_millis)
+    }
+
+    /// Bytes that may be read or unsent for this peer: a second of its rate.
+    pub(super) fn upload_ahead(&self, now: Instant) -> usize {
+        let rate = self.up.per_second(now, Duration::from_secs(2));
+        usize::try_from(rate).unwrap_or(UPLOAD_AHEAD).clamp(MIN_UPLOAD_AHEAD, UPLOAD_AHEAD)
     }
 
     /// Once a second: the depth follows the rate.

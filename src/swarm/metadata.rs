@@ -182,8 +182,18 @@ impl Metadata {
 
     /// When a block should be asked for elsewhere.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let blocks = self.tables.values().flat_map(|t| &t.blocks).filter(|b| b.data.is_none());
-        blocks.filter_map(|b| b.ask.map(|a| a.again_at)).min()
+        self.tables.values().filter_map(|table| self.due(table)).min()
+    }
+
+    /// When a block of this table can be asked for again: its wait is over, and somebody may be asked.
+    fn due(&self, table: &Table) -> Option<Instant> {
+        let missing = table.blocks.iter().filter(|b| b.data.is_none());
+        let again_at = missing.filter_map(|b| b.ask.map(|a| a.again_at)).min()?;
+        let askable = |(&peer, c): (&PeerKey, &Claimant)| {
+            let asked = c.size == table.size && table.alone.is_none_or(|alone| alone == peer);
+            asked.then(|| c.not_before.map_or(again_at, |t| t.max(again_at)))
+        };
+        self.claimants.iter().filter_map(askable).min()
     }
 
     fn judge(&mut self, size: u32) -> Outcome {
@@ -263,6 +273,20 @@ mod tests {
         assert_eq!(m.ask(peer(1), later), [second[0]]);
         let done = m.on_data(peer(1), second[0], 200_000, &block(&whole, second[0]));
         assert_eq!(done, Outcome::Complete(whole));
+    }
+
+    /// A wait that is over wakes nobody while the only peer to ask has said no.
+    #[test]
+    fn a_peer_that_rejects_one_block_and_keeps_quiet_costs_no_wakeups() {
+        let (_, hash) = dictionary(1);
+        let (mut m, now) = (Metadata::new(hash), Instant::now());
+        assert!(m.claim(peer(1), 40_000, Duration::ZERO));
+        assert_eq!(m.ask(peer(1), now).len(), 3);
+        m.on_reject(peer(1), 1, now);
+        let next = m.poll_timeout().unwrap();
+        assert_eq!(next, now + REJECTED_WAIT);
+        assert_eq!(m.ask(peer(1), next).len(), 3);
+        assert!(m.poll_timeout().unwrap() > next);
     }
 
     #[test]

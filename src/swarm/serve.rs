@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::choker::Contender;
-use super::config::{MAX_PEER_REQUESTS, UPLOAD_AHEAD};
+use super::config::MAX_PEER_REQUESTS;
 use super::event::{Action, CloseReason, PeerKey};
 use super::pieces::Pieces;
 use super::swarm::Swarm;
@@ -39,7 +39,7 @@ impl Swarm {
             return;
         }
         member.queue.push_back(block);
-        self.pump(key);
+        self.pump(now, key);
     }
 
     pub(super) fn on_cancel(&mut self, key: PeerKey, block: &BlockRef) {
@@ -53,9 +53,10 @@ impl Swarm {
     }
 
     /// Has the disk read for this peer as long as little is unsent.
-    pub(super) fn pump(&mut self, key: PeerKey) {
+    pub(super) fn pump(&mut self, now: Instant, key: PeerKey) {
         let (Some(info), Some(member)) = (&self.info, self.members.get_mut(&key)) else { return };
-        while member.reading + member.unsent < UPLOAD_AHEAD {
+        let ahead = member.upload_ahead(now);
+        while member.reading + member.unsent < ahead {
             let Some(block) = member.queue.pop_front() else { return };
             let Some(piece) = info.layout().piece(block.index) else { continue };
             member.reading += block.length as usize;
@@ -89,7 +90,7 @@ impl Swarm {
             None => return self.close(now, key, CloseReason::Finished),
         }
         self.flush(now, key);
-        self.pump(key);
+        self.pump(now, key);
     }
 
     pub(super) fn choke_round(&mut self, now: Instant) {

@@ -43,6 +43,8 @@ pub struct Stats {
     pub interesting: usize,
     /// Dials and handshakes that failed so far.
     pub failures: usize,
+    /// Peers banned so far: they sent what is false or impossible.
+    pub banned: usize,
     /// Payload bytes received.
     pub downloaded: u64,
     /// Payload bytes sent.
@@ -85,6 +87,7 @@ pub struct Swarm {
     /// Blocks became free: everyone may ask.
     pub(super) refill: bool,
     failures: usize,
+    banned: usize,
     next_key: NonZeroU32,
     next_tick: Instant,
 }
@@ -109,6 +112,7 @@ impl Swarm {
             sources: 0,
             refill: false,
             failures: 0,
+            banned: 0,
             next_key: NonZeroU32::MIN,
             next_tick: now + TICK,
         }
@@ -135,7 +139,7 @@ impl Swarm {
             Input::Sent(key, bytes) => {
                 if let Some(member) = self.members.get_mut(&key) {
                     member.unsent = member.unsent.saturating_sub(bytes);
-                    self.pump(key);
+                    self.pump(now, key);
                 }
             }
             Input::Closed(key) => self.remove(now, key, None),
@@ -195,6 +199,7 @@ impl Swarm {
             unchoking: open().filter(|m| m.conn.as_ref().is_some_and(|c| !c.is_choked())).count(),
             interesting: open().filter(|m| m.wanted > 0).count(),
             failures: self.failures,
+            banned: self.banned,
             downloaded: self.down.total(),
             uploaded: self.up.total(),
             wasted: self.wasted,
@@ -357,9 +362,15 @@ impl Swarm {
             self.forget_pieces(key, &member.has, &requests);
         }
         self.ask_metadata(now);
+        if let Some(CloseReason::Liar | CloseReason::Impossible(_)) = reason {
+            // Where it came from, and where it listens: one may be all that we know.
+            self.banned += 1;
+            self.candidates.ban(member.addr);
+            member.candidate.iter().for_each(|&addr| self.candidates.ban(addr));
+            return;
+        }
         let Some(addr) = member.candidate else { return };
         match reason {
-            Some(CloseReason::Liar | CloseReason::Impossible(_)) => self.candidates.ban(member.addr),
             Some(CloseReason::Protocol(crate::peer::ProtocolError::Ourselves)) => {
                 self.candidates.forget(addr)
             }
@@ -380,6 +391,11 @@ impl Swarm {
         while let Some(bytes) = conn.poll_transmit(now) {
             member.unsent += bytes.len();
             self.actions.push_back(Action::Send(key, bytes));
+        }
+        // Whoever asks for the whole metadata at once may.
+        if member.unsent > MAX_UNSENT + self.info.as_ref().map_or(0, |i| i.raw().len()) {
+            self.actions.push_back(Action::Close(key, CloseReason::Deaf));
+            self.remove(now, key, Some(CloseReason::Deaf));
         }
     }
 

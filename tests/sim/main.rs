@@ -2,4 +2,6 @@
 //! `SIM_SEED`.
 
 mod dht;
+mod links;
 mod net;
+mod swarm;
