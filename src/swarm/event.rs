@@ -132,6 +132,9 @@ pub enum CloseReason {
     /// The same peer is connected already.
     #[error("connected already")]
     Duplicate,
+    /// It keeps asking and does not read the answers.
+    #[error("it does not read what we send")]
+    Deaf,
     /// Neither side needs the other any more.
     #[error("both sides are complete")]
     BothComplete,

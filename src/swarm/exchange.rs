@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::config::METADATA_SERVINGS;
+use super::config::{METADATA_SERVINGS, UPLOAD_AHEAD};
 use super::event::{Action, CloseReason, Input, Origin, PeerKey, Report};
 use super::metadata::Outcome;
 use super::swarm::Swarm;
@@ -36,6 +36,7 @@ impl Swarm {
         if self.info.is_some() {
             return;
         }
+        self.metadata_offered = now;
         for key in self.keys() {
             self.ask_metadata_of(now, key);
             self.flush(now, key);
@@ -55,7 +56,7 @@ impl Swarm {
 
     pub(super) fn on_metadata(&mut self, now: Instant, key: PeerKey, message: MetadataMessage) {
         match message {
-            MetadataMessage::Request { block } => self.serve_metadata(key, block),
+            MetadataMessage::Request { block } => self.serve_metadata(now, key, block),
             MetadataMessage::Reject { block } => self.metadata.on_reject(key, block, now),
             MetadataMessage::Data { .. } if self.info.is_some() => {}
             MetadataMessage::Data { block, total_size, data } => {
@@ -82,7 +83,7 @@ impl Swarm {
         }
     }
 
-    fn serve_metadata(&mut self, key: PeerKey, block: u32) {
+    fn serve_metadata(&mut self, now: Instant, key: PeerKey, block: u32) {
         let raw = self.info.as_ref().map(|i| i.raw().clone());
         let Some(member) = self.members.get_mut(&key) else { return };
         let Some(conn) = member.conn.as_mut() else { return };
@@ -91,7 +92,9 @@ impl Swarm {
             Some(raw) if begin < raw.len() => {
                 let blocks = (raw.len() as u32).div_ceil(METADATA_BLOCK_LEN);
                 member.metadata_served += 1;
-                if member.metadata_served > blocks.saturating_mul(METADATA_SERVINGS).max(16) {
+                // Who asks faster than he reads may ask again later.
+                let behind = member.unsent >= UPLOAD_AHEAD;
+                if behind || member.metadata_served > blocks.saturating_mul(METADATA_SERVINGS).max(16) {
                     MetadataMessage::Reject { block }
                 } else {
                     let end = raw.len().min(begin + METADATA_BLOCK_LEN as usize);
@@ -102,6 +105,7 @@ impl Swarm {
             _ => MetadataMessage::Reject { block },
         };
         conn.send_metadata(&answer);
+        self.flush(now, key);
     }
 
     pub(super) fn on_dht_port(&mut self, key: PeerKey, port: u16) {

@@ -180,10 +180,11 @@ impl Metadata {
         best.map_or((0, 0), |t| (here(t) as u32, t.blocks.len() as u32))
     }
 
-    /// When a block should be asked for elsewhere.
-    pub fn poll_timeout(&self) -> Option<Instant> {
+    /// When a block should be asked for elsewhere. What ran out until `offered`, when every peer was
+    /// last given the choice, waits for a peer that can take it.
+    pub fn poll_timeout(&self, offered: Instant) -> Option<Instant> {
         let blocks = self.tables.values().flat_map(|t| &t.blocks).filter(|b| b.data.is_none());
-        blocks.filter_map(|b| b.ask.map(|a| a.again_at)).min()
+        blocks.filter_map(|b| b.ask.map(|a| a.again_at)).filter(|at| *at > offered).min()
     }
 
     fn judge(&mut self, size: u32) -> Outcome {
@@ -259,7 +260,7 @@ mod tests {
         }
         // The one that is late is asked for elsewhere.
         assert_eq!(m.ask(peer(1), now), [0u32; 0]);
-        let later = m.poll_timeout().unwrap();
+        let later = m.poll_timeout(now).unwrap();
         assert_eq!(m.ask(peer(1), later), [second[0]]);
         let done = m.on_data(peer(1), second[0], 200_000, &block(&whole, second[0]));
         assert_eq!(done, Outcome::Complete(whole));
@@ -305,6 +306,18 @@ mod tests {
         }
         assert_eq!(outcome, Outcome::Complete(whole));
         assert_eq!(m.claimants.len(), 1);
+    }
+
+    #[test]
+    fn a_block_that_nobody_may_take_is_not_due_for_ever() {
+        let (mut m, now) = (Metadata::new(InfoHash::ZERO), Instant::now());
+        assert!(m.claim(peer(1), 40_000, Duration::ZERO));
+        assert_eq!(m.ask(peer(1), now), [0, 1, 2]);
+        m.on_reject(peer(1), 0, now);
+        let due = m.poll_timeout(now).unwrap();
+        assert_eq!(m.ask(peer(1), due), [0u32; 0]);
+        assert!(m.poll_timeout(due).is_none_or(|at| at > due));
+        assert!(m.ask(peer(1), now + REJECTED_WAIT).contains(&1));
     }
 
     #[test]

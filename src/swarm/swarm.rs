@@ -83,6 +83,8 @@ pub struct Swarm {
     failures: usize,
     next_key: NonZeroU32,
     next_tick: Instant,
+    /// When every peer was last offered the metadata blocks that are free.
+    pub(super) metadata_offered: Instant,
 }
 
 impl Swarm {
@@ -106,6 +108,7 @@ impl Swarm {
             failures: 0,
             next_key: NonZeroU32::MIN,
             next_tick: now + TICK,
+            metadata_offered: now,
         }
     }
 
@@ -174,7 +177,7 @@ impl Swarm {
     /// When [`Swarm::handle_timeout`] has work to do next; `None` while there is nobody to deal with.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let tick = (!self.members.is_empty() || !self.candidates.is_empty()).then_some(self.next_tick);
-        let metadata = if self.info.is_none() { self.metadata.poll_timeout() } else { None };
+        let metadata = self.metadata.poll_timeout(self.metadata_offered).filter(|_| self.info.is_none());
         [tick, metadata].into_iter().flatten().min()
     }
 
@@ -262,6 +265,9 @@ impl Swarm {
     }
 
     fn on_received(&mut self, now: Instant, key: PeerKey, bytes: Bytes) {
+        if self.members.get(&key).is_some_and(|m| m.unsent > MAX_UNSENT) {
+            return self.close(now, key, CloseReason::Deaf);
+        }
         let Some(conn) = self.conn(key) else { return };
         let result = conn.handle_bytes(now, bytes);
         while let Some(event) = self.conn(key).and_then(Connection::poll_event) {
