@@ -179,12 +179,10 @@ fn field(bits: &Bytes) {
 fn extended(payload: &Bytes) {
     if let Some(handshake) = ExtendedHandshake::parse(payload) {
         let again = ExtendedHandshake::parse(&handshake.emit());
-        assert_eq!(again.as_ref().map(|h| (h.metadata_id, h.metadata_size, h.request_queue, h.port)), Some((
-            handshake.metadata_id,
-            handshake.metadata_size,
-            handshake.request_queue,
-            handshake.port
-        )));
+        assert_eq!(
+            again.as_ref().map(|h| (h.metadata_id, h.metadata_size, h.request_queue, h.port)),
+            Some((handshake.metadata_id, handshake.metadata_size, handshake.request_queue, handshake.port))
+        );
     }
     if let Some(message) = MetadataMessage::parse(payload) {
         assert_eq!(MetadataMessage::parse(&message.emit().into()), Some(message));

@@ -209,7 +209,8 @@ impl Drop for Transfer {
 
 /// Peers that the user named: addresses at once, names as they resolve.
 async fn resolve_peers(peers: Vec<String>, candidates: mpsc::Sender<(Vec<SocketAddr>, Origin)>) {
-    let (addrs, names): (Vec<_>, Vec<_>) = peers.into_iter().map(|p| p.parse().map_err(|_| p)).partition(Result::is_ok);
+    let (addrs, names): (Vec<_>, Vec<_>) =
+        peers.into_iter().map(|p| p.parse().map_err(|_| p)).partition(Result::is_ok);
     let addrs: Vec<SocketAddr> = addrs.into_iter().flatten().collect();
     if !addrs.is_empty() && candidates.send((addrs, Origin::User)).await.is_err() {
         return;
@@ -308,10 +309,10 @@ impl Finder {
     async fn rest(&self, pause: Duration) {
         let mut status = self.dht.status();
         let was_empty = { self.finding.borrow().nodes == 0 };
-        let deadline = tokio::time::Instant::now() + pause;
+        let deadline = clock::now() + pause;
         loop {
             tokio::select! {
-                () = tokio::time::sleep_until(deadline) => return,
+                () = tokio::time::sleep_until(deadline.into()) => return,
                 () = self.candidates.closed() => return,
                 Ok(()) = status.changed() => {
                     self.note_status(&mut status);

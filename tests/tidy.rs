@@ -32,6 +32,8 @@ const HASH_MAPS: [&str; 0] = [];
 const UNSAFE: [&str; 0] = [];
 /// Lines of one file before its tests.
 const MAX_FILE_LINES: usize = 500;
+/// Files that are over it and wait to be split: they may not grow.
+const LONG_FILES: [(&str, usize); 1] = [("src/driver/download.rs", 600)];
 /// Lines of one function.
 const MAX_FUNCTION_LINES: usize = 70;
 /// Names that say nothing.
@@ -145,7 +147,8 @@ fn has_word(line: &str, word: &str) -> bool {
     line.match_indices(word).any(|(at, _)| {
         let before = at.checked_sub(1).map(|i| line.as_bytes()[i]);
         let after = line.as_bytes().get(at + word.len()).copied();
-        let joins = |edge: Option<u8>, outer: Option<u8>| edge.is_some_and(is_name) && outer.is_some_and(is_name);
+        let joins =
+            |edge: Option<u8>, outer: Option<u8>| edge.is_some_and(is_name) && outer.is_some_and(is_name);
         !joins(word.bytes().next(), before) && !joins(word.bytes().last(), after)
     })
 }
@@ -212,11 +215,13 @@ fn floor(room: &str) -> Option<usize> {
 fn floors(source: &Source) -> Vec<Violation> {
     let from = source.room();
     let Some(own) = floor(from) else {
-        return vec![source.violation(1, format!("the room `{from}` stands on no floor: give it one in tests/tidy.rs"))];
+        return vec![
+            source
+                .violation(1, format!("the room `{from}` stands on no floor: give it one in tests/tidy.rs")),
+        ];
     };
-    let runs_down = |to: &str| {
-        to == from || SIDEWAYS.contains(&(from, to)) || floor(to).is_some_and(|f| f < own)
-    };
+    let runs_down =
+        |to: &str| to == from || SIDEWAYS.contains(&(from, to)) || floor(to).is_some_and(|f| f < own);
     // A group may span lines; test code may look upward.
     let joined = source.lines().map(|(at, line)| (at, line.to_owned())).collect::<Vec<_>>();
     let mut out = Vec::new();
@@ -238,9 +243,27 @@ fn purity(source: &Source) -> Vec<Violation> {
         return Vec::new();
     }
     let world = [
-        "tokio", "TcpStream", "UdpSocket", "TcpListener", "ToSocketAddrs", "std::fs", "std::env", "std::process",
-        "std::thread", "File", "Instant::now", "SystemTime", "SysRng", "OsRng", "ThreadRng", "thread_rng",
-        "rand::rng", "getrandom", "RandomState", "socket2", "rustix",
+        "tokio",
+        "TcpStream",
+        "UdpSocket",
+        "TcpListener",
+        "ToSocketAddrs",
+        "std::fs",
+        "std::env",
+        "std::process",
+        "std::thread",
+        "File",
+        "Instant::now",
+        "SystemTime",
+        "SysRng",
+        "OsRng",
+        "ThreadRng",
+        "thread_rng",
+        "rand::rng",
+        "getrandom",
+        "RandomState",
+        "socket2",
+        "rustix",
     ];
     source.words(&world, "touches the world below src/driver/")
 }
@@ -264,10 +287,11 @@ fn file_size(source: &Source) -> Vec<Violation> {
         return Vec::new();
     }
     let lines = source.test.iter().position(|t| *t).unwrap_or(source.test.len());
-    if lines <= MAX_FILE_LINES {
+    let allowed = LONG_FILES.iter().find(|(path, _)| *path == source.path).map_or(MAX_FILE_LINES, |(_, most)| *most);
+    if lines <= allowed {
         return Vec::new();
     }
-    vec![source.violation(lines, format!("{lines} lines before the tests, {MAX_FILE_LINES} at most"))]
+    vec![source.violation(lines, format!("{lines} lines before the tests, {allowed} at most"))]
 }
 
 fn function_size(source: &Source) -> Vec<Violation> {
@@ -277,7 +301,9 @@ fn function_size(source: &Source) -> Vec<Violation> {
             continue;
         }
         // A type `fn(...)` is no function, nor is a macro's pattern.
-        let Some(name) = line.split("fn ").nth(1).filter(|n| n.bytes().next().is_some_and(is_name)) else { continue };
+        let Some(name) = line.split("fn ").nth(1).filter(|n| n.bytes().next().is_some_and(is_name)) else {
+            continue;
+        };
         let length = item_end(&source.code, at) - at + 1;
         if length > MAX_FUNCTION_LINES {
             let name: String = name.bytes().take_while(|b| is_name(*b)).map(char::from).collect();
@@ -306,7 +332,8 @@ fn names(source: &Source) -> Vec<Violation> {
         }) {
             let name: String = name.bytes().take_while(|b| is_name(*b)).map(char::from).collect();
             let lower = name.to_ascii_lowercase();
-            if EMPTY_NAMES.contains(&lower.as_str()) || lower.ends_with("manager") || lower.ends_with("utils") {
+            if EMPTY_NAMES.contains(&lower.as_str()) || lower.ends_with("manager") || lower.ends_with("utils")
+            {
                 out.push(source.violation(at, format!("`{name}` says nothing about what is inside")));
             }
         }
@@ -359,12 +386,12 @@ fn files_below(folder: &str, ext: &str) -> Vec<(String, String)> {
     let mut open = vec![root().join(folder)];
     while let Some(folder) = open.pop() {
         for entry in std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display())) {
-            let path = entry.unwrap().path();
-            let name = path.strip_prefix(root()).unwrap().to_str().unwrap().to_owned();
+            let path = entry.expect("a folder's entry").path();
+            let name = path.strip_prefix(root()).ok().and_then(Path::to_str).expect("a plain name").to_owned();
             if path.is_dir() && !["target", "corpus", "artifacts"].iter().any(|skip| path.ends_with(skip)) {
                 open.push(path);
             } else if name.ends_with(ext) && path.is_file() {
-                out.push((name, std::fs::read_to_string(&path).unwrap()));
+                out.push((name, std::fs::read_to_string(&path).expect("text")));
             }
         }
     }
@@ -461,16 +488,23 @@ fn an_arrow_up_or_across_is_caught() {
     assert_eq!(lines_of(floors, "src/client.rs", "use crate::dht::Node;\nuse crate::cli::json;"), [2]);
     assert_eq!(lines_of(floors, "src/cellar/x.rs", ""), [1]);
     assert_eq!(lines_of(floors, "src/main.rs", "use crate::cli::run;"), [0usize; 0]);
-    assert_eq!(lines_of(floors, "src/rng.rs", "// crate::cli\n#[cfg(test)]\nmod tests { use crate::cli; }"), [0usize; 0]);
+    assert_eq!(
+        lines_of(floors, "src/rng.rs", "// crate::cli\n#[cfg(test)]\nmod tests { use crate::cli; }"),
+        [0usize; 0]
+    );
 }
 
 #[test]
 fn the_world_in_a_machine_is_caught() {
     let text = "use tokio::net::UdpSocket;\nuse std::net::SocketAddr;\nuse std::fs::read;\nlet t = Instant::now();\n";
     assert_eq!(lines_of(purity, "src/dht/node.rs", text), [1, 3, 4]);
-    assert_eq!(lines_of(purity, "src/wire/x.rs", "rand::rngs::SysRng;\nOsRng\nstd::net::TcpStream"), [1, 2, 3]);
+    assert_eq!(
+        lines_of(purity, "src/wire/x.rs", "rand::rngs::SysRng;\nOsRng\nstd::net::TcpStream"),
+        [1, 2, 3]
+    );
     assert_eq!(lines_of(purity, "src/driver/udp.rs", text), [0usize; 0]);
-    let prose = "//! no tokio here\nlet s = \"std::fs\";\n#[cfg(test)]\nmod tests {\n Instant::now();\n}\nOsRng";
+    let prose =
+        "//! no tokio here\nlet s = \"std::fs\";\n#[cfg(test)]\nmod tests {\n Instant::now();\n}\nOsRng";
     assert_eq!(lines_of(purity, "src/dht/node.rs", prose), [7]);
 }
 
@@ -495,7 +529,9 @@ fn a_long_file_and_a_long_function_are_caught() {
     assert_eq!(lines_of(file_size, "src/x/tests.rs", &long), [0usize; 0]);
     let tests = format!("x\n#[cfg(test)]\nmod tests {{\n{long}}}\n");
     assert_eq!(lines_of(file_size, "src/x.rs", &tests), [0usize; 0]);
-    let body = |lines: usize| format!("\npub fn f(\n    x: [u8; 3],\n) {{\n{}}}\nfn g() {{}}\n", "  h();\n".repeat(lines));
+    let body = |lines: usize| {
+        format!("\npub fn f(\n    x: [u8; 3],\n) {{\n{}}}\nfn g() {{}}\n", "  h();\n".repeat(lines))
+    };
     assert_eq!(lines_of(function_size, "src/x.rs", &body(MAX_FUNCTION_LINES - 4)), [0usize; 0]);
     assert_eq!(lines_of(function_size, "src/x.rs", &body(MAX_FUNCTION_LINES - 3)), [2]);
 }
@@ -512,7 +548,10 @@ fn what_is_unfinished_is_caught() {
 #[test]
 fn an_empty_name_is_caught() {
     assert_eq!(lines_of(names, "src/util.rs", ""), [1]);
-    assert_eq!(lines_of(names, "src/helpers/mod.rs", "mod helpers;\nstruct PeerManager;\nenum Common {}"), [1, 1, 2, 3]);
+    assert_eq!(
+        lines_of(names, "src/helpers/mod.rs", "mod helpers;\nstruct PeerManager;\nenum Common {}"),
+        [1, 1, 2, 3]
+    );
     assert_eq!(lines_of(names, "src/x.rs", "// a manager\nlet common = 1;\nstruct Uncommon;"), [0usize; 0]);
 }
 
@@ -531,7 +570,8 @@ fn unsafe_code_is_caught_in_tests_too() {
 
 #[test]
 fn a_dead_link_is_caught() {
-    let text = "[a](GONE.md) [b](CLI.md#json) [c](https://x/y) [d](#here)\n```\n[e](GONE.md)\n```\n[f](../gone.rs)";
+    let text =
+        "[a](GONE.md) [b](CLI.md#json) [c](https://x/y) [d](#here)\n```\n[e](GONE.md)\n```\n[f](../gone.rs)";
     let found = dead_links("docs/X.md", text, |path| path == Path::new("docs/CLI.md"));
     assert_eq!(found.iter().map(|v| v.line).collect::<Vec<_>>(), [1, 5]);
 }

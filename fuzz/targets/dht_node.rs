@@ -161,7 +161,8 @@ impl World {
             let nodes = if kind & 1 == 1 { script.slice(26) } else { &[] };
             let nodes6 = if kind & 2 == 2 { script.slice(38) } else { &[] };
             let token = (kind & 4 == 4).then(|| script.slice(1));
-            let values: &[u8] = if kind & 8 == 8 { b"l6:\x08\x08\x08\x08\x1a\xe16:\x7f\0\0\x01\0\0e" } else { &[] };
+            let values: &[u8] =
+                if kind & 8 == 8 { b"l6:\x08\x08\x08\x08\x1a\xe16:\x7f\0\0\x01\0\0e" } else { &[] };
             Body::Reply(Reply { id, nodes, nodes6, token, values })
         };
         let message = Message { transaction: &tid, version: None, ip: None, read_only: false, body };

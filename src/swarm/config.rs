@@ -38,7 +38,7 @@ pub const ENDGAME_EXTRA: usize = 2;
 pub const ENDGAME_DEPTH: usize = 16;
 /// Bytes of blocks that are read or unsent for one peer: enough to keep its socket busy.
 pub const UPLOAD_AHEAD: usize = 1 << 20;
-/// Unsent bytes of any kind after which a peer that still talks is dropped: it asks and does not read. Blocks stay well below.
+/// Bytes unsent for one peer, answers to its questions included: who asks on and reads nothing is let go.
 pub const MAX_UNSENT: usize = 4 << 20;
 /// Requests of one peer we queue; a little over what we announce.
 pub const MAX_PEER_REQUESTS: usize = 2048;

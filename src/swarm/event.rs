@@ -129,12 +129,12 @@ pub enum CloseReason {
     /// It sent data that does not hash.
     #[error("it sent false data")]
     Liar,
+    /// It asks on and on and reads no answer.
+    #[error("it reads nothing of what it asked for")]
+    Deaf,
     /// The same peer is connected already.
     #[error("connected already")]
     Duplicate,
-    /// It keeps asking and does not read the answers.
-    #[error("it does not read what we send")]
-    Deaf,
     /// Neither side needs the other any more.
     #[error("both sides are complete")]
     BothComplete,

@@ -115,3 +115,73 @@ impl Swarm {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::Id160;
+    use crate::peer::Bitfield;
+    use crate::swarm::Config;
+    use crate::swarm::config::MAX_UNSENT;
+    use crate::wire::bencode::Writer;
+    use crate::wire::extended::ExtendedHandshake;
+    use crate::wire::peer::{BlockRef, Handshake, Message, Reserved};
+    use bytes::Bytes;
+
+    /// A seeding swarm with 8 MiB of metadata, and a peer that has shaken hands.
+    fn seeder(now: Instant) -> (Swarm, PeerKey) {
+        let mut raw = Vec::new();
+        let mut w = Writer::new(&mut raw);
+        w.begin_dict().bytes(b"junk").bytes(&vec![b'x'; 8 << 20]).bytes(b"length").int(5).bytes(b"name");
+        w.bytes(b"n").bytes(b"piece length").int(16384).bytes(b"pieces").bytes(&[1; 20]).end();
+        let info = Arc::new(Info::parse(raw.into()).unwrap());
+        let config =
+            Config { peer_id: Id160([1; 20]), listen_port: None, dht_port: None, metadata_only: false };
+        let mut swarm = Swarm::new(info.hash(), config, [1; 32], now);
+        swarm.handle(now, Input::Info(info.clone()));
+        swarm.handle(now, Input::DiskReady(Bitfield::all(1)));
+        let key = swarm.accept(now, "8.8.8.8:1".parse().unwrap()).unwrap();
+        let mut hello = Vec::new();
+        Handshake { reserved: Reserved::OURS, info_hash: info.hash(), peer_id: Id160([2; 20]) }.emit(&mut hello);
+        let extended = ExtendedHandshake { metadata_id: Some(3), ..ExtendedHandshake::default() };
+        Message::Extended { id: 0, payload: extended.emit().into() }.emit(&mut hello);
+        swarm.handle(now, Input::Received(key, hello.into()));
+        (swarm, key)
+    }
+
+    /// What a message sent many times over by a peer that reads nothing makes us queue, and our goodbye.
+    fn flood(message: &Message, turns: usize) -> (usize, Option<CloseReason>) {
+        let now = Instant::now();
+        let (mut swarm, key) = seeder(now);
+        let mut chunk = Vec::new();
+        (0..500).for_each(|_| message.emit(&mut chunk));
+        let (mut queued, mut closed) = (0, None);
+        for _ in 0..turns {
+            swarm.handle(now, Input::Received(key, Bytes::copy_from_slice(&chunk)));
+            while let Some(action) = swarm.poll_action() {
+                match action {
+                    Action::Send(_, bytes) => queued += bytes.len(),
+                    Action::Close(_, reason) => assert!(closed.replace(reason).is_none(), "closed twice"),
+                    _ => {}
+                }
+            }
+        }
+        (queued, closed)
+    }
+
+    #[test]
+    fn metadata_is_not_piled_up_for_a_peer_that_does_not_read() {
+        let request = MetadataMessage::Request { block: 0 }.emit();
+        let (queued, closed) = flood(&Message::Extended { id: 1, payload: request.into() }, 4);
+        assert!(queued < UPLOAD_AHEAD + 200_000, "{queued} bytes queued");
+        assert_eq!(closed, None);
+    }
+
+    #[test]
+    fn a_peer_that_asks_for_ever_and_never_reads_is_dropped() {
+        let block = BlockRef { index: 0, begin: 0, length: u32::MAX };
+        let (queued, closed) = flood(&Message::Request(block), 1000);
+        assert!(queued <= MAX_UNSENT + 100_000, "{queued} bytes queued");
+        assert_eq!(closed, Some(CloseReason::Deaf));
+    }
+}

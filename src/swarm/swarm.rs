@@ -265,9 +265,6 @@ impl Swarm {
     }
 
     fn on_received(&mut self, now: Instant, key: PeerKey, bytes: Bytes) {
-        if self.members.get(&key).is_some_and(|m| m.unsent > MAX_UNSENT) {
-            return self.close(now, key, CloseReason::Deaf);
-        }
         let Some(conn) = self.conn(key) else { return };
         let result = conn.handle_bytes(now, bytes);
         while let Some(event) = self.conn(key).and_then(Connection::poll_event) {
@@ -334,8 +331,9 @@ impl Swarm {
 
     /// Ends a connection for a reason of ours.
     pub(super) fn close(&mut self, now: Instant, key: PeerKey, reason: CloseReason) {
+        self.flush(now, key);
+        // What was left to say may have been too much for it already.
         if self.members.contains_key(&key) {
-            self.flush(now, key);
             self.actions.push_back(Action::Close(key, reason));
             self.remove(now, key, Some(reason));
         }
@@ -355,7 +353,9 @@ impl Swarm {
         let Some(addr) = member.candidate else { return };
         match reason {
             Some(CloseReason::Liar | CloseReason::Impossible(_)) => self.candidates.ban(member.addr),
-            Some(CloseReason::Protocol(crate::peer::ProtocolError::Ourselves)) => self.candidates.forget(addr),
+            Some(CloseReason::Protocol(crate::peer::ProtocolError::Ourselves)) => {
+                self.candidates.forget(addr)
+            }
             Some(CloseReason::Duplicate) => {}
             Some(CloseReason::Refresh) => self.candidates.on_closed(addr, now, Duration::ZERO),
             Some(CloseReason::BothComplete) => self.candidates.on_closed(addr, now, REDIAL_SEED_AFTER),
@@ -373,6 +373,10 @@ impl Swarm {
         while let Some(bytes) = conn.poll_transmit(now) {
             member.unsent += bytes.len();
             self.actions.push_back(Action::Send(key, bytes));
+        }
+        if member.unsent > MAX_UNSENT {
+            self.actions.push_back(Action::Close(key, CloseReason::Deaf));
+            self.remove(now, key, Some(CloseReason::Deaf));
         }
     }
 

@@ -1,4 +1,6 @@
 use super::*;
+use crate::id::Id160;
+use crate::wire::peer::PeerWireError;
 
 fn settings(id: u8) -> Settings {
     Settings {
@@ -35,10 +37,7 @@ fn two_sides_shake_hands_and_trade_a_block() {
     assert!(a.serves_metadata() && a.is_fast() && a.request_limit() == 2000);
     a.introduce();
     a.express_interest(true);
-    assert_eq!(
-        pump(&mut a, &mut b, now),
-        Ok(vec![Event::Extended, Event::DhtPort(6882), Event::Interested])
-    );
+    assert_eq!(pump(&mut a, &mut b, now), Ok(vec![Event::Extended, Event::DhtPort(6882), Event::Interested]));
     b.choke(false);
     assert_eq!(pump(&mut b, &mut a, now), Ok(vec![Event::Unchoked]));
     let block = BlockRef { index: 0, begin: 0, length: 4 };
