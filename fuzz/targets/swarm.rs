@@ -148,7 +148,11 @@ impl World {
             6..=9 => {
                 let message = self.message(script);
                 let mut out = Vec::new();
-                for _ in 0..1 + script.u8() / 32 {
+                let times = match script.u8() {
+                    255 => 2048,
+                    few => 1 + usize::from(few / 32),
+                };
+                for _ in 0..times {
                     message.emit(&mut out);
                 }
                 self.receive(script, out.into());
