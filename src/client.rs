@@ -311,10 +311,10 @@ impl Finder {
     async fn rest(&self, pause: Duration) {
         let mut status = self.dht.status();
         let was_empty = { self.finding.borrow().nodes == 0 };
-        let deadline = tokio::time::Instant::now() + pause;
+        let deadline = clock::now() + pause;
         loop {
             tokio::select! {
-                () = tokio::time::sleep_until(deadline) => return,
+                () = tokio::time::sleep_until(deadline.into()) => return,
                 () = self.candidates.closed() => return,
                 Ok(()) = status.changed() => {
                     self.note_status(&mut status);

@@ -172,7 +172,7 @@ impl Wire {
     /// The victim's next message; none once it has dropped us.
     async fn next(&mut self) -> Option<Message> {
         loop {
-            if let Some(message) = self.frames.next().unwrap() {
+            if let Some(message) = self.frames.next_message().unwrap() {
                 return Some(message);
             }
             let mut buffer = vec![0; 65_536];

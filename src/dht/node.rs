@@ -22,7 +22,7 @@ use self::upkeep::Upkeep;
 use super::announced::Announced;
 use super::config::{
     Config, MAX_BOOTSTRAP, MAX_EVENTS, MAX_PINGS, MAX_SEARCHES, MAX_TRANSMITS, PING_TIMEOUT, QUERY_TIMEOUT,
-    VERSION, is_private,
+    VERSION, is_private, is_sendable,
 };
 use super::event::{BootstrapState, Counters, Event, Full, LookupId, PingId, Reason, Snapshot, Transmit};
 use super::inflight::{InFlight, Pending};
@@ -217,8 +217,12 @@ impl Node {
         if self.pings >= MAX_PINGS {
             return Err(Full);
         }
-        let ping = PingId(self.fresh_id());
-        let query = self.query(now, canonical(addr), None, PING_TIMEOUT, Method::Ping, Purpose::Ping(ping));
+        let (ping, addr) = (PingId(self.fresh_id()), canonical(addr));
+        if !is_sendable(addr) {
+            self.push_event(Event::PingFailed { ping });
+            return Ok(ping);
+        }
+        let query = self.query(now, addr, None, PING_TIMEOUT, Method::Ping, Purpose::Ping(ping));
         self.pings += 1;
         query.map(|()| ping).ok_or(Full).inspect_err(|_| self.pings -= 1)
     }

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use rand::TryRng as _;
 use rand::rngs::SysRng;
 
-/// The monotonic clock.
+/// The monotonic clock; the one that tests of the runtime may pause.
 pub fn now() -> Instant {
-    Instant::now()
+    tokio::time::Instant::now().into_std()
 }
 
 /// Wall time since 1970, zero where the system's clock stands before that.

@@ -1,9 +1,9 @@
 //! Byte rates that a user sets: one bucket for each direction, shared by all connections.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use tokio::time::Instant;
+use super::clock;
 
 /// How much time's worth of bytes may be saved up: long enough for few wake-ups, short enough to be smooth.
 const BURST: Duration = Duration::from_millis(100);
@@ -24,7 +24,7 @@ pub struct Throttle(Option<Arc<Mutex<Bucket>>>);
 impl Throttle {
     /// At most `rate` bytes a second; no limit where there is none.
     pub fn new(rate: Option<u64>) -> Self {
-        let bucket = |rate: u64| Bucket { rate: rate.max(1) as f64, level: 0.0, at: Instant::now() };
+        let bucket = |rate: u64| Bucket { rate: rate.max(1) as f64, level: 0.0, at: clock::now() };
         Self(rate.map(|r| Arc::new(Mutex::new(bucket(r)))))
     }
 
@@ -62,7 +62,7 @@ impl Bucket {
     }
 
     fn refill(&mut self) {
-        let now = Instant::now();
+        let now = clock::now();
         let gained = now.saturating_duration_since(self.at).as_secs_f64() * self.rate;
         self.level = (self.level + gained).min(2.0 * self.burst());
         self.at = now;
@@ -77,9 +77,9 @@ mod tests {
     async fn a_limit_is_exact_even_below_one_block() {
         for rate in [700u64, 16_000, 2_000_000] {
             let throttle = Throttle::new(Some(rate));
-            let start = Instant::now();
+            let start = clock::now();
             let mut passed = 0;
-            while start.elapsed() < Duration::from_secs(20) {
+            while clock::now() - start < Duration::from_secs(20) {
                 passed += throttle.take(16_384).await as u64;
             }
             let per_second = passed / 20;

@@ -9,13 +9,10 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use thiserror::Error;
 
-use crate::id::{Id160, InfoHash};
+use super::event::{Event, ProtocolError, Settings};
 use crate::wire::extended::{ExtendedHandshake, MetadataMessage, OUR_METADATA_ID, OUR_REQUEST_QUEUE};
-use crate::wire::peer::{
-    BlockRef, Frames, HANDSHAKE_LEN, Handshake, Message, PeerWireError, Reserved, piece_header,
-};
+use crate::wire::peer::{BlockRef, Frames, HANDSHAKE_LEN, Handshake, Message, Reserved, piece_header};
 
 /// How long a handshake may take (libtorrent: 10 s).
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -31,99 +28,6 @@ const MAX_UNREQUESTED: u32 = 512;
 const MAX_FIELDS: u64 = 16;
 /// Extended handshakes one peer may send: first, metadata known, upload-only, and some to spare.
 const MAX_EXTENDED_HANDSHAKES: u32 = 64;
-
-/// What both sides of a connection must agree on, and what we say of ourselves.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// The torrent.
-    pub info_hash: InfoHash,
-    /// Our id in this swarm.
-    pub peer_id: Id160,
-    /// Where we accept connections.
-    pub listen_port: Option<u16>,
-    /// Where our DHT node listens; sent to peers that run one.
-    pub dht_port: Option<u16>,
-    /// The size of the info dictionary, once we have it.
-    pub metadata_size: Option<u64>,
-}
-
-/// What a peer said or did.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
-    /// The handshake is complete; now say which pieces we have.
-    Handshaken,
-    /// The extended handshake came, or came again.
-    Extended,
-    /// The peer chokes us; without the fast extension our requests are void, see [`Connection::take_requests`].
-    Choked,
-    /// The peer lets us request.
-    Unchoked,
-    /// The peer wants pieces of ours.
-    Interested,
-    /// The peer wants none.
-    NotInterested,
-    /// The peer got a piece.
-    Have(u32),
-    /// The peer's pieces, in wire form.
-    Bitfield(Bytes),
-    /// The peer has every piece.
-    HaveAll,
-    /// The peer has no piece.
-    HaveNone,
-    /// The peer asks for a block.
-    Request(BlockRef),
-    /// The peer takes a request back.
-    Cancel(BlockRef),
-    /// A block that we had asked for.
-    Block {
-        /// What it is.
-        block: BlockRef,
-        /// Its bytes.
-        data: Bytes,
-    },
-    /// A block that we had not asked for, or had given up; its length.
-    Unrequested(u32),
-    /// A request of ours will not be answered.
-    Rejected(BlockRef),
-    /// We may request this piece while choked (BEP 6).
-    AllowedFast(u32),
-    /// The peer's DHT node listens on this port (BEP 5).
-    DhtPort(u16),
-    /// A metadata message (BEP 9).
-    Metadata(MetadataMessage),
-}
-
-/// Why a connection must end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-pub enum ProtocolError {
-    /// The stream is malformed.
-    #[error(transparent)]
-    Wire(#[from] PeerWireError),
-    /// The handshake names another torrent.
-    #[error("handshake for another torrent")]
-    OtherTorrent,
-    /// We have connected to ourselves.
-    #[error("connected to ourselves")]
-    Ourselves,
-    /// Bitfields without end.
-    #[error("too many bitfields")]
-    Bitfields,
-    /// An extension message that does not parse.
-    #[error("malformed extension message")]
-    Extension,
-    /// Too many blocks that nobody asked for.
-    #[error("too many unrequested blocks")]
-    Unrequested,
-    /// Extended handshakes without end.
-    #[error("too many extended handshakes")]
-    Handshakes,
-    /// No handshake in time.
-    #[error("no handshake in time")]
-    HandshakeTimeout,
-    /// Nothing for two minutes.
-    #[error("silent for two minutes")]
-    Silent,
-}
 
 /// One connection. See the module's page for the polling order.
 #[derive(Debug)]

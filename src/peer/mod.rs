@@ -4,8 +4,10 @@
 
 pub mod bitfield;
 pub mod connection;
+pub mod event;
 pub mod rate;
 
 pub use bitfield::Bitfield;
-pub use connection::{Connection, Event, ProtocolError, Settings};
+pub use connection::Connection;
+pub use event::{Event, ProtocolError, Settings};
 pub use rate::Rate;

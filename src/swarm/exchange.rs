@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::config::METADATA_SERVINGS;
+use super::config::{METADATA_SERVINGS, UPLOAD_AHEAD};
 use super::event::{Action, CloseReason, Input, Origin, PeerKey, Report};
 use super::metadata::Outcome;
 use super::swarm::Swarm;
@@ -58,7 +58,7 @@ impl Swarm {
 
     pub(super) fn on_metadata(&mut self, now: Instant, key: PeerKey, message: MetadataMessage) {
         match message {
-            MetadataMessage::Request { block } => self.serve_metadata(key, block),
+            MetadataMessage::Request { block } => self.serve_metadata(now, key, block),
             MetadataMessage::Reject { block } => self.metadata.on_reject(key, block, now),
             MetadataMessage::Data { .. } if self.info.is_some() => {}
             MetadataMessage::Data { block, total_size, data } => {
@@ -85,7 +85,7 @@ impl Swarm {
         }
     }
 
-    fn serve_metadata(&mut self, key: PeerKey, block: u32) {
+    fn serve_metadata(&mut self, now: Instant, key: PeerKey, block: u32) {
         let raw = self.info.as_ref().map(|i| i.raw().clone());
         let Some(member) = self.members.get_mut(&key) else { return };
         let Some(conn) = member.conn.as_mut() else { return };
@@ -94,7 +94,9 @@ impl Swarm {
             Some(raw) if begin < raw.len() => {
                 let blocks = (raw.len() as u32).div_ceil(METADATA_BLOCK_LEN);
                 member.metadata_served += 1;
-                if member.metadata_served > blocks.saturating_mul(METADATA_SERVINGS).max(16) {
+                // Who asks faster than he reads may ask again later.
+                let behind = member.unsent >= UPLOAD_AHEAD;
+                if behind || member.metadata_served > blocks.saturating_mul(METADATA_SERVINGS).max(16) {
                     MetadataMessage::Reject { block }
                 } else {
                     let end = raw.len().min(begin + METADATA_BLOCK_LEN as usize);
@@ -105,6 +107,7 @@ impl Swarm {
             _ => MetadataMessage::Reject { block },
         };
         conn.send_metadata(&answer);
+        self.flush(now, key);
     }
 
     pub(super) fn on_dht_port(&mut self, key: PeerKey, port: u16) {
@@ -112,5 +115,76 @@ impl Swarm {
             let node = SocketAddr::new(member.addr.ip(), port);
             self.actions.push_back(Action::Report(Report::DhtNode(node)));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::Id160;
+    use crate::peer::Bitfield;
+    use crate::swarm::Config;
+    use crate::swarm::config::MAX_UNSENT;
+    use crate::wire::bencode::Writer;
+    use crate::wire::extended::ExtendedHandshake;
+    use crate::wire::peer::{BlockRef, Handshake, Message, Reserved};
+    use bytes::Bytes;
+
+    /// A seeding swarm with 8 MiB of metadata, and a peer that has shaken hands.
+    fn seeder(now: Instant) -> (Swarm, PeerKey) {
+        let mut raw = Vec::new();
+        let mut w = Writer::new(&mut raw);
+        w.begin_dict().bytes(b"junk").bytes(&vec![b'x'; 8 << 20]).bytes(b"length").int(5).bytes(b"name");
+        w.bytes(b"n").bytes(b"piece length").int(16384).bytes(b"pieces").bytes(&[1; 20]).end();
+        let info = Arc::new(Info::parse(raw.into()).unwrap());
+        let config =
+            Config { peer_id: Id160([1; 20]), listen_port: None, dht_port: None, metadata_only: false };
+        let mut swarm = Swarm::new(info.hash(), config, [1; 32], now);
+        swarm.handle(now, Input::Info(info.clone()));
+        swarm.handle(now, Input::DiskReady(Bitfield::all(1)));
+        let key = swarm.accept(now, "8.8.8.8:1".parse().unwrap()).unwrap();
+        let mut hello = Vec::new();
+        Handshake { reserved: Reserved::OURS, info_hash: info.hash(), peer_id: Id160([2; 20]) }
+            .emit(&mut hello);
+        let extended = ExtendedHandshake { metadata_id: Some(3), ..ExtendedHandshake::default() };
+        Message::Extended { id: 0, payload: extended.emit().into() }.emit(&mut hello);
+        swarm.handle(now, Input::Received(key, hello.into()));
+        (swarm, key)
+    }
+
+    /// What a message sent many times over by a peer that reads nothing makes us queue, and our goodbye.
+    fn flood(message: &Message, turns: usize) -> (usize, Option<CloseReason>) {
+        let now = Instant::now();
+        let (mut swarm, key) = seeder(now);
+        let mut chunk = Vec::new();
+        (0..500).for_each(|_| message.emit(&mut chunk));
+        let (mut queued, mut closed) = (0, None);
+        for _ in 0..turns {
+            swarm.handle(now, Input::Received(key, Bytes::copy_from_slice(&chunk)));
+            while let Some(action) = swarm.poll_action() {
+                match action {
+                    Action::Send(_, bytes) => queued += bytes.len(),
+                    Action::Close(_, reason) => assert!(closed.replace(reason).is_none(), "closed twice"),
+                    _ => {}
+                }
+            }
+        }
+        (queued, closed)
+    }
+
+    #[test]
+    fn metadata_is_not_piled_up_for_a_peer_that_does_not_read() {
+        let request = MetadataMessage::Request { block: 0 }.emit();
+        let (queued, closed) = flood(&Message::Extended { id: 1, payload: request.into() }, 4);
+        assert!(queued < UPLOAD_AHEAD + 200_000, "{queued} bytes queued");
+        assert_eq!(closed, None);
+    }
+
+    #[test]
+    fn a_peer_that_asks_for_ever_and_never_reads_is_dropped() {
+        let block = BlockRef { index: 0, begin: 0, length: u32::MAX };
+        let (queued, closed) = flood(&Message::Request(block), 1000);
+        assert!(queued <= MAX_UNSENT + 100_000, "{queued} bytes queued");
+        assert_eq!(closed, Some(CloseReason::Deaf));
     }
 }

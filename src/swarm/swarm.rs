@@ -183,7 +183,7 @@ impl Swarm {
     /// When [`Swarm::handle_timeout`] has work to do next; `None` while there is nobody to deal with.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let tick = (!self.members.is_empty() || !self.candidates.is_empty()).then_some(self.next_tick);
-        let metadata = if self.info.is_none() { self.metadata.poll_timeout() } else { None };
+        let metadata = self.metadata.poll_timeout().filter(|_| self.info.is_none());
         [tick, metadata].into_iter().flatten().min()
     }
 
@@ -344,8 +344,9 @@ impl Swarm {
 
     /// Ends a connection for a reason of ours.
     pub(super) fn close(&mut self, now: Instant, key: PeerKey, reason: CloseReason) {
+        self.flush(now, key);
+        // What was left to say may have been too much for it already.
         if self.members.contains_key(&key) {
-            self.flush(now, key);
             self.actions.push_back(Action::Close(key, reason));
             self.remove(now, key, Some(reason));
         }
@@ -392,8 +393,7 @@ impl Swarm {
             member.unsent += bytes.len();
             self.actions.push_back(Action::Send(key, bytes));
         }
-        // Whoever asks for the whole metadata at once may.
-        if member.unsent > MAX_UNSENT + self.info.as_ref().map_or(0, |i| i.raw().len()) {
+        if member.unsent > MAX_UNSENT {
             self.actions.push_back(Action::Close(key, CloseReason::Deaf));
             self.remove(now, key, Some(CloseReason::Deaf));
         }

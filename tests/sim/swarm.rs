@@ -384,7 +384,7 @@ fn info(content: &[u8]) -> Info {
     // Two more blocks of metadata, so that it comes from several peers.
     hashes.resize(33_000, 7);
     w.bytes(b"x-filler").bytes(&hashes).end();
-    Info::parse(out.into()).unwrap()
+    Info::parse(out.into()).expect("an info dictionary of our own making")
 }
 
 /// The shortest time any protocol could need, in seconds.

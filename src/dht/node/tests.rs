@@ -195,3 +195,14 @@ proptest::proptest! {
         proptest::prop_assert!(n.transmits.len() < MAX_TRANSMITS);
     }
 }
+
+#[test]
+fn a_ping_to_where_nothing_can_be_sent_fails_at_once() {
+    let now = Instant::now();
+    let mut node = node(1, now);
+    for addr in ["127.0.0.1:0", "224.0.0.1:5", "0.0.0.0:5"] {
+        let ping = node.ping(now, addr.parse().unwrap()).unwrap();
+        assert_eq!(events(&mut node), [Event::PingFailed { ping }]);
+        assert!(node.poll_transmit().is_none(), "{addr}");
+    }
+}

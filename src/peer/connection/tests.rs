@@ -1,4 +1,6 @@
 use super::*;
+use crate::id::Id160;
+use crate::wire::peer::PeerWireError;
 
 fn settings(id: u8) -> Settings {
     Settings {
