@@ -21,7 +21,7 @@ use tokio::sync::mpsc as tokio_mpsc;
 
 use super::storage::Storage;
 use crate::swarm::PeerKey;
-use crate::wire::metainfo::{Info, PieceIndex};
+use crate::wire::metainfo::{BLOCK_LEN, Info, PieceIndex};
 
 /// Files one thread keeps open.
 const OPEN_FILES: NonZeroUsize = NonZeroUsize::new(64).expect("not zero");
@@ -45,6 +45,8 @@ pub enum Job {
     Hash(PieceIndex),
     /// Read a piece that was there before and hash it.
     Check(PieceIndex),
+    /// Read a piece and digest each of its blocks.
+    Digest(PieceIndex),
     /// Read a block for a peer.
     Read(PeerKey, PieceIndex, u32, u32),
 }
@@ -58,6 +60,8 @@ pub enum Done {
     Hashed(PieceIndex, bool),
     /// The answer to [`Job::Check`].
     Checked(PieceIndex, bool),
+    /// The answer to [`Job::Digest`].
+    Digested(PieceIndex, Vec<u64>),
     /// The answer to [`Job::Read`]: peer, piece, begin, bytes.
     Read(PeerKey, PieceIndex, u32, Option<Bytes>),
     /// No room is left; the thread waits and tries again.
@@ -109,7 +113,8 @@ impl Disk {
     /// Hands over a job. Jobs of one piece are done in order.
     pub fn send(&self, job: Job) {
         let piece = match &job {
-            Job::Write(piece, ..) | Job::Hash(piece) | Job::Check(piece) | Job::Read(_, piece, ..) => piece,
+            Job::Write(piece, ..) | Job::Read(_, piece, ..) => piece,
+            Job::Hash(piece) | Job::Check(piece) | Job::Digest(piece) => piece,
         };
         if let Some(queue) = self.queues.get(piece.at() % self.queues.len().max(1)) {
             // A thread that has failed has said so; its queue leads nowhere.
@@ -195,6 +200,10 @@ impl Worker {
                 let valid = digest.is_some_and(|d| d == self.info.piece_hash(piece));
                 let _ = self.done.send(Done::Checked(piece, valid));
             }
+            Job::Digest(piece) => {
+                self.write_run();
+                let _ = self.done.send(Done::Digested(piece, self.digest_blocks(piece)));
+            }
             Job::Read(peer, piece, begin, length) => {
                 self.write_run();
                 let offset = self.info.layout().offset(piece) + u64::from(begin);
@@ -231,6 +240,21 @@ impl Worker {
             partial.hashed += take;
         }
         Some(partial.hasher.finalize().into())
+    }
+
+    /// The first 64 bits of the SHA-1 of each block; nothing where the piece cannot be read.
+    fn digest_blocks(&mut self, piece: PieceIndex) -> Vec<u64> {
+        let layout = *self.info.layout();
+        let mut digests = Vec::new();
+        for block in 0..layout.blocks_of(piece) {
+            let offset = layout.offset(piece) + u64::from(block) * u64::from(BLOCK_LEN);
+            let Ok(data) = self.read(offset, layout.block_len(piece, block) as usize) else {
+                return Vec::new();
+            };
+            let digest: [u8; 20] = Sha1::digest(&data).into();
+            digests.push(digest.iter().take(8).fold(0, |n, &byte| n << 8 | u64::from(byte)));
+        }
+        digests
     }
 
     /// Writes what has been gathered; on a full disk waits until there is room.

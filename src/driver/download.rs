@@ -324,6 +324,7 @@ impl Download {
             Done::Wrote(bytes) => self.unwritten = self.unwritten.saturating_sub(bytes),
             Done::Hashed(piece, valid) => self.swarm.handle(now, Input::Hashed(piece, valid)),
             Done::Checked(piece, valid) => self.on_checked(piece, valid),
+            Done::Digested(piece, digests) => self.swarm.handle(now, Input::Digested(piece, digests)),
             Done::Read(peer, piece, begin, data) => {
                 self.swarm.handle(now, Input::Read { peer, piece, begin, data });
             }
@@ -444,6 +445,7 @@ impl Download {
                     self.to_disk(DiskJob::Write(piece, begin, data));
                 }
                 Action::Hash(piece) => self.to_disk(DiskJob::Hash(piece)),
+                Action::Digest(piece) => self.to_disk(DiskJob::Digest(piece)),
                 Action::Read { peer, piece, begin, length } => {
                     self.to_disk(DiskJob::Read(peer, piece, begin, length));
                 }

@@ -51,6 +51,8 @@ pub const MAX_PEER_REQUESTS: usize = 2048;
 pub const MAX_EARLY_HAVES: usize = 16_384;
 /// Missing haves sent one by one to a peer that connected before we knew our pieces; past this it is cheaper to reconnect.
 pub const MAX_LATE_HAVES: u32 = 8192;
+/// Failed pieces remembered until it is known who lied; each costs 16 bytes a block.
+pub const MAX_SUSPECTS: usize = 64;
 /// Sizes of metadata that may be collected at once.
 pub const MAX_METADATA_SIZES: usize = 8;
 /// Bytes of metadata held at once, over all sizes.

@@ -47,6 +47,8 @@ pub enum Input {
     DiskReady(Bitfield),
     /// A piece was hashed: whether it is what the metadata promises.
     Hashed(PieceIndex, bool),
+    /// What [`Action::Digest`] asked for: a digest of each block of the piece, none where it cannot be read.
+    Digested(PieceIndex, Vec<u64>),
     /// A block that [`Action::Read`] asked for; none where the disk could not give it.
     Read {
         /// Who wants it.
@@ -87,6 +89,8 @@ pub enum Action {
     },
     /// All blocks of this piece have been given to [`Action::Write`]: hash it.
     Hash(PieceIndex),
+    /// Say what each block of this piece holds now, before anything else is done to it.
+    Digest(PieceIndex),
     /// Read a block for a peer.
     Read {
         /// Who wants it.

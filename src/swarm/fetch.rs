@@ -303,13 +303,13 @@ impl Swarm {
         let authors = pieces.on_hashed(piece, valid);
         if !valid {
             self.wasted += u64::from(info.layout().len_of(piece));
-            if let [liar] = authors[..] {
-                self.close(now, liar, CloseReason::Liar);
-            }
             self.refill = true;
-            return;
+            return self.on_false_piece(now, piece, authors);
         }
         let complete = pieces.is_complete();
+        if self.suspects.contains_key(&piece) {
+            self.actions.push_back(Action::Digest(piece));
+        }
         self.actions.push_back(Action::Report(Report::Verified(piece)));
         for key in self.keys() {
             let Some(member) = self.members.get_mut(&key).filter(|m| m.is_open()) else { continue };

@@ -2,7 +2,7 @@
 //!
 //! [`Swarm`] is the machine; the files beside it hold one idea each: `candidates` (whom to dial), `metadata`
 //! (the info dictionary from several peers), `picker` (rarest first), `pieces` (blocks under way), `choker`
-//! (tit-for-tat). `fetch`, `serve` and `exchange` are the three conversations that [`Swarm`] wires together.
+//! (tit-for-tat), `suspects` (who sent a false block). `fetch`, `serve` and `exchange` are the three conversations that [`Swarm`] wires together.
 //! No socket, disk, clock or random source of its own.
 
 mod candidates;
@@ -16,6 +16,7 @@ mod metadata;
 mod picker;
 mod pieces;
 mod serve;
+mod suspects;
 #[allow(clippy::module_inception)] // the machine carries its folder's name, as the plan has it
 mod swarm;
 

@@ -198,17 +198,14 @@ impl Pieces {
         Received::Wanted { cancel, complete: open.missing == 0 }
     }
 
-    /// A piece was hashed. Returns who had sent it.
+    /// A piece was hashed. Returns who had sent each of its blocks.
     pub fn on_hashed(&mut self, piece: PieceIndex, valid: bool) -> Vec<PeerKey> {
         let Some(open) = self.open.remove(&piece) else { return Vec::new() };
-        let mut authors = Vec::new();
-        for block in open.blocks {
-            if let Block::Here(peer) = block
-                && !authors.contains(&peer)
-            {
-                authors.push(peer);
-            }
-        }
+        let author = |block: &Block| match block {
+            Block::Here(peer) => Some(*peer),
+            _ => None,
+        };
+        let authors: Vec<PeerKey> = open.blocks.iter().filter_map(author).collect();
         if valid {
             self.suspicious.retain(|&p| p != piece);
             if self.have.set(piece.get(), true) {
@@ -216,7 +213,7 @@ impl Pieces {
             }
             return authors;
         }
-        if authors.len() > 1 && !self.suspicious.contains(&piece) {
+        if authors.windows(2).any(|two| two[0] != two[1]) && !self.suspicious.contains(&piece) {
             self.suspicious.push(piece);
         }
         self.picker.insert(piece);
@@ -333,7 +330,7 @@ mod tests {
         for (who, block) in [(1, 0), (1, 1), (2, 2), (2, 3)] {
             p.on_block(peer(who), piece, block);
         }
-        assert_eq!(p.on_hashed(piece, false), [peer(1), peer(2)]);
+        assert_eq!(p.on_hashed(piece, false), [peer(1), peer(1), peer(2), peer(2)]);
         assert_eq!(p.ask(peer(2), |_| true, true, 2, &mut rng).len(), 2);
         assert_eq!(p.ask(peer(1), |_| true, false, 2, &mut rng), []);
         assert_eq!(p.ask_twice(peer(1), |_| true, |_| true, 2), []);
@@ -342,7 +339,7 @@ mod tests {
         for block in 0..4 {
             p.on_block(peer(2), piece, block);
         }
-        assert_eq!(p.on_hashed(piece, true), [peer(2)]);
+        assert_eq!(p.on_hashed(piece, true), [peer(2); 4]);
         assert!(p.is_complete());
     }
 

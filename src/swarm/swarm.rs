@@ -20,10 +20,11 @@ use super::event::{Action, CloseReason, Input, PeerKey};
 use super::member::Member;
 use super::metadata::Metadata;
 use super::pieces::Pieces;
+use super::suspects::Suspect;
 use crate::id::InfoHash;
 use crate::peer::{Connection, Event, Rate, Settings};
 use crate::rng::Rng;
-use crate::wire::metainfo::Info;
+use crate::wire::metainfo::{Info, PieceIndex};
 
 /// How long a peer that left in peace is left alone.
 const REDIAL_AFTER: Duration = Duration::from_secs(20);
@@ -87,7 +88,9 @@ pub struct Swarm {
     /// Blocks became free: everyone may ask.
     pub(super) refill: bool,
     failures: usize,
-    banned: usize,
+    pub(super) banned: usize,
+    /// Pieces that failed with several authors, until they are verified.
+    pub(super) suspects: BTreeMap<PieceIndex, Suspect>,
     next_key: NonZeroU32,
     next_tick: Instant,
 }
@@ -113,6 +116,7 @@ impl Swarm {
             refill: false,
             failures: 0,
             banned: 0,
+            suspects: BTreeMap::new(),
             next_key: NonZeroU32::MIN,
             next_tick: now + TICK,
         }
@@ -146,6 +150,7 @@ impl Swarm {
             Input::Info(info) => self.on_info(now, info),
             Input::DiskReady(have) => self.on_disk_ready(now, have),
             Input::Hashed(piece, valid) => self.on_hashed(now, piece, valid),
+            Input::Digested(piece, digests) => self.on_digested(now, piece, digests),
             Input::Read { peer, piece, begin, data } => self.on_read(now, peer, piece, begin, data),
         }
         self.settle(now);
