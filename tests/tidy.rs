@@ -287,7 +287,8 @@ fn file_size(source: &Source) -> Vec<Violation> {
         return Vec::new();
     }
     let lines = source.test.iter().position(|t| *t).unwrap_or(source.test.len());
-    let allowed = LONG_FILES.iter().find(|(path, _)| *path == source.path).map_or(MAX_FILE_LINES, |(_, most)| *most);
+    let allowed =
+        LONG_FILES.iter().find(|(path, _)| *path == source.path).map_or(MAX_FILE_LINES, |(_, most)| *most);
     if lines <= allowed {
         return Vec::new();
     }
@@ -387,7 +388,8 @@ fn files_below(folder: &str, ext: &str) -> Vec<(String, String)> {
     while let Some(folder) = open.pop() {
         for entry in std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display())) {
             let path = entry.expect("a folder's entry").path();
-            let name = path.strip_prefix(root()).ok().and_then(Path::to_str).expect("a plain name").to_owned();
+            let name =
+                path.strip_prefix(root()).ok().and_then(Path::to_str).expect("a plain name").to_owned();
             if path.is_dir() && !["target", "corpus", "artifacts"].iter().any(|skip| path.ends_with(skip)) {
                 open.push(path);
             } else if name.ends_with(ext) && path.is_file() {

@@ -142,7 +142,8 @@ mod tests {
         swarm.handle(now, Input::DiskReady(Bitfield::all(1)));
         let key = swarm.accept(now, "8.8.8.8:1".parse().unwrap()).unwrap();
         let mut hello = Vec::new();
-        Handshake { reserved: Reserved::OURS, info_hash: info.hash(), peer_id: Id160([2; 20]) }.emit(&mut hello);
+        Handshake { reserved: Reserved::OURS, info_hash: info.hash(), peer_id: Id160([2; 20]) }
+            .emit(&mut hello);
         let extended = ExtendedHandshake { metadata_id: Some(3), ..ExtendedHandshake::default() };
         Message::Extended { id: 0, payload: extended.emit().into() }.emit(&mut hello);
         swarm.handle(now, Input::Received(key, hello.into()));
