@@ -24,7 +24,7 @@ fn config(network: Network) -> Config {
 fn contacts(own: Id160, count: u32) -> Vec<Contact> {
     let mut rng = Rng::from_u64(1);
     let contact = |n: u32| {
-        let shared = if n % 2 == 0 { 0 } else { rng.below(40) };
+        let shared = if n.is_multiple_of(2) { 0 } else { rng.below(40) };
         let ip = (0x0800_0000 + n * 257).to_be_bytes();
         Contact { id: own.random_with_prefix(shared, &mut rng), addr: SocketAddr::from((ip, 6881)) }
     };
