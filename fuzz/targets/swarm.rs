@@ -52,6 +52,11 @@ struct World {
     trace: Trace,
 }
 
+/// How often a message is sent: a few times, or a flood.
+fn repeats(byte: u8) -> usize {
+    if byte == 255 { 2048 } else { 1 + usize::from(byte / 32) }
+}
+
 /// A dictionary that takes two metadata blocks.
 fn info() -> Arc<Info> {
     let mut out = Vec::new();
@@ -148,11 +153,7 @@ impl World {
             6..=9 => {
                 let message = self.message(script);
                 let mut out = Vec::new();
-                let times = match script.u8() {
-                    255 => 2048,
-                    few => 1 + usize::from(few / 32),
-                };
-                for _ in 0..times {
+                for _ in 0..repeats(script.u8()) {
                     message.emit(&mut out);
                 }
                 self.receive(script, out.into());
