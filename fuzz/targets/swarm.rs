@@ -48,6 +48,7 @@ struct World {
     have: Bitfield,
     written: BTreeMap<PieceIndex, BTreeSet<u32>>,
     hashing: VecDeque<PieceIndex>,
+    digesting: VecDeque<PieceIndex>,
     reads: VecDeque<(PeerKey, PieceIndex, u32, u32)>,
     trace: Trace,
 }
@@ -89,6 +90,7 @@ pub fn run(data: &[u8]) -> u64 {
         ever: BTreeSet::new(),
         written: BTreeMap::new(),
         hashing: VecDeque::new(),
+        digesting: VecDeque::new(),
         reads: VecDeque::new(),
         trace: Trace::default(),
     };
@@ -298,6 +300,15 @@ impl World {
             self.written.remove(&piece);
         }
         self.handle(Input::Hashed(piece, valid));
+        // A false piece differs from the true one in its first block.
+        while let Some(piece) = self.digesting.pop_front() {
+            let blocks = u64::from(self.info.layout().blocks_of(piece));
+            let first = u64::from(self.have.has(piece.get()));
+            self.handle(Input::Digested(
+                piece,
+                (0..blocks).map(|b| if b == 0 { first } else { b }).collect(),
+            ));
+        }
     }
 
     fn read(&mut self, ok: bool) {
@@ -358,6 +369,7 @@ impl World {
                 assert_eq!(here, self.info.layout().blocks_of(piece) as usize, "hashed before it is whole");
                 self.hashing.push_back(piece);
             }
+            Action::Digest(piece) => self.digesting.push_back(piece),
             Action::Read { peer, piece, begin, length } => {
                 assert!(self.peers.contains_key(&peer) && self.have.has(piece.get()));
                 assert!(begin + length <= self.info.layout().len_of(piece));

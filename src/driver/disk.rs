@@ -202,7 +202,8 @@ impl Worker {
             }
             Job::Digest(piece) => {
                 self.write_run();
-                let _ = self.done.send(Done::Digested(piece, self.digest_blocks(piece)));
+                let digests = self.digest_blocks(piece);
+                let _ = self.done.send(Done::Digested(piece, digests));
             }
             Job::Read(peer, piece, begin, length) => {
                 self.write_run();

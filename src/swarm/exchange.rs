@@ -39,6 +39,7 @@ impl Swarm {
         if self.info.is_some() {
             return;
         }
+        self.metadata_offered = now;
         for key in self.keys() {
             self.ask_metadata_of(now, key);
             self.flush(now, key);

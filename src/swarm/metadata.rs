@@ -180,9 +180,10 @@ impl Metadata {
         best.map_or((0, 0), |t| (here(t) as u32, t.blocks.len() as u32))
     }
 
-    /// When a block should be asked for elsewhere.
-    pub fn poll_timeout(&self) -> Option<Instant> {
-        self.tables.values().filter_map(|table| self.due(table)).min()
+    /// When a block should be asked for elsewhere. What was due by `offered`, when every peer was last given
+    /// the choice, waits for a peer that can take it.
+    pub fn poll_timeout(&self, offered: Instant) -> Option<Instant> {
+        self.tables.values().filter_map(|table| self.due(table)).filter(|at| *at > offered).min()
     }
 
     /// When a block of this table can be asked for again: its wait is over, and somebody may be asked.
@@ -269,7 +270,7 @@ mod tests {
         }
         // The one that is late is asked for elsewhere.
         assert_eq!(m.ask(peer(1), now), [0u32; 0]);
-        let later = m.poll_timeout().unwrap();
+        let later = m.poll_timeout(now).unwrap();
         assert_eq!(m.ask(peer(1), later), [second[0]]);
         let done = m.on_data(peer(1), second[0], 200_000, &block(&whole, second[0]));
         assert_eq!(done, Outcome::Complete(whole));
@@ -283,10 +284,10 @@ mod tests {
         assert!(m.claim(peer(1), 40_000, Duration::ZERO));
         assert_eq!(m.ask(peer(1), now).len(), 3);
         m.on_reject(peer(1), 1, now);
-        let next = m.poll_timeout().unwrap();
+        let next = m.poll_timeout(now).unwrap();
         assert_eq!(next, now + REJECTED_WAIT);
         assert_eq!(m.ask(peer(1), next).len(), 3);
-        assert!(m.poll_timeout().unwrap() > next);
+        assert!(m.poll_timeout(next).unwrap() > next);
     }
 
     #[test]

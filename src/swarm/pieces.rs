@@ -103,7 +103,11 @@ impl Pieces {
             self.ask_open(peer, &has, count, &mut out, |o| !o.exclusive);
         }
         while out.len() < count {
-            let next = if self.have.ones() < RANDOM_FIRST_PIECES {
+            // A piece that failed comes first: it will tell who lied before more is lost.
+            let failed = self.suspicious.iter().copied().find(|p| !self.open.contains_key(p) && has(*p));
+            let next = if failed.is_some() {
+                failed
+            } else if self.have.ones() < RANDOM_FIRST_PIECES {
                 self.picker.any(rng, &has)
             } else {
                 self.picker.rarest(&has)

@@ -93,6 +93,8 @@ pub struct Swarm {
     pub(super) suspects: BTreeMap<PieceIndex, Suspect>,
     next_key: NonZeroU32,
     next_tick: Instant,
+    /// When every peer was last offered the metadata blocks that are free.
+    pub(super) metadata_offered: Instant,
 }
 
 impl Swarm {
@@ -119,6 +121,7 @@ impl Swarm {
             suspects: BTreeMap::new(),
             next_key: NonZeroU32::MIN,
             next_tick: now + TICK,
+            metadata_offered: now,
         }
     }
 
@@ -188,7 +191,7 @@ impl Swarm {
     /// When [`Swarm::handle_timeout`] has work to do next; `None` while there is nobody to deal with.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let tick = (!self.members.is_empty() || !self.candidates.is_empty()).then_some(self.next_tick);
-        let metadata = self.metadata.poll_timeout().filter(|_| self.info.is_none());
+        let metadata = self.metadata.poll_timeout(self.metadata_offered).filter(|_| self.info.is_none());
         [tick, metadata].into_iter().flatten().min()
     }
 

@@ -13,7 +13,7 @@ use dhtget::peer::Bitfield;
 use dhtget::rng::Rng;
 use dhtget::swarm::{Action, CloseReason, Config, Input, Origin, PeerKey, Report, Stats, Swarm};
 use dhtget::wire::bencode::Writer;
-use dhtget::wire::metainfo::{Info, PieceIndex};
+use dhtget::wire::metainfo::{BLOCK_LEN, Info, PieceIndex};
 use sha1::{Digest as _, Sha1};
 
 use crate::links::{Arrival, LinkOptions, Links, StreamId};
@@ -279,6 +279,13 @@ impl World {
                 let digest: [u8; 20] =
                     Sha1::digest(&peer.disk[at..at + layout.len_of(piece) as usize]).into();
                 Input::Hashed(piece, digest == self.info.piece_hash(piece))
+            }
+            Action::Digest(piece) => {
+                let at = place(piece, 0);
+                let whole = &peer.disk[at..at + layout.len_of(piece) as usize];
+                let first = |block: &[u8]| <[u8; 20]>::from(Sha1::digest(block))[..8].try_into();
+                let digests = whole.chunks(BLOCK_LEN as usize).filter_map(|block| first(block).ok());
+                Input::Digested(piece, digests.map(u64::from_be_bytes).collect())
             }
             Action::Read { peer: key, piece, begin, length } => {
                 let at = place(piece, begin);
