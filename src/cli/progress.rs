@@ -199,10 +199,15 @@ impl Patience {
         let waited = now.saturating_duration_since(self.since);
         let Some(limit) = self.limit.filter(|&l| waited >= l) else { return Ok(()) };
         let no_peer = status.peers_connected == 0 && status.downloaded == 0;
-        let code = if status.total == 0 || no_peer { Code::NotFound } else { Code::Timeout };
+        let code = match &status.disk_trouble {
+            Some(_) => Code::DiskFull,
+            None if status.total == 0 || no_peer => Code::NotFound,
+            None => Code::Timeout,
+        };
         let message = format!("gave up after {} without progress: {}", seconds(limit), words(status));
         let hint = match code {
             Code::NotFound => "is anybody sharing it now? `--peer HOST:PORT` dials a peer that you know",
+            Code::DiskFull => "make room and run the same command again: it continues where it stopped",
             _ => "run the same command again later: it continues where it stopped",
         };
         Err(CliError::new(code, message).hint(hint))

@@ -196,7 +196,9 @@ impl Swarm {
         let has = |piece| member.has.piece(piece);
         let mut blocks = pieces.ask(key, has, whole, room, &mut self.rng);
         if blocks.is_empty() && !member.snubbed && pieces.nothing_free() {
-            let room = ENDGAME_DEPTH.min(depth).saturating_sub(conn.requests());
+            // Half a second's worth: what is asked twice comes twice where the cancel is late.
+            let soon = rate as usize / 2 / BLOCK_LEN as usize;
+            let room = soon.clamp(1, ENDGAME_DEPTH).min(depth).saturating_sub(conn.requests());
             blocks = pieces.ask_twice(key, has, room);
         }
         if conn.requests() == 0 && !blocks.is_empty() {
