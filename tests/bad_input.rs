@@ -115,7 +115,9 @@ fn converse(mut stream: TcpStream, info_hash: Id160, metadata: &[u8], content: &
                     Message::Piece { index: b.index, begin: b.begin, data }.emit(&mut out);
                 }
                 Message::Extended { id: 3, payload } => {
-                    let Some(MetadataMessage::Request { block }) = MetadataMessage::parse(&payload) else { continue };
+                    let Some(MetadataMessage::Request { block }) = MetadataMessage::parse(&payload) else {
+                        continue;
+                    };
                     let begin = (block * METADATA_BLOCK_LEN) as usize;
                     let end = metadata.len().min(begin + METADATA_BLOCK_LEN as usize);
                     let data = metadata[begin..end].to_vec().into();
@@ -161,7 +163,8 @@ impl Lab {
 
     fn args(&self, more: &[&str]) -> Vec<String> {
         let fixed = ["--no-dht", "--listen", "127.0.0.1:0"];
-        let mut args: Vec<String> = fixed.into_iter().chain(more.iter().copied()).map(str::to_owned).collect();
+        let mut args: Vec<String> =
+            fixed.into_iter().chain(more.iter().copied()).map(str::to_owned).collect();
         for (option, value) in [("--dir", "here"), ("--stop-timeout", "5")] {
             if !more.contains(&option) {
                 args.extend([option.to_owned(), value.to_owned()]);
@@ -242,7 +245,8 @@ fn a_file_of_another_content_is_13_and_untouched() {
 
 #[test]
 fn a_strangers_file_among_missing_ones_is_13_and_nothing_is_created() {
-    let torrent = Torrent::folder(b"top", &[(&[b"a.bin"], 10_000), (&[b"b.bin"], 50_000), (&[b"d", b"c.bin"], 9)]);
+    let torrent =
+        Torrent::folder(b"top", &[(&[b"a.bin"], 10_000), (&[b"b.bin"], 50_000), (&[b"d", b"c.bin"], 9)]);
     let lab = Lab::new(&torrent);
     fs::create_dir(lab.here().join("top")).unwrap();
     fs::write(lab.here().join("top/b.bin"), "mine").unwrap();
@@ -270,9 +274,13 @@ fn a_folder_that_must_not_be_written_is_1_and_named() {
     }
     fs::remove_file(lab.here().join("probe")).unwrap();
     // Permissions do not bind root: a read-only mount does.
-    let (code, stderr) = in_namespace(&lab, "mount --bind here here && mount -o remount,bind,ro here", &["a.torrent"]);
+    let (code, stderr) =
+        in_namespace(&lab, "mount --bind here here && mount -o remount,bind,ro here", &["a.torrent"]);
     assert_eq!(code, 1, "{stderr}");
-    assert!(stderr.contains("here") && stderr.contains("Read-only") && stderr.contains("\n\nhint: "), "{stderr}");
+    assert!(
+        stderr.contains("here") && stderr.contains("Read-only") && stderr.contains("\n\nhint: "),
+        "{stderr}"
+    );
 }
 
 /// Runs in a mount namespace of its own, after `prepare`; exit code and stderr.
@@ -455,7 +463,8 @@ fn a_symbolic_link_in_the_way_is_13_and_nothing_is_written_behind_it() {
             symlink(&outside, &at).unwrap();
             let before = lab.snapshot();
             let peer = torrent.serve(torrent.raw.clone()).to_string();
-            for args in [&["a.torrent", "--peer", &peer][..], &["a.torrent", "--overwrite", "--peer", &peer]] {
+            for args in [&["a.torrent", "--peer", &peer][..], &["a.torrent", "--overwrite", "--peer", &peer]]
+            {
                 lab.fails(args, 13, "here/top");
                 assert_eq!(lab.snapshot(), before, "{link}");
                 assert_eq!(outside.exists(), !dangling);

@@ -202,7 +202,8 @@ impl Wire {
 
     /// Announces metadata of `size` bytes and serves it.
     async fn serve_metadata(&mut self, size: u64, bytes: &[u8]) {
-        let hello = ExtendedHandshake { metadata_id: Some(3), metadata_size: Some(size), ..Default::default() };
+        let hello =
+            ExtendedHandshake { metadata_id: Some(3), metadata_size: Some(size), ..Default::default() };
         self.extended(0, hello.emit()).await;
         while let Some(message) = self.next().await {
             let Message::Extended { id: 3, payload } = message else { continue };
@@ -413,7 +414,8 @@ fn a_true_and_a_false_giver_of_metadata_at_once_end_in_the_truth() {
 fn metadata_that_is_offered_and_never_given_comes_from_another() {
     disturbs_nobody(Lab::magnet, async |wire| {
         let size = Lab::new().info.raw().len() as u64;
-        let hello = ExtendedHandshake { metadata_id: Some(3), metadata_size: Some(size), ..Default::default() };
+        let hello =
+            ExtendedHandshake { metadata_id: Some(3), metadata_size: Some(size), ..Default::default() };
         wire.extended(0, hello.emit()).await;
         wire.wait_for(|m| matches!(m, Message::Extended { id: 3, .. })).await;
         wire.extended(1, MetadataMessage::Reject { block: 1 }.emit()).await;
@@ -467,7 +469,10 @@ fn blocks_nobody_asked_for_are_counted_then_cut_off() {
     dropped_after(Lab::known, Reserved::OURS, async |wire| {
         wire.send(&Message::HaveAll).await;
         let mut number = 0u32;
-        while wire.send(&Message::Piece { index: number, begin: u32::MAX, data: Bytes::from_static(b"x") }).await {
+        while wire
+            .send(&Message::Piece { index: number, begin: u32::MAX, data: Bytes::from_static(b"x") })
+            .await
+        {
             number += 1;
             assert!(number < 1_000_000, "a flood is not noticed");
         }
@@ -498,7 +503,15 @@ fn requests_out_of_range_are_rejected_with_the_fast_extension() {
 
 fn impossible_requests() -> [(u32, u32, u32); 7] {
     let max = u32::MAX;
-    [(max, 0, 16_384), (0, max, 16_384), (0, 0, max), (0, 0, 0), (0, 65_535, 2), (64, 4320, 2), (max, max, max)]
+    [
+        (max, 0, 16_384),
+        (0, max, 16_384),
+        (0, 0, max),
+        (0, 0, 0),
+        (0, 65_535, 2),
+        (64, 4320, 2),
+        (max, max, max),
+    ]
 }
 
 #[test]

@@ -51,7 +51,11 @@ impl Lab {
         }
         w.end().bytes(b"name").bytes(b"top").bytes(b"piece length").int(PIECE as i64);
         w.bytes(b"pieces").bytes(&hashes).end();
-        let lab = Self { dir: tempfile::tempdir().unwrap(), info: Arc::new(Info::parse(out.into()).unwrap()), content };
+        let lab = Self {
+            dir: tempfile::tempdir().unwrap(),
+            info: Arc::new(Info::parse(out.into()).unwrap()),
+            content,
+        };
         lab.put(&lab.dir.path().join("seed"));
         fs::create_dir(lab.here()).unwrap();
         lab
@@ -310,7 +314,14 @@ impl Drop for Killed {
 
 fn dhtget(lab: &Lab, peer: &str, more: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_dhtget"));
-    command.arg(lab.info.hash().to_string()).args(["--no-dht", "--listen", "127.0.0.1:0", "-q", "--peer", peer]);
+    command.arg(lab.info.hash().to_string()).args([
+        "--no-dht",
+        "--listen",
+        "127.0.0.1:0",
+        "-q",
+        "--peer",
+        peer,
+    ]);
     command.arg("--dir").arg(lab.here()).args(more);
     command.env("HOME", lab.dir.path()).env("XDG_STATE_HOME", lab.dir.path().join("state"));
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());

@@ -278,6 +278,7 @@ impl Swarm {
         if !valid {
             self.wasted += u64::from(info.layout().len_of(piece));
             if let [liar] = authors[..] {
+                self.wasted += pieces.distrust(liar);
                 self.close(now, liar, CloseReason::Liar);
             }
             self.refill = true;

@@ -112,7 +112,8 @@ impl Links {
     /// A host with these rates in bytes a second; its number.
     pub fn host(&mut self, up: u64, down: u64) -> usize {
         let (up, down) = (up as f64, down as f64);
-        let host = Host { up, down, sending: false, down_free: self.now, ready: VecDeque::new(), dead: false };
+        let host =
+            Host { up, down, sending: false, down_free: self.now, ready: VecDeque::new(), dead: false };
         self.hosts.push(host);
         self.hosts.len() - 1
     }
@@ -195,7 +196,11 @@ impl Links {
 
     /// When something happens next.
     pub fn next_at(&self) -> Option<Instant> {
-        if self.arrivals.is_empty() { self.flights.first_key_value().map(|((at, _), _)| *at) } else { Some(self.now) }
+        if self.arrivals.is_empty() {
+            self.flights.first_key_value().map(|((at, _), _)| *at)
+        } else {
+            Some(self.now)
+        }
     }
 
     /// Moves the clock, never backwards.
@@ -217,7 +222,9 @@ impl Links {
         match flight {
             Flight::Left(id, bytes) => self.on_left(id, bytes),
             Flight::Arrived(id, bytes) => {
-                let Some(to) = self.streams.get(&id).map(|s| s.to).filter(|&h| !self.hosts[h].dead) else { return };
+                let Some(to) = self.streams.get(&id).map(|s| s.to).filter(|&h| !self.hosts[h].dead) else {
+                    return;
+                };
                 let host = &mut self.hosts[to];
                 let time = Duration::from_secs_f64(bytes.len() as f64 / host.down);
                 host.down_free = host.down_free.max(self.now) + time;

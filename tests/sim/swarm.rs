@@ -44,7 +44,8 @@ struct Peer {
     info: Option<Arc<Info>>,
     disk: Vec<u8>,
     links: BTreeMap<PeerKey, StreamId>,
-    closed: Vec<(SocketAddr, CloseReason)>,
+    /// Whom it dropped, why, and what had been wasted by then.
+    closed: Vec<(SocketAddr, CloseReason, u64)>,
     verified: BTreeSet<u32>,
     done: Option<Duration>,
     alive: bool,
@@ -250,7 +251,8 @@ impl World {
                 Action::Close(key, reason) => {
                     let Some(id) = self.peers[number].links.remove(&key) else { continue };
                     let other = self.ends.get(&(id.0, 1 - id.1)).map(|&(other, _)| self.peers[other].addr);
-                    self.peers[number].closed.extend(other.map(|addr| (addr, reason)));
+                    let wasted = self.stats(number).wasted;
+                    self.peers[number].closed.extend(other.map(|addr| (addr, reason, wasted)));
                     self.ends.remove(&id);
                     self.links.close(id);
                 }
@@ -277,7 +279,8 @@ impl World {
             }
             Action::Hash(piece) => {
                 let at = place(piece, 0);
-                let digest: [u8; 20] = Sha1::digest(&peer.disk[at..at + layout.len_of(piece) as usize]).into();
+                let digest: [u8; 20] =
+                    Sha1::digest(&peer.disk[at..at + layout.len_of(piece) as usize]).into();
                 Input::Hashed(piece, digest == self.info.piece_hash(piece))
             }
             Action::Read { peer: key, piece, begin, length } => {
@@ -355,7 +358,8 @@ impl World {
 
     fn outcome(&self, name: &str, t_min: f64) -> Outcome {
         let last = self.leechers().filter_map(|n| self.peers[n].done).max().unwrap_or_default().as_secs_f64();
-        let first = self.leechers().filter_map(|n| self.peers[n].done).min().unwrap_or_default().as_secs_f64();
+        let first =
+            self.leechers().filter_map(|n| self.peers[n].done).min().unwrap_or_default().as_secs_f64();
         let wasted = self.leechers().map(|n| self.stats(n).wasted).max().unwrap_or_default();
         let outcome = Outcome { ratio: last / t_min, wasted, trace: self.links.trace() };
         println!(
@@ -444,9 +448,11 @@ fn a_liar_is_banned_and_costs_little() {
     let mut caught = 0;
     for leecher in world.leechers().collect::<Vec<_>>() {
         let peer = &world.peers[leecher];
-        let liars = peer.closed.iter().filter(|(_, reason)| *reason == CloseReason::Liar);
-        let accused: Vec<SocketAddr> = liars.map(|(addr, _)| *addr).collect();
-        assert!(accused.iter().all(|addr| *addr == liar_addr), "an honest peer was banned: {accused:?}");
+        let liars = peer.closed.iter().filter(|(_, reason, _)| *reason == CloseReason::Liar);
+        let accused: Vec<(SocketAddr, u64)> = liars.map(|(addr, _, wasted)| (*addr, *wasted)).collect();
+        assert!(accused.iter().all(|(addr, _)| *addr == liar_addr), "an honest peer was banned: {accused:?}");
+        // The piece that gave it away, and what it had sent of others.
+        assert!(accused.iter().all(|(_, wasted)| *wasted <= 3 * PIECE as u64), "a dear ban: {accused:?}");
         assert!(accused.len() <= 1, "{leecher} banned the liar {} times", accused.len());
         caught += accused.len();
         assert!(accused.is_empty() || !world.is_connected(leecher, liar), "a banned peer is back");
@@ -513,7 +519,8 @@ fn an_incoming_peer_that_breaks_the_rules_does_not_come_back() {
     let addr: SocketAddr = "10.1.1.1:50000".parse().unwrap();
     let key = swarm.accept(now, addr).unwrap();
     let mut bytes = Vec::new();
-    let greeting = Handshake { reserved: Reserved::default(), info_hash: info.hash(), peer_id: Id160([2; 20]) };
+    let greeting =
+        Handshake { reserved: Reserved::default(), info_hash: info.hash(), peer_id: Id160([2; 20]) };
     greeting.emit(&mut bytes);
     Message::Have(3).emit(&mut bytes);
     swarm.handle(now, Input::Received(key, bytes.into()));
