@@ -387,7 +387,7 @@ fn info(content: &[u8]) -> Info {
     // Two more blocks of metadata, so that it comes from several peers.
     hashes.resize(33_000, 7);
     w.bytes(b"x-filler").bytes(&hashes).end();
-    Info::parse(out.into()).unwrap()
+    Info::parse(out.into()).expect("well-formed")
 }
 
 /// The shortest time any protocol could need, in seconds.
@@ -427,7 +427,7 @@ fn plain(seed: u64, loss: f64, name: &str) -> Outcome {
 fn a_swarm_finishes_near_the_shortest_time_and_replays() {
     let seed = seed();
     let first = plain(seed, 0.0, "plain");
-    assert!(first.ratio <= 2.0, "{}", first.ratio);
+    assert!(first.ratio <= 1.6, "{}", first.ratio);
     assert_eq!(plain(seed, 0.0, "plain again").trace, first.trace, "the same seed, another trace");
     assert_ne!(plain(seed + 1, 0.0, "plain, next seed").trace, first.trace);
 }
@@ -435,7 +435,7 @@ fn a_swarm_finishes_near_the_shortest_time_and_replays() {
 #[test]
 fn a_swarm_finishes_over_links_that_lose() {
     let outcome = plain(seed(), 0.02, "2 % of segments late");
-    assert!(outcome.ratio <= 2.5, "{}", outcome.ratio);
+    assert!(outcome.ratio <= 1.8, "{}", outcome.ratio);
 }
 
 #[test]
@@ -461,7 +461,7 @@ fn a_liar_is_banned_and_costs_little() {
     println!("{caught} of 10 caught the liar");
     assert!(caught >= 5, "only {caught} caught the liar");
     assert!(outcome.wasted <= (SIZE / 6) as u64, "{} bytes wasted", outcome.wasted);
-    assert!(outcome.ratio <= 2.5, "{}", outcome.ratio);
+    assert!(outcome.ratio <= 1.8, "{}", outcome.ratio);
 }
 
 #[test]
@@ -476,7 +476,7 @@ fn peers_that_leave_or_fall_silent_hold_nobody_up() {
     world.leave(4);
     world.run(PATIENCE, |w| w.all_done());
     let outcome = world.outcome("4 of 14 vanish", best);
-    assert!(outcome.ratio <= 3.0, "{}", outcome.ratio);
+    assert!(outcome.ratio <= 2.0, "{}", outcome.ratio);
 }
 
 #[test]
@@ -493,7 +493,7 @@ fn one_copy_is_enough_when_the_seeder_leaves() {
     world.leave(0);
     world.run(PATIENCE, |w| w.all_done());
     let outcome = world.outcome("the seeder leaves", best);
-    assert!(outcome.ratio <= 3.0, "{}", outcome.ratio);
+    assert!(outcome.ratio <= 2.0, "{}", outcome.ratio);
     assert!(sent < 4 * SIZE as u64, "rarest first should spread a copy sooner: {sent}");
 }
 
@@ -528,4 +528,28 @@ fn an_incoming_peer_that_breaks_the_rules_does_not_come_back() {
     assert!(actions.iter().any(|a| matches!(a, Action::Close(k, CloseReason::Impossible(_)) if *k == key)));
     assert_eq!(swarm.stats(now).banned, 1);
     assert_eq!(swarm.accept(now, "10.1.1.1:50001".parse().unwrap()), None);
+}
+
+/// Peer ids are no secret: a stranger that repeats one must not take its owner's connection.
+#[test]
+fn a_peer_that_steals_an_id_displaces_nobody() {
+    let (info, now) = (info(&[7; PIECE]), Instant::now());
+    let config = Config { peer_id: Id160([9; 20]), listen_port: None, dht_port: None, metadata_only: false };
+    let mut swarm = Swarm::new(info.hash(), config, [1; 32], now);
+    let mut greeting = Vec::new();
+    Handshake { reserved: Reserved::default(), info_hash: info.hash(), peer_id: Id160([2; 20]) }.emit(&mut greeting);
+    let honest: SocketAddr = "10.1.1.1:6881".parse().expect("an address");
+    swarm.handle(now, Input::Candidates(vec![honest], Origin::Dht));
+    let Some(Action::Dial { peer, .. }) = swarm.poll_action() else { panic!("no dial") };
+    swarm.handle(now, Input::Connected(peer));
+    swarm.handle(now, Input::Received(peer, greeting.clone().into()));
+    for (from, stays) in [("10.6.6.6:5000", true), ("10.1.1.1:5000", false)] {
+        let thief = swarm.accept(now, from.parse().expect("an address")).expect("room");
+        swarm.handle(now, Input::Received(thief, greeting.clone().into()));
+        let actions = std::iter::from_fn(|| swarm.poll_action());
+        let closed = actions.filter_map(|a| if let Action::Close(key, reason) = a { Some((key, reason)) } else { None });
+        // From its own host it is the peer itself, and both sides keep the same one of two connections.
+        let loser = if stays { thief } else { peer };
+        assert_eq!(closed.collect::<Vec<_>>(), [(loser, CloseReason::Duplicate)], "{from}");
+    }
 }
