@@ -99,6 +99,7 @@ impl Disk {
                 done: done.clone(),
                 stop: stop.clone(),
                 open: LruCache::new(OPEN_FILES),
+                looking: false,
                 partial: BTreeMap::new(),
                 run: Run::default(),
             };
@@ -159,7 +160,10 @@ struct Worker {
     info: Arc<Info>,
     done: tokio_mpsc::UnboundedSender<Done>,
     stop: Arc<AtomicBool>,
-    open: LruCache<usize, File>,
+    /// By number, and whether it was opened only to be looked at.
+    open: LruCache<(usize, bool), File>,
+    /// While the place is not ours yet, nothing in it may be created or resized.
+    looking: bool,
     partial: BTreeMap<PieceIndex, Partial>,
     run: Run,
 }
@@ -196,7 +200,9 @@ impl Worker {
             }
             Job::Check(piece) => {
                 // What cannot be read is not there.
+                self.looking = true;
                 let digest = self.finish_hash(piece, Partial::default());
+                self.looking = false;
                 let valid = digest.is_some_and(|d| d == self.info.piece_hash(piece));
                 let _ = self.done.send(Done::Checked(piece, valid));
             }
@@ -326,11 +332,13 @@ impl Worker {
     }
 
     fn file(&mut self, index: usize) -> io::Result<&File> {
-        if !self.open.contains(&index) {
-            let file = self.storage.file(index)?;
-            self.open.put(index, file);
+        let key = (index, self.looking);
+        if !self.open.contains(&key) {
+            let file =
+                if self.looking { self.storage.file_as_it_is(index)? } else { self.storage.file(index)? };
+            self.open.put(key, file);
         }
-        self.open.get(&index).ok_or_else(|| io::ErrorKind::NotFound.into())
+        self.open.get(&key).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 }
 

@@ -25,6 +25,8 @@ pub struct Place {
     pub to_check: Vec<PieceIndex>,
     /// Existing files with content, of which a piece must verify unless they are ours for sure.
     doubtful: Vec<usize>,
+    /// Files of ours that are longer than they must be.
+    too_long: Vec<usize>,
     claim: Option<PathBuf>,
 }
 
@@ -34,7 +36,13 @@ pub fn look(placement: &Placement, info: &Info) -> Result<Option<Place>, Transfe
         Placement::Nowhere => Ok(None),
         Placement::InPlace(path) => {
             let storage = Storage::in_place(path, info).map_err(|e| disk_error(path, &e))?;
-            Ok(Some(Place { storage: Arc::new(storage), to_check: vec![], doubtful: vec![], claim: None }))
+            Ok(Some(Place {
+                storage: Arc::new(storage),
+                to_check: vec![],
+                doubtful: vec![],
+                too_long: vec![],
+                claim: None,
+            }))
         }
         Placement::Folder { dir, name, overwrite } => {
             let storage =
@@ -45,6 +53,7 @@ pub fn look(placement: &Placement, info: &Info) -> Result<Option<Place>, Transfe
                 storage: Arc::new(storage),
                 to_check: Vec::new(),
                 doubtful: Vec::new(),
+                too_long: Vec::new(),
                 claim: Some(claim),
             };
             place.survey(info, ours)?;
@@ -66,6 +75,7 @@ impl Place {
                     let what = format!("a file of {size} bytes is there, and the torrent's has {length}");
                     return Err(in_the_way(&path, what));
                 }
+                Present::File(size) if size > length => self.too_long.push(index),
                 Present::File(0) => continue,
                 Present::File(_) if !ours => self.doubtful.push(index),
                 Present::File(_) => {}
@@ -107,10 +117,11 @@ impl Place {
             .map_err(|e| disk_error(claim, &e))
     }
 
-    /// Creates the files of no bytes, which no piece ever brings.
+    /// Creates the files of no bytes, which no piece ever brings, and cuts those that are too long. The
+    /// place must be claimed.
     pub fn create_empty_files(&self) -> Result<(), TransferError> {
         for index in (0..self.storage.len()).filter(|_| self.claim.is_some()) {
-            if matches!(self.storage.range(index), Some((_, 0))) {
+            if matches!(self.storage.range(index), Some((_, 0))) || self.too_long.contains(&index) {
                 self.storage.file(index).map_err(|e| disk_error(&self.storage.path(index), &e))?;
             }
         }

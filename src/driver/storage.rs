@@ -158,6 +158,15 @@ impl Storage {
         Ok(file)
     }
 
+    /// Opens a file to read what is there, changing nothing.
+    pub fn file_as_it_is(&self, index: usize) -> io::Result<File> {
+        let slot = self.slots.get(index).ok_or(io::ErrorKind::NotFound)?;
+        let (name, folders) = slot.path.split_last().ok_or(io::ErrorKind::NotFound)?;
+        let folder = self.enter(folders, false)?;
+        let folder = folder.as_ref().unwrap_or(&self.folder);
+        Ok(File::from(fs::openat(folder, name.as_str(), OFlags::RDONLY | PATIENT, Mode::empty())?))
+    }
+
     /// Looks at what stands at a file's place, without changing anything.
     pub fn look(&self, index: usize) -> io::Result<Present> {
         let Some((name, folders)) = self.slots.get(index).and_then(|s| s.path.split_last()) else {

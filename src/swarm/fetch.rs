@@ -219,14 +219,16 @@ impl Swarm {
     fn ask_twice(&mut self, now: Instant, key: PeerKey) {
         let (Some(pieces), Some(member)) = (&mut self.pieces, self.members.get(&key)) else { return };
         let requests = member.conn.as_ref().map_or(0, |c| c.requests());
-        let room = ENDGAME_DEPTH.min(member.depth).saturating_sub(requests);
+        // Half a second's worth: what is asked twice comes twice where the cancel is late.
+        let soon = member.down.per_second(now, Duration::from_secs(5)) as usize / 2 / BLOCK_LEN as usize;
+        let room = soon.clamp(1, ENDGAME_DEPTH).min(member.depth).saturating_sub(requests);
         if room == 0 || member.snubbed || !pieces.nothing_free() {
             return;
         }
-        let own = member.backlog(now).min(ENDGAME_AFTER);
+        let own = member.backlog(now, 1);
         let late = |other| {
             let other = self.members.get(&other);
-            other.is_none_or(|o| o.backlog(now) >= ENDGAME_AFTER.max(own * 2))
+            other.is_none_or(|o| o.backlog(now, 0) >= ENDGAME_AFTER.max(own.saturating_mul(2)))
         };
         let blocks = pieces.ask_twice(key, |piece| member.has.piece(piece), late, room);
         let Some(conn) = self.conn(key) else { return };

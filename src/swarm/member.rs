@@ -136,10 +136,10 @@ impl Member {
         }
     }
 
-    /// How long what it was asked for will take at its rate; for ever where nothing comes.
-    pub(super) fn backlog(&self, now: Instant) -> Duration {
+    /// How long what it was asked for, and `more` blocks, will take at its rate; for ever where nothing comes.
+    pub(super) fn backlog(&self, now: Instant, more: usize) -> Duration {
         let Some(conn) = self.conn.as_ref().filter(|_| !self.snubbed) else { return Duration::MAX };
-        let bytes = conn.requests() as u64 * u64::from(BLOCK_LEN);
+        let bytes = (conn.requests() + more) as u64 * u64::from(BLOCK_LEN);
         let rate = self.down.per_second(now, Duration::from_secs(2));
         if rate == 0 && now.saturating_duration_since(self.last_block) < ENDGAME_AFTER {
             // Only just asked.

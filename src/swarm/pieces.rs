@@ -180,6 +180,23 @@ impl Pieces {
         }
     }
 
+    /// The peer has lied: what it sent for unfinished pieces is fetched again, before it spoils them. Returns
+    /// the bytes thrown away.
+    pub fn distrust(&mut self, peer: PeerKey) -> u64 {
+        let mut thrown = 0;
+        // A piece without missing blocks is being hashed; its hash will tell.
+        for (&piece, open) in self.open.iter_mut().filter(|(_, o)| o.missing > 0) {
+            for (index, block) in open.blocks.iter_mut().enumerate().filter(|(_, b)| **b == Block::Here(peer))
+            {
+                *block = Block::Free;
+                open.free += 1;
+                open.missing += 1;
+                thrown += u64::from(self.layout.block_len(piece, index as u32));
+            }
+        }
+        thrown
+    }
+
     /// A block came.
     pub fn on_block(&mut self, peer: PeerKey, piece: PieceIndex, block: u32) -> Received {
         let Some(open) = self.open.get_mut(&piece) else { return Received::Duplicate };
@@ -323,6 +340,24 @@ mod tests {
         let wanted = Received::Wanted { cancel: vec![peer(1)], complete: false };
         assert_eq!(p.on_block(peer(2), piece, 0), wanted);
         assert_eq!(p.on_block(peer(1), piece, 0), Received::Duplicate);
+    }
+
+    #[test]
+    fn what_a_liar_sent_for_unfinished_pieces_is_fetched_again() {
+        let (mut p, mut rng) = pieces(1);
+        let piece = p.layout.piece(0).unwrap();
+        p.ask(peer(1), |_| true, true, 3, &mut rng);
+        p.ask(peer(2), |_| true, false, 1, &mut rng);
+        for (who, block) in [(1, 0), (1, 2), (2, 3)] {
+            p.on_block(peer(who), piece, block);
+        }
+        assert_eq!(p.distrust(peer(1)), 2 * 16384);
+        p.release(peer(1), &block_ref(&p.layout, piece, 1));
+        assert_eq!(p.ask(peer(2), |_| true, true, 9, &mut rng).len(), 3);
+        for block in 0..3 {
+            p.on_block(peer(2), piece, block);
+        }
+        assert_eq!(p.on_hashed(piece, true), [peer(2)]);
     }
 
     #[test]

@@ -25,7 +25,7 @@ impl Swarm {
     /// A piece does not hash; `authors` sent its blocks.
     pub(super) fn on_false_piece(&mut self, now: Instant, piece: PieceIndex, authors: Vec<PeerKey>) {
         if let Some(&first) = authors.first().filter(|&first| authors.iter().all(|a| a == first)) {
-            return self.close(now, first, CloseReason::Liar);
+            return self.expel(now, first);
         }
         if self.suspects.contains_key(&piece) || self.suspects.len() >= MAX_SUSPECTS {
             return;
@@ -56,11 +56,19 @@ impl Swarm {
         liars.dedup();
         for (key, addr) in liars {
             if self.members.contains_key(&key) {
-                self.close(now, key, CloseReason::Liar);
+                self.expel(now, key);
             } else if !self.candidates.is_banned(addr) {
                 self.banned += 1;
                 self.candidates.ban(addr);
             }
         }
+    }
+
+    /// Ends a liar's connection and throws away what it sent for unfinished pieces.
+    fn expel(&mut self, now: Instant, liar: PeerKey) {
+        if let Some(pieces) = &mut self.pieces {
+            self.wasted += pieces.distrust(liar);
+        }
+        self.close(now, liar, CloseReason::Liar);
     }
 }

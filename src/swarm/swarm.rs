@@ -338,7 +338,10 @@ impl Swarm {
             // Both sides dialled: keep the one that the smaller id dialled, as the other side will.
             let keep_dialled = self.config.peer_id < remote.peer_id;
             let twin_ours = self.conn(twin).is_some_and(|c| !c.is_incoming());
-            let loser = if ours != twin_ours && ours == keep_dialled { twin } else { key };
+            // From another host it may be a stranger who repeats the id: it displaces nobody.
+            let host = |key| self.members.get(&key).map(|m| m.addr.ip().to_canonical());
+            let itself = host(key) == host(twin);
+            let loser = if itself && ours != twin_ours && ours == keep_dialled { twin } else { key };
             self.close(now, loser, CloseReason::Duplicate);
             if loser == key {
                 return;
@@ -383,7 +386,8 @@ impl Swarm {
             Some(CloseReason::Protocol(crate::peer::ProtocolError::Ourselves)) => {
                 self.candidates.forget(addr)
             }
-            Some(CloseReason::Duplicate) => {}
+            // Its other connection frees the address sooner, where it knows it.
+            Some(CloseReason::Duplicate) => self.candidates.on_closed(addr, now, REDIAL_SEED_AFTER),
             Some(CloseReason::Refresh) => self.candidates.on_closed(addr, now, Duration::ZERO),
             Some(CloseReason::BothComplete) => self.candidates.on_closed(addr, now, REDIAL_SEED_AFTER),
             _ if was_open => self.candidates.on_closed(addr, now, REDIAL_AFTER),

@@ -14,6 +14,7 @@ use dhtget::rng::Rng;
 use dhtget::swarm::{Action, CloseReason, Config, Input, Origin, PeerKey, Report, Stats, Swarm};
 use dhtget::wire::bencode::Writer;
 use dhtget::wire::metainfo::{BLOCK_LEN, Info, PieceIndex};
+use dhtget::wire::peer::{Handshake, Message, Reserved};
 use sha1::{Digest as _, Sha1};
 
 use crate::links::{Arrival, LinkOptions, Links, StreamId};
@@ -43,7 +44,8 @@ struct Peer {
     info: Option<Arc<Info>>,
     disk: Vec<u8>,
     links: BTreeMap<PeerKey, StreamId>,
-    closed: Vec<(SocketAddr, CloseReason)>,
+    /// Whom it dropped, why, and what had been wasted by then.
+    closed: Vec<(SocketAddr, CloseReason, u64)>,
     verified: BTreeSet<u32>,
     done: Option<Duration>,
     alive: bool,
@@ -249,7 +251,8 @@ impl World {
                 Action::Close(key, reason) => {
                     let Some(id) = self.peers[number].links.remove(&key) else { continue };
                     let other = self.ends.get(&(id.0, 1 - id.1)).map(|&(other, _)| self.peers[other].addr);
-                    self.peers[number].closed.extend(other.map(|addr| (addr, reason)));
+                    let wasted = self.stats(number).wasted;
+                    self.peers[number].closed.extend(other.map(|addr| (addr, reason, wasted)));
                     self.ends.remove(&id);
                     self.links.close(id);
                 }
@@ -431,7 +434,7 @@ fn plain(seed: u64, loss: f64, name: &str) -> Outcome {
 fn a_swarm_finishes_near_the_shortest_time_and_replays() {
     let seed = seed();
     let first = plain(seed, 0.0, "plain");
-    assert!(first.ratio <= 2.0, "{}", first.ratio);
+    assert!(first.ratio <= 1.6, "{}", first.ratio);
     assert_eq!(plain(seed, 0.0, "plain again").trace, first.trace, "the same seed, another trace");
     assert_ne!(plain(seed + 1, 0.0, "plain, next seed").trace, first.trace);
 }
@@ -439,7 +442,7 @@ fn a_swarm_finishes_near_the_shortest_time_and_replays() {
 #[test]
 fn a_swarm_finishes_over_links_that_lose() {
     let outcome = plain(seed(), 0.02, "2 % of segments late");
-    assert!(outcome.ratio <= 2.5, "{}", outcome.ratio);
+    assert!(outcome.ratio <= 1.8, "{}", outcome.ratio);
 }
 
 #[test]
@@ -452,17 +455,20 @@ fn a_liar_is_banned_and_costs_little() {
     let mut caught = 0;
     for leecher in world.leechers().collect::<Vec<_>>() {
         let peer = &world.peers[leecher];
-        let liars = peer.closed.iter().filter(|(_, reason)| *reason == CloseReason::Liar);
-        let accused: Vec<SocketAddr> = liars.map(|(addr, _)| *addr).collect();
-        assert!(accused.iter().all(|addr| *addr == liar_addr), "an honest peer was banned: {accused:?}");
+        let liars = peer.closed.iter().filter(|(_, reason, _)| *reason == CloseReason::Liar);
+        let accused: Vec<(SocketAddr, u64)> = liars.map(|(addr, _, wasted)| (*addr, *wasted)).collect();
+        assert!(accused.iter().all(|(addr, _)| *addr == liar_addr), "an honest peer was banned: {accused:?}");
+        // The piece that gave it away, and what it had sent of others.
+        assert!(accused.iter().all(|(_, wasted)| *wasted <= 3 * PIECE as u64), "a dear ban: {accused:?}");
         assert!(accused.len() <= 1, "{leecher} banned the liar {} times", accused.len());
         caught += accused.len();
         assert!(accused.is_empty() || !world.is_connected(leecher, liar), "a banned peer is back");
     }
     let outcome = world.outcome("a liar", best);
+    println!("{caught} of 10 caught the liar");
     assert!(caught >= 5, "only {caught} caught the liar");
-    assert!(outcome.wasted <= 8 * PIECE as u64, "{} bytes wasted", outcome.wasted);
-    assert!(outcome.ratio <= 2.5, "{}", outcome.ratio);
+    assert!(outcome.wasted <= (SIZE / 6) as u64, "{} bytes wasted", outcome.wasted);
+    assert!(outcome.ratio <= 1.8, "{}", outcome.ratio);
 }
 
 #[test]
@@ -477,7 +483,7 @@ fn peers_that_leave_or_fall_silent_hold_nobody_up() {
     world.leave(4);
     world.run(PATIENCE, |w| w.all_done());
     let outcome = world.outcome("4 of 14 vanish", best);
-    assert!(outcome.ratio <= 3.0, "{}", outcome.ratio);
+    assert!(outcome.ratio <= 2.0, "{}", outcome.ratio);
 }
 
 #[test]
@@ -494,7 +500,7 @@ fn one_copy_is_enough_when_the_seeder_leaves() {
     world.leave(0);
     world.run(PATIENCE, |w| w.all_done());
     let outcome = world.outcome("the seeder leaves", best);
-    assert!(outcome.ratio <= 3.0, "{}", outcome.ratio);
+    assert!(outcome.ratio <= 2.0, "{}", outcome.ratio);
     assert!(sent < 4 * SIZE as u64, "rarest first should spread a copy sooner: {sent}");
 }
 
@@ -506,4 +512,53 @@ fn metadata_comes_from_a_peer_slower_than_every_wait() {
     world.introduce();
     world.run(PATIENCE, |w| w.peers[1].info.is_some());
     assert!(world.links.elapsed() < Duration::from_secs(30), "{:?}", world.links.elapsed());
+}
+
+/// A peer that dialled us and never named its port is banned like any other.
+#[test]
+fn an_incoming_peer_that_breaks_the_rules_does_not_come_back() {
+    let content = vec![7; PIECE * 3];
+    let (info, now) = (Arc::new(info(&content)), Instant::now());
+    let config = Config { peer_id: Id160([1; 20]), listen_port: None, dht_port: None, metadata_only: false };
+    let mut swarm = Swarm::new(info.hash(), config, [1; 32], now);
+    swarm.handle(now, Input::Info(info.clone()));
+    swarm.handle(now, Input::DiskReady(Bitfield::none(3)));
+    let addr: SocketAddr = "10.1.1.1:50000".parse().unwrap();
+    let key = swarm.accept(now, addr).unwrap();
+    let mut bytes = Vec::new();
+    let greeting =
+        Handshake { reserved: Reserved::default(), info_hash: info.hash(), peer_id: Id160([2; 20]) };
+    greeting.emit(&mut bytes);
+    Message::Have(3).emit(&mut bytes);
+    swarm.handle(now, Input::Received(key, bytes.into()));
+    let actions: Vec<Action> = std::iter::from_fn(|| swarm.poll_action()).collect();
+    assert!(actions.iter().any(|a| matches!(a, Action::Close(k, CloseReason::Impossible(_)) if *k == key)));
+    assert_eq!(swarm.stats(now).banned, 1);
+    assert_eq!(swarm.accept(now, "10.1.1.1:50001".parse().unwrap()), None);
+}
+
+/// Peer ids are no secret: a stranger that repeats one must not take its owner's connection.
+#[test]
+fn a_peer_that_steals_an_id_displaces_nobody() {
+    let (info, now) = (info(&[7; PIECE]), Instant::now());
+    let config = Config { peer_id: Id160([9; 20]), listen_port: None, dht_port: None, metadata_only: false };
+    let mut swarm = Swarm::new(info.hash(), config, [1; 32], now);
+    let mut greeting = Vec::new();
+    Handshake { reserved: Reserved::default(), info_hash: info.hash(), peer_id: Id160([2; 20]) }
+        .emit(&mut greeting);
+    let honest: SocketAddr = "10.1.1.1:6881".parse().expect("an address");
+    swarm.handle(now, Input::Candidates(vec![honest], Origin::Dht));
+    let Some(Action::Dial { peer, .. }) = swarm.poll_action() else { panic!("no dial") };
+    swarm.handle(now, Input::Connected(peer));
+    swarm.handle(now, Input::Received(peer, greeting.clone().into()));
+    for (from, stays) in [("10.6.6.6:5000", true), ("10.1.1.1:5000", false)] {
+        let thief = swarm.accept(now, from.parse().expect("an address")).expect("room");
+        swarm.handle(now, Input::Received(thief, greeting.clone().into()));
+        let actions = std::iter::from_fn(|| swarm.poll_action());
+        let closed = actions
+            .filter_map(|a| if let Action::Close(key, reason) = a { Some((key, reason)) } else { None });
+        // From its own host it is the peer itself, and both sides keep the same one of two connections.
+        let loser = if stays { thief } else { peer };
+        assert_eq!(closed.collect::<Vec<_>>(), [(loser, CloseReason::Duplicate)], "{from}");
+    }
 }
