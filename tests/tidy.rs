@@ -32,8 +32,6 @@ const HASH_MAPS: [&str; 0] = [];
 const UNSAFE: [&str; 0] = [];
 /// Lines of one file before its tests.
 const MAX_FILE_LINES: usize = 500;
-/// Files that are over it and wait to be split: they may not grow.
-const LONG_FILES: [(&str, usize); 1] = [("src/driver/download.rs", 600)];
 /// Lines of one function.
 const MAX_FUNCTION_LINES: usize = 70;
 /// Names that say nothing.
@@ -287,12 +285,10 @@ fn file_size(source: &Source) -> Vec<Violation> {
         return Vec::new();
     }
     let lines = source.test.iter().position(|t| *t).unwrap_or(source.test.len());
-    let allowed =
-        LONG_FILES.iter().find(|(path, _)| *path == source.path).map_or(MAX_FILE_LINES, |(_, most)| *most);
-    if lines <= allowed {
+    if lines <= MAX_FILE_LINES {
         return Vec::new();
     }
-    vec![source.violation(lines, format!("{lines} lines before the tests, {allowed} at most"))]
+    vec![source.violation(lines, format!("{lines} lines before the tests, {MAX_FILE_LINES} at most"))]
 }
 
 fn function_size(source: &Source) -> Vec<Violation> {

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
@@ -14,12 +14,16 @@ use tracing::debug;
 
 use super::clock;
 use super::disk::{Disk, Done, Job as DiskJob};
-use super::place::{self, Place};
+use super::place::Place;
 use super::tcp::{Doors, Incoming, Link, Links, Net};
 use super::transfer::{Finding, Job, Placement, Source, Stage, Status, TransferError, TransferEvent};
-use crate::peer::Bitfield;
 use crate::swarm::{Action, Config, Input, Origin, PeerKey, Report, Swarm};
-use crate::wire::metainfo::{Info, PieceIndex};
+use crate::wire::metainfo::Info;
+
+mod placing;
+mod telling;
+
+use self::placing::Check;
 
 /// Network events waiting for the task; readers wait beyond it.
 const MAX_NET: usize = 64;
@@ -27,10 +31,6 @@ const MAX_NET: usize = 64;
 const BUDGET: usize = 32;
 /// Blocks given to the disk and not yet written; the network waits beyond it. Below the receive buffers' sum.
 const MAX_UNWRITTEN: usize = 8 << 20;
-/// Pieces under check at once.
-const CHECK_WINDOW: usize = 64;
-/// How often figures are published while they change.
-const PUBLISH_EVERY: Duration = Duration::from_millis(250);
 /// Incoming connections waiting to be taken in.
 const MAX_DOOR: usize = 64;
 /// Milestones waiting for the owner; few ever happen.
@@ -88,15 +88,6 @@ enum Wake {
     Net(Net),
     Incoming(Incoming),
     Candidates(Vec<SocketAddr>, Origin),
-}
-
-/// What is being looked at on disk before the download begins.
-#[derive(Debug)]
-struct Check {
-    next: usize,
-    done: usize,
-    have: Bitfield,
-    bytes: (u64, u64),
 }
 
 struct Download {
@@ -337,88 +328,6 @@ impl Download {
         }
     }
 
-    // ---- the place on disk
-
-    fn on_info(&mut self, info: Arc<Info>) {
-        self.info = Some(info.clone());
-        self.last_arrival = clock::now();
-        self.tell(TransferEvent::Metadata(info.clone()));
-        if matches!(self.job.placement, Placement::Nowhere) {
-            self.ended = true;
-            return;
-        }
-        self.stage = Stage::Checking;
-        let placement = self.job.placement.clone();
-        let (answer, outcome) = oneshot::channel();
-        self.placing = Some(outcome);
-        tokio::task::spawn_blocking(move || {
-            // Nobody listens when the transfer has ended meanwhile.
-            let _ = answer.send(place::look(&placement, &info));
-        });
-    }
-
-    fn on_placed(&mut self, outcome: Result<Option<Place>, TransferError>) {
-        self.placing = None;
-        let (place, info) = match (outcome, self.info.clone()) {
-            (Ok(Some(place)), Some(info)) => (place, info),
-            (Err(error), _) => return self.fail(error),
-            _ => return,
-        };
-        match Disk::start(place.storage.clone(), info.clone()) {
-            Ok(disk) => self.disk = Some(disk),
-            Err(error) => {
-                let path = place.storage.root().display().to_string();
-                return self.fail(TransferError::Disk { path, cause: error.to_string(), full: false });
-            }
-        }
-        let count = info.layout().count();
-        let in_place = matches!(self.job.placement, Placement::InPlace(_));
-        let have = if in_place { Bitfield::all(count) } else { Bitfield::none(count) };
-        let bytes = place.to_check.iter().map(|&p| u64::from(info.layout().len_of(p))).sum();
-        self.place = Some(place);
-        self.check = Some(Check { next: 0, done: 0, have, bytes: (0, bytes) });
-        self.check_more();
-    }
-
-    fn on_checked(&mut self, piece: PieceIndex, valid: bool) {
-        let (Some(check), Some(info)) = (&mut self.check, &self.info) else { return };
-        check.done += 1;
-        check.have.set(piece.get(), valid);
-        check.bytes.0 += u64::from(info.layout().len_of(piece));
-        self.last_arrival = clock::now();
-        self.check_more();
-    }
-
-    fn check_more(&mut self) {
-        let (Some(check), Some(place), Some((disk, _))) = (&mut self.check, &self.place, &self.disk) else {
-            return;
-        };
-        while check.next < place.to_check.len() && check.next - check.done < CHECK_WINDOW {
-            disk.send(DiskJob::Check(place.to_check[check.next]));
-            check.next += 1;
-        }
-        if check.done == place.to_check.len() {
-            self.begin();
-        }
-    }
-
-    /// Everything on disk is known: the download begins.
-    fn begin(&mut self) {
-        let (Some(check), Some(place), Some(info)) = (self.check.take(), &self.place, &self.info) else {
-            return;
-        };
-        if let Err(error) = place.claim(info, &check.have).and_then(|()| place.create_empty_files()) {
-            return self.fail(error);
-        }
-        let layout = info.layout();
-        let had = layout.pieces().filter(|p| check.have.has(p.get()));
-        let verified = had.map(|p| u64::from(layout.len_of(p))).sum();
-        let path = place.storage.root().to_owned();
-        self.stage = Stage::Downloading;
-        self.tell(TransferEvent::Checked { verified, path });
-        self.swarm.handle(clock::now(), Input::DiskReady(check.have));
-    }
-
     // ---- actions
 
     fn act(&mut self) {
@@ -497,68 +406,7 @@ impl Download {
         self.ended = !self.job.seed;
     }
 
-    // ---- telling
-
-    fn fail(&mut self, error: TransferError) {
-        if !self.ended {
-            self.tell(TransferEvent::Failed(error));
-            self.ended = true;
-        }
-    }
-
-    fn tell(&self, event: TransferEvent) {
-        // Milestones are few; an owner that reads none of sixty has lost interest.
-        if self.events.try_send(event).is_err() {
-            debug!("nobody listens to this transfer's milestones");
-        }
-    }
-
-    fn publish(&mut self, at_once: bool) {
-        let now = clock::now();
-        if now < self.publish_at && !at_once {
-            return;
-        }
-        self.publish_at = now + PUBLISH_EVERY;
-        let (stats, finding) = (self.swarm.stats(now), self.finding.borrow().clone());
-        let stage = match self.stage {
-            Stage::JoiningDht if stats.connected > 0 => Stage::Metadata,
-            Stage::JoiningDht if stats.known > 0 => Stage::Connecting,
-            Stage::JoiningDht if finding.nodes > 0 => Stage::LookingForPeers,
-            other => other,
-        };
-        let status = Status {
-            stage,
-            total: self.info.as_ref().map_or(0, |i| i.layout().total()),
-            verified: stats.verified,
-            pieces_verified: stats.pieces,
-            downloaded: stats.downloaded,
-            uploaded: stats.uploaded,
-            sources: stats.sources,
-            wasted: stats.wasted,
-            download_rate: stats.download_rate,
-            upload_rate: stats.upload_rate,
-            peers_known: stats.known,
-            peers_connected: stats.connected,
-            peers_unchoking: stats.unchoking,
-            peers_interesting: stats.interesting,
-            dials_failed: stats.failures,
-            peers_banned: stats.banned,
-            metadata_blocks: stats.metadata_blocks,
-            checked: self.check.as_ref().map_or((0, 0), |c| c.bytes),
-            dht_nodes: finding.nodes,
-            dht_trouble: finding.trouble,
-            dht_asked: finding.asked,
-            announced_to: finding.announced_to,
-            disk_trouble: self.full.clone(),
-            // Whole seconds: a figure that always moves would wake watchers for nothing.
-            idle: Duration::from_secs(now.saturating_duration_since(self.last_arrival).as_secs()),
-        };
-        self.status.send_if_modified(|old| {
-            let changed = *old != status;
-            *old = status;
-            changed
-        });
-    }
+    // ---- the end
 
     /// Lets the disk finish what it was given, then says so.
     async fn end(mut self, answer: Option<oneshot::Sender<()>>) {

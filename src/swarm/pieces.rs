@@ -357,7 +357,7 @@ mod tests {
         for block in 0..3 {
             p.on_block(peer(2), piece, block);
         }
-        assert_eq!(p.on_hashed(piece, true), [peer(2)]);
+        assert_eq!(p.on_hashed(piece, true), [peer(2); 4]);
     }
 
     #[test]

@@ -1,0 +1,75 @@
+//! What a transfer tells its owner: milestones at once, figures four times a second, failures once.
+
+use std::time::Duration;
+
+use tracing::debug;
+
+use super::Download;
+use crate::driver::clock;
+use crate::driver::transfer::{Stage, Status, TransferError, TransferEvent};
+
+/// How often figures are published while they change.
+const PUBLISH_EVERY: Duration = Duration::from_millis(250);
+
+impl Download {
+    pub(super) fn fail(&mut self, error: TransferError) {
+        if !self.ended {
+            self.tell(TransferEvent::Failed(error));
+            self.ended = true;
+        }
+    }
+
+    pub(super) fn tell(&self, event: TransferEvent) {
+        // Milestones are few; an owner that reads none of sixty has lost interest.
+        if self.events.try_send(event).is_err() {
+            debug!("nobody listens to this transfer's milestones");
+        }
+    }
+
+    pub(super) fn publish(&mut self, at_once: bool) {
+        let now = clock::now();
+        if now < self.publish_at && !at_once {
+            return;
+        }
+        self.publish_at = now + PUBLISH_EVERY;
+        let (stats, finding) = (self.swarm.stats(now), self.finding.borrow().clone());
+        let stage = match self.stage {
+            Stage::JoiningDht if stats.connected > 0 => Stage::Metadata,
+            Stage::JoiningDht if stats.known > 0 => Stage::Connecting,
+            Stage::JoiningDht if finding.nodes > 0 => Stage::LookingForPeers,
+            other => other,
+        };
+        let status = Status {
+            stage,
+            total: self.info.as_ref().map_or(0, |i| i.layout().total()),
+            verified: stats.verified,
+            pieces_verified: stats.pieces,
+            downloaded: stats.downloaded,
+            uploaded: stats.uploaded,
+            sources: stats.sources,
+            wasted: stats.wasted,
+            download_rate: stats.download_rate,
+            upload_rate: stats.upload_rate,
+            peers_known: stats.known,
+            peers_connected: stats.connected,
+            peers_unchoking: stats.unchoking,
+            peers_interesting: stats.interesting,
+            dials_failed: stats.failures,
+            peers_banned: stats.banned,
+            metadata_blocks: stats.metadata_blocks,
+            checked: self.check.as_ref().map_or((0, 0), |c| c.bytes),
+            dht_nodes: finding.nodes,
+            dht_trouble: finding.trouble,
+            dht_asked: finding.asked,
+            announced_to: finding.announced_to,
+            disk_trouble: self.full.clone(),
+            // Whole seconds: a figure that always moves would wake watchers for nothing.
+            idle: Duration::from_secs(now.saturating_duration_since(self.last_arrival).as_secs()),
+        };
+        self.status.send_if_modified(|old| {
+            let changed = *old != status;
+            *old = status;
+            changed
+        });
+    }
+}
