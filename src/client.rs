@@ -251,7 +251,7 @@ struct Finder {
 impl Finder {
     async fn run(self) {
         let mut wait = SEARCH_AGAIN_FIRST;
-        let begun = tokio::time::Instant::now();
+        let begun = clock::now();
         loop {
             self.search().await;
             if self.candidates.is_closed() {
@@ -267,7 +267,7 @@ impl Finder {
                 (1.., true) => SEARCH_AGAIN_FETCHING,
                 _ => wait,
             };
-            let early = begun.elapsed() < EARLY;
+            let early = clock::now().saturating_duration_since(begun) < EARLY;
             wait = (wait * 2).min(if early { SEARCH_AGAIN_EARLY } else { SEARCH_AGAIN_LONELY });
             debug!(?pause, connected, "searching the DHT again later");
             self.rest(pause).await;

@@ -42,7 +42,7 @@ pub const ENDGAME_DEPTH: usize = 16;
 /// Bytes of blocks that are read or unsent for a fast peer: enough to keep its socket busy.
 pub const UPLOAD_AHEAD: usize = 1 << 20;
 /// The same for a slow one: what is unsent can no longer be cancelled, and haves wait behind it.
-pub const MIN_UPLOAD_AHEAD: usize = 64 << 10;
+pub const MIN_UPLOAD_AHEAD: usize = 128 << 10;
 /// Bytes unsent for one peer, answers to its questions included: who asks on and reads nothing is let go.
 pub const MAX_UNSENT: usize = 4 << 20;
 /// Requests of one peer we queue; a little over what we announce.
