@@ -17,7 +17,7 @@ from lab import SIGINT, SIGKILL, SIGTERM, Failed, Traffic, wait_until
 # Transmission 3.00 refuses a piece length that halving does not bring to a block size; its blocks are 10,000 bytes here.
 ODD_PIECE = 49_157
 ODD_PIECE_TRANSMISSION = 40_000
-SLOW = 120
+SLOW = 240
 
 CASES = []
 
