@@ -254,7 +254,8 @@ impl Finder {
         let begun = clock::now();
         loop {
             self.search().await;
-            if self.candidates.is_closed() {
+            // BEP 27: once the metadata says so, only who is named may be asked.
+            if self.candidates.is_closed() || self.status.borrow().private {
                 return;
             }
             let (connected, seeding) = {

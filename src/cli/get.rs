@@ -186,7 +186,7 @@ impl Run<'_> {
 /// Whether a seed may leave.
 pub fn has_served(goal: &SeedGoal, served: Duration, uploaded: u64, total: u64) -> bool {
     goal.time.is_some_and(|time| served >= time)
-        || goal.ratio.is_some_and(|wanted| ratio(uploaded, total) >= wanted)
+        || goal.ratio.is_some_and(|wanted| total == 0 || ratio(uploaded, total) >= wanted)
 }
 
 #[cfg(test)]

@@ -67,6 +67,9 @@ fn joining(status: &Status) -> String {
 }
 
 fn looking(status: &Status) -> String {
+    if status.private {
+        return "waiting for peers: this torrent is private, so the DHT is not asked; `--peer HOST:PORT` names one".into();
+    }
     let (asked, answered) = status.dht_asked;
     let asked_words = count(asked as usize, "node");
     match (asked, answered, &status.dht_trouble) {

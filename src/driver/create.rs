@@ -247,7 +247,7 @@ impl Found {
     }
 }
 
-/// The power of two that cuts `total` bytes into about [`PIECES_AIM`] pieces.
+/// The power of two that cuts `total` bytes into about 1500 pieces.
 pub fn piece_length_for(total: u64) -> u64 {
     total.div_ceil(PIECES_AIM).clamp(1, MAX_PIECE_LENGTH).next_power_of_two().max(MIN_PIECE_LENGTH)
 }

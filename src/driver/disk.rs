@@ -64,6 +64,8 @@ pub enum Done {
     Digested(PieceIndex, Vec<u64>),
     /// The answer to [`Job::Read`]: peer, piece, begin, bytes.
     Read(PeerKey, PieceIndex, u32, Option<Bytes>),
+    /// A file cannot be read for a peer: its path or number, and the system's words.
+    Unreadable(String),
     /// No room is left; the thread waits and tries again.
     Full(String),
     /// There is room again.
@@ -77,6 +79,8 @@ pub enum Done {
 pub struct Disk {
     queues: Vec<mpsc::Sender<Job>>,
     stop: Arc<AtomicBool>,
+    /// Nobody waits for room on a full disk any more.
+    leaving: Arc<AtomicBool>,
     threads: Vec<std::thread::JoinHandle<()>>,
 }
 
@@ -90,7 +94,9 @@ impl Disk {
         let (done, answers) = tokio_mpsc::unbounded_channel();
         let stop = Arc::new(AtomicBool::new(false));
         let count = std::thread::available_parallelism().map_or(2, NonZeroUsize::get).clamp(1, MAX_THREADS);
-        let mut disk = Self { queues: Vec::new(), stop: stop.clone(), threads: Vec::new() };
+        let leaving = Arc::new(AtomicBool::new(false));
+        let mut disk =
+            Self { queues: Vec::new(), stop: stop.clone(), leaving: leaving.clone(), threads: Vec::new() };
         for number in 0..count {
             let (queue, jobs) = mpsc::channel();
             let mut worker = Worker {
@@ -98,6 +104,8 @@ impl Disk {
                 info: info.clone(),
                 done: done.clone(),
                 stop: stop.clone(),
+                leaving: leaving.clone(),
+                failed: false,
                 open: LruCache::new(OPEN_FILES),
                 looking: false,
                 partial: BTreeMap::new(),
@@ -125,6 +133,7 @@ impl Disk {
 
     /// Does what has been handed over, then ends the threads. Blocks.
     pub fn finish(mut self) {
+        self.leaving.store(true, Ordering::Relaxed);
         self.queues.clear();
         for thread in self.threads.drain(..) {
             let _ = thread.join();
@@ -160,9 +169,12 @@ struct Worker {
     info: Arc<Info>,
     done: tokio_mpsc::UnboundedSender<Done>,
     stop: Arc<AtomicBool>,
+    leaving: Arc<AtomicBool>,
+    /// A write has failed: what follows is not vouched for.
+    failed: bool,
     /// By number, and whether it was opened only to be looked at.
     open: LruCache<(usize, bool), File>,
-    /// While the place is not ours yet, nothing in it may be created or resized.
+    /// While the place is not ours yet, or only read, nothing in it may be created or resized.
     looking: bool,
     partial: BTreeMap<PieceIndex, Partial>,
     run: Run,
@@ -196,7 +208,9 @@ impl Worker {
                 let partial = self.partial.remove(&piece).unwrap_or_default();
                 let digest = self.finish_hash(piece, partial);
                 let valid = digest.is_some_and(|d| d == self.info.piece_hash(piece));
-                let _ = self.done.send(Done::Hashed(piece, valid));
+                if !self.failed {
+                    let _ = self.done.send(Done::Hashed(piece, valid));
+                }
             }
             Job::Check(piece) => {
                 // What cannot be read is not there.
@@ -214,8 +228,15 @@ impl Worker {
             Job::Read(peer, piece, begin, length) => {
                 self.write_run();
                 let offset = self.info.layout().offset(piece) + u64::from(begin);
-                let data = self.read(offset, length as usize).ok().map(Bytes::from);
-                let _ = self.done.send(Done::Read(peer, piece, begin, data));
+                // Serving never creates or changes a file: it may have been moved away meanwhile.
+                self.looking = true;
+                let data = self.read(offset, length as usize);
+                self.looking = false;
+                if let Err(error) = &data {
+                    let root = self.storage.root().display();
+                    let _ = self.done.send(Done::Unreadable(format!("{root} cannot be read: {error}")));
+                }
+                let _ = self.done.send(Done::Read(peer, piece, begin, data.ok().map(Bytes::from)));
             }
         }
     }
@@ -274,7 +295,7 @@ impl Worker {
         loop {
             match self.try_write(&run) {
                 Ok(()) => break,
-                Err((_, error)) if is_full(&error) && !self.stop.load(Ordering::Relaxed) => {
+                Err((_, error)) if is_full(&error) && self.may_wait() => {
                     if !std::mem::replace(&mut waited, true) {
                         let _ = self.done.send(Done::Full(error.to_string()));
                     }
@@ -283,6 +304,7 @@ impl Worker {
                 Err((file, error)) => {
                     let path = self.storage.path(file).display().to_string();
                     let _ = self.done.send(Done::Failed(path, error.to_string()));
+                    self.failed = true;
                     break;
                 }
             }
@@ -291,6 +313,11 @@ impl Worker {
             let _ = self.done.send(Done::RoomAgain);
         }
         let _ = self.done.send(Done::Wrote(run.length as usize));
+    }
+
+    /// Whether somebody still wants what a full disk holds up.
+    fn may_wait(&self) -> bool {
+        !self.stop.load(Ordering::Relaxed) && !self.leaving.load(Ordering::Relaxed)
     }
 
     fn try_write(&mut self, run: &Run) -> Result<(), (usize, io::Error)> {

@@ -109,7 +109,9 @@ struct Download {
     finding: watch::Receiver<Finding>,
     dht_nodes: mpsc::Sender<SocketAddr>,
     stage: Stage,
-    full: Option<String>,
+    /// Why the disk holds us up, and how many of its threads wait for room.
+    disk_trouble: Option<String>,
+    waiting_threads: usize,
     first_peer_told: bool,
     first_piece_told: bool,
     half_told: bool,
@@ -136,10 +138,11 @@ impl Download {
         };
         let mut peer_id: [u8; 20] = rng.bytes();
         peer_id[..8].copy_from_slice(b"-DG0100-");
+        let private = matches!(&job.source, Source::Info(info) if info.is_private());
         let config = Config {
             peer_id: crate::id::Id160(peer_id),
             listen_port: Some(around.port),
-            dht_port: around.dht.then_some(around.port),
+            dht_port: (around.dht && !private).then_some(around.port),
             metadata_only: matches!(job.placement, Placement::Nowhere),
         };
         let (net, net_out) = mpsc::channel(MAX_NET);
@@ -162,7 +165,8 @@ impl Download {
             finding,
             dht_nodes,
             stage: Stage::JoiningDht,
-            full: None,
+            disk_trouble: None,
+            waiting_threads: 0,
             first_peer_told: false,
             first_piece_told: false,
             half_told: false,
@@ -243,9 +247,10 @@ impl Download {
             () = tokio::time::sleep_until(deadline.into()) => Wake::Timer,
             Some(done) = disk => Wake::Disk(done),
             Some(outcome) = placed => Wake::Placed(outcome),
-            Some(event) = net.recv(), if room => Wake::Net(event),
+            // Rare, and never to be starved by payload.
             Some(peer) = incoming.recv() => Wake::Incoming(peer),
             Some((addrs, origin)) = candidates.recv() => Wake::Candidates(addrs, origin),
+            Some(event) = net.recv(), if room => Wake::Net(event),
         }
     }
 
@@ -302,7 +307,7 @@ impl Download {
 
     fn on_disk_batch(&mut self, first: Done) {
         let mut next = Some(first);
-        while let Some(done) = next {
+        while let Some(done) = next.filter(|_| !self.ended) {
             self.on_disk(done);
             self.act();
             next = self.disk.as_mut().and_then(|(_, answers)| answers.try_recv().ok());
@@ -320,10 +325,17 @@ impl Download {
                 self.swarm.handle(now, Input::Read { peer, piece, begin, data });
             }
             Done::Full(cause) => {
-                self.full = Some(cause);
+                self.waiting_threads += 1;
+                self.disk_trouble = Some(cause);
                 self.publish(true);
             }
-            Done::RoomAgain => self.full = None,
+            Done::RoomAgain => {
+                self.waiting_threads = self.waiting_threads.saturating_sub(1);
+                if self.waiting_threads == 0 {
+                    self.disk_trouble = None;
+                }
+            }
+            Done::Unreadable(cause) => self.disk_trouble = Some(cause),
             Done::Failed(path, cause) => self.fail(TransferError::Disk { path, cause, full: false }),
         }
     }
@@ -418,7 +430,7 @@ impl Download {
         self.dials.values().for_each(AbortHandle::abort);
         if let Some((disk, _)) = self.disk.take() {
             // A full disk never finishes; what it was given is not lost knowledge, only unwritten.
-            if self.full.is_some() {
+            if self.waiting_threads > 0 {
                 drop(disk);
             } else if tokio::task::spawn_blocking(move || disk.finish()).await.is_err() {
                 debug!("a disk thread did not end well");

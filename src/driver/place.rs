@@ -14,6 +14,7 @@ use super::storage::{Present, Storage};
 use super::transfer::{Placement, TransferError};
 use crate::id::InfoHash;
 use crate::peer::Bitfield;
+use crate::wire::bencode::{Limits, Value, Writer};
 use crate::wire::metainfo::{Info, MAX_METADATA_BYTES, Metainfo, PieceIndex};
 
 /// A place that has been looked at.
@@ -48,7 +49,8 @@ pub fn look(placement: &Placement, info: &Info) -> Result<Option<Place>, Transfe
             let storage =
                 Storage::for_download(dir, name.as_deref(), info).map_err(|e| disk_error(dir, &e))?;
             let claim = claim_path(dir, &info.hash());
-            let ours = *overwrite || claim.exists();
+            // A claim under another name says nothing about what stands under this one.
+            let ours = *overwrite || claimed_name(&claim).as_deref() == Some(storage.name());
             let mut place = Place {
                 storage: Arc::new(storage),
                 to_check: Vec::new(),
@@ -112,7 +114,7 @@ impl Place {
             return Err(TransferError::Disk { path: shown(self.storage.root()), cause, full: true });
         }
         let temporary = claim.with_extension("dhtget-new");
-        std::fs::write(&temporary, Metainfo::emit(info))
+        std::fs::write(&temporary, claim_bytes(info, self.storage.name()))
             .and_then(|()| std::fs::rename(&temporary, claim))
             .map_err(|e| disk_error(claim, &e))
     }
@@ -139,11 +141,32 @@ impl Place {
 
 /// The metadata of an earlier run in this folder, if there was one.
 pub fn claimed_metadata(dir: &Path, hash: InfoHash) -> Option<Info> {
-    let file = std::fs::File::open(claim_path(dir, &hash)).ok()?;
-    let mut bytes = Vec::new();
-    file.take(MAX_METADATA_BYTES as u64 + 1024).read_to_end(&mut bytes).ok()?;
-    let metainfo = Metainfo::parse(&Bytes::from(bytes)).ok()?;
+    let metainfo = Metainfo::parse(&read_claim(&claim_path(dir, &hash))?).ok()?;
     (metainfo.info.hash() == hash).then_some(metainfo.info)
+}
+
+/// A torrent file, with the name under which the data was put beside the dictionary.
+fn claim_bytes(info: &Info, name: &str) -> Vec<u8> {
+    let mut out = Vec::with_capacity(info.raw().len() + 512);
+    Writer::new(&mut out)
+        .begin_dict()
+        .bytes(b"info")
+        .raw(info.raw())
+        .bytes(b"name")
+        .bytes(name.as_bytes())
+        .end();
+    out
+}
+
+fn claimed_name(claim: &Path) -> Option<String> {
+    let bytes = read_claim(claim)?;
+    Some(Value::parse(&bytes, Limits::TORRENT).ok()?.get(b"name")?.text()?.to_owned())
+}
+
+fn read_claim(claim: &Path) -> Option<Bytes> {
+    let mut bytes = Vec::new();
+    std::fs::File::open(claim).ok()?.take(MAX_METADATA_BYTES as u64 + 1024).read_to_end(&mut bytes).ok()?;
+    Some(bytes.into())
 }
 
 fn claim_path(dir: &Path, hash: &InfoHash) -> PathBuf {
@@ -166,7 +189,6 @@ fn disk_error(path: &Path, error: &io::Error) -> TransferError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::bencode::Writer;
     use sha1::{Digest as _, Sha1};
 
     fn info(content: &[u8]) -> Info {
@@ -227,6 +249,12 @@ mod tests {
         std::fs::write(dir.path().join("x"), b"half").unwrap();
         let again = look(&folder(dir.path(), false), &info).unwrap().unwrap();
         again.claim(&info, &Bitfield::none(1)).unwrap();
+        // The same torrent under another name: what stands there is somebody's.
+        std::fs::write(dir.path().join("notes"), b"letter!").unwrap();
+        let named =
+            Placement::Folder { dir: dir.path().to_owned(), name: Some("notes".into()), overwrite: false };
+        let other = look(&named, &info).unwrap().unwrap();
+        assert!(matches!(other.claim(&info, &Bitfield::none(1)), Err(TransferError::TargetExists { .. })));
         again.release().unwrap();
         again.release().unwrap();
         assert_eq!(claimed_metadata(dir.path(), info.hash()), None);

@@ -49,6 +49,7 @@ pub enum Present {
 pub struct Storage {
     folder: OwnedFd,
     root: PathBuf,
+    name: String,
     slots: Vec<Slot>,
     writable: bool,
 }
@@ -86,9 +87,15 @@ impl Storage {
         Ok(Self {
             folder: fs::open(folder, flags, Mode::empty())?,
             root: folder.join(name),
+            name: name.to_owned(),
             slots: slots.collect(),
             writable,
         })
+    }
+
+    /// The name of the file or top folder, below the target folder.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// The file or top folder.

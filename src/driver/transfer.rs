@@ -119,6 +119,8 @@ pub struct Status {
     pub dht_asked: (u32, u32),
     /// Nodes that hold our announce.
     pub announced_to: u32,
+    /// The torrent is private (BEP 27): the DHT is not asked for it.
+    pub private: bool,
     /// Why the disk holds us up, in words (disk full).
     pub disk_trouble: Option<String>,
     /// Seconds since the last payload byte or metadata block arrived, or since the start.

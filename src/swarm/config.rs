@@ -6,6 +6,12 @@ use crate::id::Id160;
 
 /// Connections of one torrent (libtorrent: 200).
 pub const MAX_CONNECTIONS: usize = 200;
+/// Of these, connections that were opened by the other side: we must be able to dial whom we choose.
+pub const MAX_INCOMING: usize = 150;
+/// Connections from one address, where that is not our own machine's: many behind one NAT share it.
+pub const MAX_PER_ADDRESS: usize = 8;
+/// Peers that gave payload and have gone, remembered in case it was false.
+pub const MAX_DEPARTED: usize = 512;
 /// Dials under way at once: enough to find live peers among many dead ones in seconds, few enough for a home router.
 pub const MAX_HALF_OPEN: usize = 100;
 /// How long one dial may take while others wait.
@@ -26,6 +32,8 @@ pub const OPTIMISTIC_ROUNDS: u32 = 3;
 pub const UPLOAD_SLOTS: usize = 4;
 /// A peer that owes us blocks and sends none for this long is snubbed: others may have its blocks.
 pub const SNUB_AFTER: Duration = Duration::from_secs(20);
+/// A peer that rejects or drops our requests is asked again after this; doubles up to 32 times.
+pub const STRIKE_REST: Duration = Duration::from_secs(1);
 /// Requests a new peer gets before its rate is known; slow start doubles it each round trip.
 pub const FIRST_DEPTH: usize = 16;
 /// Seconds of a peer's rate that are requested ahead.
@@ -42,7 +50,7 @@ pub const ENDGAME_DEPTH: usize = 16;
 /// Bytes of blocks that are read or unsent for a fast peer: enough to keep its socket busy.
 pub const UPLOAD_AHEAD: usize = 1 << 20;
 /// The same for a slow one: what is unsent can no longer be cancelled, and haves wait behind it.
-pub const MIN_UPLOAD_AHEAD: usize = 128 << 10;
+pub const MIN_UPLOAD_AHEAD: usize = 32 << 10;
 /// Bytes unsent for one peer, answers to its questions included: who asks on and reads nothing is let go.
 pub const MAX_UNSENT: usize = 4 << 20;
 /// Requests of one peer we queue; a little over what we announce.

@@ -190,7 +190,8 @@ impl Swarm {
         let (Some(info), Some(pieces)) = (&self.info, &mut self.pieces) else { return };
         let Some(member) = self.members.get_mut(&key) else { return };
         let Some(conn) = member.conn.as_mut() else { return };
-        if member.wanted == 0 || conn.is_choked() || pieces.is_complete() {
+        let rests = member.rests_until.is_some_and(|t| t > now);
+        if member.wanted == 0 || conn.is_choked() || rests || pieces.is_complete() {
             return;
         }
         let depth = member.depth.min(conn.request_limit());
@@ -237,23 +238,32 @@ impl Swarm {
         }
     }
 
-    pub(super) fn on_rejected(&mut self, key: PeerKey, block: &BlockRef) {
+    pub(super) fn on_rejected(&mut self, now: Instant, key: PeerKey, block: &BlockRef) {
+        // After a choke rejects are what BEP 6 asks for.
+        if let Some(member) = self.members.get_mut(&key)
+            && member.conn.as_ref().is_some_and(|c| !c.is_choked())
+        {
+            member.strike(now);
+        }
         if let Some(pieces) = &mut self.pieces {
             pieces.release(key, block);
             self.refill = true;
         }
     }
 
-    pub(super) fn on_choked(&mut self, key: PeerKey) {
-        let Some(conn) = self.conn(key) else { return };
+    pub(super) fn on_choked(&mut self, now: Instant, key: PeerKey) {
+        let Some(member) = self.members.get_mut(&key) else { return };
+        let Some(conn) = member.conn.as_mut() else { return };
         // With the fast extension each request stays alive until it is rejected.
-        if conn.is_fast() {
-            return;
+        let void = if conn.is_fast() { Vec::new() } else { conn.take_requests() };
+        if !void.is_empty() {
+            member.strike(now);
         }
-        let requests = conn.take_requests();
         if let Some(pieces) = &mut self.pieces {
-            requests.iter().for_each(|block| pieces.release(key, block));
-            self.refill |= !requests.is_empty();
+            void.iter().for_each(|block| pieces.release(key, block));
+            // Whatever it began, others may finish.
+            pieces.disown(key);
+            self.refill = true;
         }
     }
 
@@ -262,8 +272,20 @@ impl Swarm {
         let Some(member) = self.members.get_mut(&key) else { return };
         member.adapt_depth(now);
         let Some(conn) = member.conn.as_mut() else { return };
-        let late = now.saturating_duration_since(member.last_block) >= SNUB_AFTER;
-        if conn.requests() == 0 || !late || member.snubbed {
+        let silent = now.saturating_duration_since(member.last_block);
+        if conn.requests() == 0 || silent < SNUB_AFTER {
+            return;
+        }
+        if member.snubbed {
+            if silent >= 2 * SNUB_AFTER {
+                // It has lost them. Without them it can be asked for one block again, to notice a recovery.
+                let lost: Vec<BlockRef> = conn.pending().copied().collect();
+                lost.iter().for_each(|&block| conn.cancel(block));
+                if let Some(pieces) = &mut self.pieces {
+                    lost.iter().for_each(|block| pieces.release(key, block));
+                }
+                member.last_block = now;
+            }
             return;
         }
         member.snubbed = true;

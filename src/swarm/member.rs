@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::config::{
-    DEPTH_SECONDS, ENDGAME_AFTER, FIRST_DEPTH, MAX_EARLY_HAVES, MIN_DEPTH, MIN_UPLOAD_AHEAD, UPLOAD_AHEAD,
+    DEPTH_SECONDS, ENDGAME_AFTER, FIRST_DEPTH, MAX_EARLY_HAVES, MIN_DEPTH, MIN_UPLOAD_AHEAD, STRIKE_REST,
+    UPLOAD_AHEAD,
 };
 use crate::peer::{Bitfield, Connection, Rate};
 use crate::wire::metainfo::{BLOCK_LEN, PieceIndex};
@@ -90,6 +91,10 @@ pub(super) struct Member {
     last_rate: u64,
     pub(super) last_block: Instant,
     pub(super) snubbed: bool,
+    /// Rejects and chokes in a row that cost us requests, without a block between them.
+    strikes: u32,
+    /// Not asked for anything before this, after a strike.
+    pub(super) rests_until: Option<Instant>,
     /// Requests of the peer that wait to be read from disk.
     pub(super) queue: VecDeque<BlockRef>,
     pub(super) reading: usize,
@@ -114,6 +119,8 @@ impl Member {
             last_rate: 0,
             last_block: now,
             snubbed: false,
+            strikes: 0,
+            rests_until: None,
             queue: VecDeque::new(),
             reading: 0,
             unsent: 0,
@@ -131,6 +138,8 @@ impl Member {
         self.down.record(now, u64::from(length));
         self.last_block = now;
         self.snubbed = false;
+        self.strikes = 0;
+        self.rests_until = None;
         if self.ramping {
             self.depth += 1;
         }
@@ -146,6 +155,14 @@ impl Member {
             return Duration::ZERO;
         }
         bytes.saturating_mul(1000).checked_div(rate).map_or(Duration::MAX, Duration::from_millis)
+    }
+
+    /// It would not answer what it was asked: others come first for a while, which doubles each time.
+    pub(super) fn strike(&mut self, now: Instant) {
+        if self.rests_until.is_none_or(|t| t <= now) {
+            self.rests_until = Some(now + STRIKE_REST * (1 << self.strikes.min(5)));
+            self.strikes += 1;
+        }
     }
 
     /// Bytes that may be read or unsent for this peer: a second of its rate.

@@ -19,13 +19,24 @@ use crate::wire::metainfo::{MAX_METADATA_BYTES, hash_of};
 const ASK_AGAIN_AFTER: Duration = Duration::from_millis(200);
 /// The wait is at most this, whatever the round trip.
 const ASK_AGAIN_AT_MOST: Duration = Duration::from_secs(5);
+/// The same peer is not asked for the same block again before this: a slow one would send each block many times.
+const SAME_PEER_AGAIN_AFTER: Duration = Duration::from_secs(5);
 /// A peer that rejected is left alone for this long.
 const REJECTED_WAIT: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Clone, Copy)]
 struct Ask {
     peer: PeerKey,
+    /// From when on another peer may be asked.
     again_at: Instant,
+    /// From when on the same peer may be asked.
+    same_at: Instant,
+}
+
+impl Ask {
+    fn is_over(&self, for_peer: PeerKey, now: Instant) -> bool {
+        if self.peer == for_peer { self.same_at <= now } else { self.again_at <= now }
+    }
 }
 
 #[derive(Debug, Clone, Default)]
@@ -47,6 +58,8 @@ struct Claimant {
     size: u32,
     round_trip: Duration,
     not_before: Option<Instant>,
+    /// It was asked for something: what it sends may be an answer that comes late.
+    asked: bool,
 }
 
 /// What came of a block.
@@ -89,41 +102,78 @@ impl Metadata {
             return known.size == size;
         }
         if !self.tables.contains_key(&size) {
-            if self.tables.len() >= MAX_METADATA_SIZES {
+            if self.tables.len() >= MAX_METADATA_SIZES && !self.make_room(size) {
                 return false;
             }
             let blocks = vec![Block::default(); size.div_ceil(METADATA_BLOCK_LEN) as usize];
             self.tables.insert(size, Table { size, blocks, alone: None });
         }
-        self.claimants.insert(peer, Claimant { size, round_trip, not_before: None });
+        self.claimants.insert(peer, Claimant { size, round_trip, not_before: None, asked: false });
         true
     }
 
     /// The blocks to ask this peer for now; they count as asked.
     pub fn ask(&mut self, peer: PeerKey, now: Instant) -> Vec<u32> {
-        let Some(claimant) = self.claimants.get(&peer) else { return Vec::new() };
-        let Some(table) = self.tables.get_mut(&claimant.size) else { return Vec::new() };
+        let Some(size) = self.claimants.get(&peer).map(|c| c.size) else { return Vec::new() };
+        self.relieve(size, now);
+        let Some(claimant) = self.claimants.get_mut(&peer) else { return Vec::new() };
+        let Some(table) = self.tables.get_mut(&size) else { return Vec::new() };
         let barred = table.alone.is_some_and(|alone| alone != peer);
         if barred || claimant.not_before.is_some_and(|t| t > now) {
             return Vec::new();
         }
         let wait = (claimant.round_trip * 2).clamp(ASK_AGAIN_AFTER, ASK_AGAIN_AT_MOST);
-        let mine = |b: &Block| b.data.is_none() && b.ask.is_some_and(|a| a.peer == peer && a.again_at > now);
+        let mine = |b: &Block| b.data.is_none() && b.ask.is_some_and(|a| a.peer == peer && a.same_at > now);
         let room = METADATA_DEPTH.saturating_sub(table.blocks.iter().filter(|b| mine(b)).count());
-        let free = |b: &Block| b.data.is_none() && b.ask.is_none_or(|a| a.again_at <= now);
+        let free = |b: &Block| b.data.is_none() && b.ask.is_none_or(|a| a.is_over(peer, now));
         let mut asked = Vec::new();
         for (index, block) in table.blocks.iter_mut().enumerate().filter(|(_, b)| free(b)).take(room) {
-            // A repeat waits longer each time a full depth is under way, so a slow peer is not flooded.
-            block.ask = Some(Ask { peer, again_at: now + wait * (1 + asked.len() as u32 / 2) });
+            // Those at the end of the queue take longer.
+            let again_at = now + wait * (1 + asked.len() as u32 / 2);
+            block.ask = Some(Ask { peer, again_at, same_at: now + SAME_PEER_AGAIN_AFTER });
             asked.push(index as u32);
         }
+        claimant.asked |= !asked.is_empty();
         asked
+    }
+
+    /// A peer that is tried alone and gives nothing makes way for the next.
+    fn relieve(&mut self, size: u32, now: Instant) {
+        let Some(table) = self.tables.get(&size) else { return };
+        let Some(alone) = table.alone else { return };
+        let overdue = |b: &Block| b.data.is_none() && b.ask.is_some_and(|a| a.peer == alone && a.same_at <= now);
+        let refuses = self.claimants.get(&alone).is_none_or(|c| c.not_before.is_some_and(|t| t > now));
+        if refuses || table.blocks.iter().any(overdue) {
+            self.try_next_alone(size, alone);
+        }
+    }
+
+    fn try_next_alone(&mut self, size: u32, last: PeerKey) {
+        let same = || self.claimants.iter().filter(|(_, c)| c.size == size).map(|(key, _)| *key);
+        let next = same().find(|&key| key > last).or_else(|| same().next());
+        if let Some(table) = self.tables.get_mut(&size) {
+            table.alone = next;
+            self.held -= table.clear();
+        }
+    }
+
+    /// Gives up the size, other than `keep`, that fewest peers claim and least has come of; not one that
+    /// several peers agree on.
+    fn make_room(&mut self, keep: u32) -> bool {
+        let claims = |size: u32| self.claimants.values().filter(|c| c.size == size).count();
+        let others = self.tables.values().filter(|t| t.size != keep && claims(t.size) <= 1);
+        let Some(worst) = others.min_by_key(|t| (t.held() > 0, std::cmp::Reverse(t.size))).map(|t| t.size) else {
+            return false;
+        };
+        self.claimants.retain(|_, c| c.size != worst);
+        self.drop_table(worst);
+        true
     }
 
     /// A block came.
     pub fn on_data(&mut self, peer: PeerKey, block: u32, total_size: u64, data: &Bytes) -> Outcome {
         let Some(claimant) = self.claimants.get(&peer) else { return Outcome::Ignored };
-        let size = claimant.size;
+        let (size, asked) = (claimant.size, claimant.asked);
         if total_size != u64::from(size) {
             return Outcome::Violation;
         }
@@ -134,9 +184,17 @@ impl Metadata {
             return Outcome::Violation;
         };
         let barred = table.alone.is_some_and(|alone| alone != peer);
-        if slot.data.is_some() || slot.ask.is_none() || barred || self.held + data.len() > MAX_METADATA_HELD {
+        // An answer may come after we have given it up: it is as good as any.
+        if slot.data.is_some() || !asked || barred {
             return Outcome::Ignored;
         }
+        while self.held + data.len() > MAX_METADATA_HELD {
+            if !self.make_room(size) {
+                return Outcome::Ignored;
+            }
+        }
+        let Some(table) = self.tables.get_mut(&size) else { return Outcome::Ignored };
+        let Some(slot) = table.blocks.get_mut(block as usize) else { return Outcome::Ignored };
         // A copy of its own: the slice it came in would keep a whole receive buffer alive.
         slot.data = Some((Bytes::copy_from_slice(data), peer));
         self.held += data.len();
@@ -188,13 +246,16 @@ impl Metadata {
 
     /// When a block of this table can be asked for again: its wait is over, and somebody may be asked.
     fn due(&self, table: &Table) -> Option<Instant> {
-        let missing = table.blocks.iter().filter(|b| b.data.is_none());
-        let again_at = missing.filter_map(|b| b.ask.map(|a| a.again_at)).min()?;
+        let asks = || table.blocks.iter().filter(|b| b.data.is_none()).filter_map(|b| b.ask);
+        let claimants = || self.claimants.iter().filter(|(_, c)| c.size == table.size);
+        // Where nobody else can be asked, only the same peer's wait counts.
+        let others = table.alone.is_none() && claimants().nth(1).is_some();
+        let again_at = if others { asks().map(|a| a.again_at).min()? } else { asks().map(|a| a.same_at).min()? };
         let askable = |(&peer, c): (&PeerKey, &Claimant)| {
-            let asked = c.size == table.size && table.alone.is_none_or(|alone| alone == peer);
+            let asked = table.alone.is_none_or(|alone| alone == peer);
             asked.then(|| c.not_before.map_or(again_at, |t| t.max(again_at)))
         };
-        self.claimants.iter().filter_map(askable).min()
+        claimants().filter_map(askable).min()
     }
 
     fn judge(&mut self, size: u32) -> Outcome {
@@ -227,9 +288,14 @@ impl Metadata {
 }
 
 impl Table {
+    /// Bytes that are here.
+    fn held(&self) -> usize {
+        self.blocks.iter().filter_map(|b| b.data.as_ref()).map(|(d, _)| d.len()).sum()
+    }
+
     /// Throws the blocks away and returns their bytes.
     fn clear(&mut self) -> usize {
-        let held = self.blocks.iter().filter_map(|b| b.data.as_ref()).map(|(d, _)| d.len()).sum();
+        let held = self.held();
         self.blocks = vec![Block::default(); self.size.div_ceil(METADATA_BLOCK_LEN) as usize];
         held
     }

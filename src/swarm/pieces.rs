@@ -114,7 +114,9 @@ impl Pieces {
             };
             let Some(piece) = next else { break };
             self.begin(piece);
-            self.ask_open(peer, |p| p == piece, count, &mut out, |o| o.owner.is_none());
+            if let Some(open) = self.open.get_mut(&piece) {
+                open.give(&self.layout, piece, peer, count, &mut out);
+            }
         }
         self.ask_open(peer, &has, count, &mut out, |o| !o.exclusive);
         out
@@ -266,27 +268,42 @@ impl Pieces {
             if open.free == 0 || !eligible(open) || !has(piece) {
                 continue;
             }
-            if open.exclusive && open.owner != Some(peer) {
-                open.restart();
-            }
-            open.owner.get_or_insert(peer);
-            for (index, block) in open.blocks.iter_mut().enumerate() {
-                if out.len() >= count {
-                    return;
-                }
-                if *block == Block::Free {
-                    let mut peers = [None; 1 + ENDGAME_EXTRA];
-                    peers[0] = Some(peer);
-                    *block = Block::Asked(peers);
-                    open.free -= 1;
-                    out.push(block_ref(&self.layout, piece, index as u32));
-                }
+            open.give(&self.layout, piece, peer, count, out);
+            if out.len() >= count {
+                return;
             }
         }
     }
 }
 
 impl Open {
+    /// Gives free blocks to a peer, until `out` holds `count`.
+    fn give(
+        &mut self,
+        layout: &PieceLayout,
+        piece: PieceIndex,
+        peer: PeerKey,
+        count: usize,
+        out: &mut Vec<BlockRef>,
+    ) {
+        if self.exclusive && self.owner != Some(peer) {
+            self.restart();
+        }
+        self.owner.get_or_insert(peer);
+        for (index, block) in self.blocks.iter_mut().enumerate() {
+            if out.len() >= count {
+                return;
+            }
+            if *block == Block::Free {
+                let mut peers = [None; 1 + ENDGAME_EXTRA];
+                peers[0] = Some(peer);
+                *block = Block::Asked(peers);
+                self.free -= 1;
+                out.push(block_ref(layout, piece, index as u32));
+            }
+        }
+    }
+
     /// Forgets what is here: an exclusive piece must have one author.
     fn restart(&mut self) {
         self.blocks.fill(Block::Free);

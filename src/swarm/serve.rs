@@ -101,7 +101,7 @@ impl Swarm {
                 peer,
                 interested: m.conn.as_ref().is_some_and(|c| c.is_peer_interested()),
                 rate: if seeding { &m.up } else { &m.down }.per_second(now, RATE_WINDOW),
-                snubbed: m.snubbed,
+                snubbed: m.snubbed && !seeding,
                 since: m.since,
             })
             .collect();

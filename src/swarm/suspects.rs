@@ -12,11 +12,14 @@ use super::event::{Action, CloseReason, PeerKey};
 use super::swarm::Swarm;
 use crate::wire::metainfo::PieceIndex;
 
+/// Who sent a block, and from where: by the time it is judged the sender may have gone.
+type Author = (PeerKey, Option<SocketAddr>);
+
 /// A piece that failed.
 #[derive(Debug)]
 pub(super) struct Suspect {
-    /// Who sent each block, and from where.
-    authors: Vec<(PeerKey, SocketAddr)>,
+    /// Of each block.
+    authors: Vec<Author>,
     /// What each block was; empty until the disk has said.
     digests: Vec<u64>,
 }
@@ -25,15 +28,13 @@ impl Swarm {
     /// A piece does not hash; `authors` sent its blocks.
     pub(super) fn on_false_piece(&mut self, now: Instant, piece: PieceIndex, authors: Vec<PeerKey>) {
         if let Some(&first) = authors.first().filter(|&first| authors.iter().all(|a| a == first)) {
-            return self.expel(now, first);
+            let addr = self.address_of(first);
+            return self.expel(now, (first, addr));
         }
         if self.suspects.contains_key(&piece) || self.suspects.len() >= MAX_SUSPECTS {
             return;
         }
-        let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
-        let named =
-            |key: PeerKey| (key, self.members.get(&key).map_or(nowhere, |m| m.candidate.unwrap_or(m.addr)));
-        let authors = authors.into_iter().map(named).collect();
+        let authors = authors.into_iter().map(|key| (key, self.address_of(key))).collect();
         self.suspects.insert(piece, Suspect { authors, digests: Vec::new() });
         self.actions.push_back(Action::Digest(piece));
     }
@@ -50,25 +51,32 @@ impl Swarm {
         }
         let Some(suspect) = self.suspects.remove(&piece) else { return };
         let pairs = suspect.digests.iter().zip(&digests).zip(suspect.authors);
-        let mut liars: Vec<(PeerKey, SocketAddr)> =
+        let mut liars: Vec<Author> =
             pairs.filter(|((was, is), _)| was != is).map(|(_, author)| author).collect();
         liars.sort_unstable();
         liars.dedup();
-        for (key, addr) in liars {
-            if self.members.contains_key(&key) {
-                self.expel(now, key);
-            } else if !self.candidates.is_banned(addr) {
-                self.banned += 1;
-                self.candidates.ban(addr);
-            }
+        for liar in liars {
+            self.expel(now, liar);
         }
     }
 
-    /// Ends a liar's connection and throws away what it sent for unfinished pieces.
-    fn expel(&mut self, now: Instant, liar: PeerKey) {
+    /// Where a peer is, or was.
+    fn address_of(&self, key: PeerKey) -> Option<SocketAddr> {
+        let here = self.members.get(&key).map(|m| m.candidate.unwrap_or(m.addr));
+        here.or_else(|| self.departed.get(&key).copied())
+    }
+
+    /// Ends a liar's connection, or bans it where it has left, and throws away what it sent for unfinished
+    /// pieces.
+    fn expel(&mut self, now: Instant, (liar, addr): Author) {
         if let Some(pieces) = &mut self.pieces {
             self.wasted += pieces.distrust(liar);
         }
-        self.close(now, liar, CloseReason::Liar);
+        if self.members.contains_key(&liar) {
+            self.close(now, liar, CloseReason::Liar);
+        } else if let Some(addr) = addr.filter(|&addr| !self.candidates.is_banned(addr)) {
+            self.banned += 1;
+            self.candidates.ban(addr);
+        }
     }
 }

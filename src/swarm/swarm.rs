@@ -91,6 +91,10 @@ pub struct Swarm {
     pub(super) banned: usize,
     /// Pieces that failed with several authors, until they are verified.
     pub(super) suspects: BTreeMap<PieceIndex, Suspect>,
+    /// Where peers were that gave payload and have gone.
+    pub(super) departed: BTreeMap<PeerKey, SocketAddr>,
+    /// Something has changed that may allow or ask for a dial.
+    dial_soon: bool,
     next_key: NonZeroU32,
     next_tick: Instant,
     /// When every peer was last offered the metadata blocks that are free.
@@ -119,6 +123,8 @@ impl Swarm {
             failures: 0,
             banned: 0,
             suspects: BTreeMap::new(),
+            departed: BTreeMap::new(),
+            dial_soon: true,
             next_key: NonZeroU32::MIN,
             next_tick: now + TICK,
             metadata_offered: now,
@@ -134,12 +140,14 @@ impl Swarm {
                 for addr in addrs {
                     self.candidates.add(addr, origin);
                 }
+                self.dial_soon = true;
             }
             Input::Connected(key) => self.on_connected(now, key),
             Input::DialFailed(key) => {
                 if let Some(member) = self.members.remove(&key) {
                     self.failures += 1;
                     self.candidates.on_failure(member.addr, now);
+                    self.dial_soon = true;
                 }
             }
             Input::Received(key, bytes) => self.on_received(now, key, bytes),
@@ -161,7 +169,17 @@ impl Swarm {
 
     /// A peer dialled us; its name from now on, or `None` where it is not welcome.
     pub fn accept(&mut self, now: Instant, addr: SocketAddr) -> Option<PeerKey> {
-        if self.members.len() >= MAX_CONNECTIONS || self.candidates.is_banned(addr) {
+        let incoming = self.members.values().filter(|m| m.conn.as_ref().is_some_and(|c| c.is_incoming()));
+        let (mut all, mut same) = (0, 0);
+        for member in incoming {
+            all += 1;
+            same += usize::from(member.addr.ip() == addr.ip());
+        }
+        let crowded = same >= MAX_PER_ADDRESS && !addr.ip().is_loopback();
+        if all >= MAX_INCOMING || self.members.len() >= MAX_CONNECTIONS || crowded {
+            return None;
+        }
+        if self.candidates.is_banned(addr) {
             return None;
         }
         let key = self.new_key()?;
@@ -311,8 +329,8 @@ impl Swarm {
             Event::Cancel(block) => self.on_cancel(key, &block),
             Event::Block { block, data } => self.on_block(now, key, block, data),
             Event::Unrequested(length) => self.wasted += u64::from(length),
-            Event::Rejected(block) => self.on_rejected(key, &block),
-            Event::Choked => self.on_choked(key),
+            Event::Rejected(block) => self.on_rejected(now, key, &block),
+            Event::Choked => self.on_choked(now, key),
             Event::Unchoked => {}
             Event::Have(index) => self.on_have(now, key, index),
             Event::Bitfield(bits) => self.on_field(now, key, false, Some(bits)),
@@ -366,9 +384,17 @@ impl Swarm {
     /// Forgets a connection and everything it owed.
     fn remove(&mut self, now: Instant, key: PeerKey, reason: Option<CloseReason>) {
         let Some(mut member) = self.members.remove(&key) else { return };
+        self.dial_soon = true;
         self.choker.release(key);
         self.metadata.on_gone(key);
+        if member.down.total() > 0 {
+            self.departed.insert(key, member.candidate.unwrap_or(member.addr));
+            while self.departed.len() > MAX_DEPARTED {
+                self.departed.pop_first();
+            }
+        }
         let was_open = member.is_open();
+        let lasted = now.saturating_duration_since(member.since) >= CHOKE_ROUND * 3;
         if let Some(conn) = member.conn.as_mut() {
             let requests = conn.take_requests();
             self.forget_pieces(key, &member.has, &requests);
@@ -390,7 +416,10 @@ impl Swarm {
             Some(CloseReason::Duplicate) => self.candidates.on_closed(addr, now, REDIAL_SEED_AFTER),
             Some(CloseReason::Refresh) => self.candidates.on_closed(addr, now, Duration::ZERO),
             Some(CloseReason::BothComplete) => self.candidates.on_closed(addr, now, REDIAL_SEED_AFTER),
-            _ if was_open => self.candidates.on_closed(addr, now, REDIAL_AFTER),
+            // One that shakes hands and leaves is full, or does not want us: each time it is left alone for longer.
+            _ if was_open && (member.down.total() + member.up.total() > 0 || lasted) => {
+                self.candidates.on_closed(addr, now, REDIAL_AFTER);
+            }
             _ => {
                 self.failures += 1;
                 self.candidates.on_failure(addr, now);
@@ -419,10 +448,13 @@ impl Swarm {
                 self.flush(now, key);
             }
         }
-        self.dial(now);
+        if std::mem::take(&mut self.dial_soon) {
+            self.dial(now);
+        }
     }
 
     fn tick(&mut self, now: Instant) {
+        self.dial_soon = true;
         for key in self.keys() {
             let Some(conn) = self.conn(key) else { continue };
             if let Err(error) = conn.handle_timeout(now) {

@@ -62,7 +62,8 @@ impl Download {
             dht_trouble: finding.trouble,
             dht_asked: finding.asked,
             announced_to: finding.announced_to,
-            disk_trouble: self.full.clone(),
+            disk_trouble: self.disk_trouble.clone(),
+            private: self.info.as_ref().is_some_and(|i| i.is_private()),
             // Whole seconds: a figure that always moves would wake watchers for nothing.
             idle: Duration::from_secs(now.saturating_duration_since(self.last_arrival).as_secs()),
         };
