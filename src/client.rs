@@ -16,6 +16,7 @@ use tracing::{debug, warn};
 use crate::dht;
 use crate::driver::download::{self, Surroundings};
 use crate::driver::listen::{ListenError, listen};
+use crate::driver::state::StateFolder;
 use crate::driver::tcp::{Doors, Links};
 use crate::driver::throttle::Throttle;
 pub use crate::driver::transfer::{
@@ -39,6 +40,9 @@ const SEARCH_AGAIN_FETCHING: Duration = Duration::from_secs(5 * 60);
 /// A seed announces again this often: within the 30 minutes that announces live in some nodes.
 const ANNOUNCE_AGAIN: Duration = Duration::from_secs(20 * 60);
 
+/// Descriptors asked for; more than any transfer needs.
+const MAX_FILES: u64 = 65_536;
+
 /// How a client joins the world.
 #[derive(Debug, Clone, Default)]
 pub struct ClientConfig {
@@ -48,6 +52,8 @@ pub struct ClientConfig {
     pub bootstrap: Vec<String>,
     /// The bootstrap list is the user's own: private addresses are as good as any.
     pub private_network: bool,
+    /// Stay out of the DHT: only peers that are named, and whoever finds us.
+    pub no_dht: bool,
     /// Where the node id and known nodes outlive the process; none: nowhere.
     pub state_dir: Option<PathBuf>,
     /// Bytes a second, all transfers together.
@@ -73,7 +79,7 @@ pub struct Client {
     dht: Dht,
     around: Surroundings,
     seeds: std::sync::Mutex<Rng>,
-    state_dir: Option<PathBuf>,
+    state: Option<StateFolder>,
     listeners: Vec<AbortHandle>,
 }
 
@@ -82,9 +88,11 @@ impl Client {
     pub async fn start(config: ClientConfig) -> Result<Self, StartError> {
         let listening = listen(config.listen)?;
         let mut rng = Rng::from_seed(clock::entropy_seed()?);
-        let saved = config.state_dir.as_deref().and_then(state::load);
+        let network = if config.private_network { Some(config.bootstrap.as_slice()) } else { None };
+        let state = config.state_dir.as_deref().map(|dir| StateFolder::open(dir, network));
+        let saved = state.as_ref().and_then(|s| s.load(&mut rng));
         let network = if config.private_network { dht::Network::Local } else { dht::Network::Public };
-        let dht_config = dht::Config { network, ..dht::Config::default() };
+        let dht_config = dht::Config { network, read_only: config.no_dht, ..dht::Config::default() };
         let dht = Dht::spawn(dht_config, listening.udp, rng.child(), saved, config.bootstrap)?;
         let doors = Doors::default();
         let mut listeners = Vec::new();
@@ -99,8 +107,9 @@ impl Client {
             upload: Throttle::new(config.limit_upload),
             source,
         };
-        let around = Surroundings { links, doors, port: listening.port, dht: true };
-        Ok(Self { dht, around, seeds: std::sync::Mutex::new(rng), state_dir: config.state_dir, listeners })
+        let around = Surroundings { links, doors, port: listening.port, dht: !config.no_dht };
+        raise_file_limit();
+        Ok(Self { dht, around, seeds: std::sync::Mutex::new(rng), state, listeners })
     }
 
     /// The port of TCP and UDP.
@@ -131,8 +140,8 @@ impl Client {
         let peers = std::mem::take(&mut job.peers);
         let ends = download::spawn(job, self.around.clone(), seed);
         let mut helpers = vec![tokio::spawn(resolve_peers(peers, ends.candidates.clone())).abort_handle()];
-        helpers.push(tokio::spawn(pass_nodes(ends.dht_nodes, self.dht.clone())).abort_handle());
-        if !private {
+        if !private && self.around.dht {
+            helpers.push(tokio::spawn(pass_nodes(ends.dht_nodes, self.dht.clone())).abort_handle());
             let finder = Finder {
                 dht: self.dht.clone(),
                 hash,
@@ -148,7 +157,7 @@ impl Client {
 
     /// Writes the DHT's nodes to the state folder, where there is one.
     pub async fn save_state(&self) {
-        if self.state_dir.is_some() {
+        if self.state.is_some() {
             let snapshot = self.dht.snapshot().await;
             if !snapshot.nodes_v4.is_empty() || !snapshot.nodes_v6.is_empty() {
                 self.store(snapshot.into());
@@ -165,10 +174,21 @@ impl Client {
     }
 
     fn store(&self, saved: state::SavedNodes) {
-        if let Some(dir) = &self.state_dir
-            && let Err(error) = state::save(dir, &saved)
-        {
-            warn!("the DHT's nodes cannot be saved in {}: {error}", dir.display());
+        if let Some(state) = &self.state {
+            state.store(&saved);
+        }
+    }
+}
+
+/// Every connection and every file of a torrent takes a descriptor: as many as the system lets us have.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = limit.maximum.map_or(MAX_FILES, |most| most.min(MAX_FILES));
+    if limit.current.is_some_and(|current| current < wanted) {
+        let raised = Rlimit { current: Some(wanted), maximum: limit.maximum };
+        if let Err(error) = setrlimit(Resource::Nofile, raised) {
+            debug!(%error, "the number of open files stays as it is");
         }
     }
 }

@@ -4,6 +4,7 @@
 
 use std::fmt;
 
+use super::report::visible;
 use crate::client::{StartError, TransferError};
 use crate::driver::create::CreateError;
 use crate::driver::listen::ListenError;
@@ -65,7 +66,9 @@ impl fmt::Display for CliError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Whoever stops a run on purpose need not read that it failed.
         let stopped = matches!(self.code, Code::Interrupted | Code::Terminated);
-        write!(f, "{}{}", if stopped { "" } else { "error: " }, self.message)?;
+        // What was typed or pasted is shown, not obeyed.
+        let lines: Vec<String> = self.message.lines().map(visible).collect();
+        write!(f, "{}{}", if stopped { "" } else { "error: " }, lines.join("\n"))?;
         if let Some(hint) = &self.hint {
             write!(f, "\n\nhint: {hint}")?;
         }

@@ -119,7 +119,11 @@ async fn search(
 fn print(peer: SocketAddr, reporter: &Reporter) -> Result<(), CliError> {
     let address = peer.to_string();
     let printed = reporter.data(&address).and_then(|()| reporter.event(&Event::Peer { address }));
-    printed.map_err(|e| CliError::new(Code::Unknown, format!("stdout: {e}")))
+    match printed {
+        // Whoever read us has seen enough, as `head` does.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
+        other => other.map_err(|e| CliError::new(Code::Unknown, format!("stdout: {e}"))),
+    }
 }
 
 fn summary(stats: &LookupStats, peers: usize, reporter: &Reporter) -> Result<(), CliError> {

@@ -78,7 +78,7 @@ fn run(plan: &Plan, reporter: &mut Reporter) -> Result<(), CliError> {
         .enable_all()
         .build()
         .map_err(|e| CliError::new(Code::Unknown, format!("the runtime cannot start: {e}")))?;
-    let mut signals = Signals::listen();
+    let mut signals = Signals::listen(plan.output.quiet);
     let result = runtime.block_on(dispatch(plan, reporter, &mut signals));
     // A blocked thread (a disk that hangs) must not hold a run that is over.
     runtime.shutdown_background();

@@ -273,6 +273,10 @@ fn placement(args: &GetArgs, env: &Env) -> Result<Placement, CliError> {
     Ok(Placement::Folder { dir, name, overwrite: args.overwrite })
 }
 
+fn is_public_or_name(node: &str) -> bool {
+    node.parse::<std::net::SocketAddr>().map_or(true, |addr| !crate::dht::config::is_private(addr.ip()))
+}
+
 fn client(
     network: &NetworkArgs,
     transfer: &TransferArgs,
@@ -286,7 +290,8 @@ fn client(
     }
     if !own && !network.no_dht {
         bootstrap = bootstrap::default_nodes();
-        bootstrap.extend_from_slice(nodes);
+        // A stranger's file must not point us at machines of this network.
+        bootstrap.extend(nodes.iter().filter(|n| is_public_or_name(n)).cloned());
     }
     let state_dir = match &network.state_dir {
         _ if network.no_state || network.no_dht => None,
@@ -297,6 +302,7 @@ fn client(
         listen: network.listen,
         bootstrap,
         private_network: own || network.no_dht,
+        no_dht: network.no_dht,
         state_dir,
         limit_download: transfer.limit_rate,
         limit_upload: transfer.limit_upload,

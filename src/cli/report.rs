@@ -244,7 +244,9 @@ impl Reporter {
 
 /// A stranger's name must not move the cursor.
 pub fn visible(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '_' } else { c }).collect()
+    // Neither may a direction mark make `exe.png` of `gnp.exe`.
+    let hidden = |c: char| c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    text.chars().map(|c| if hidden(c) { '_' } else { c }).collect()
 }
 
 /// Whether `each` has gone by since the last time; if so, that time is now.

@@ -21,7 +21,7 @@ use crate::client::{Client, Job, Placement, Source, Status, Transfer, TransferEv
 use crate::driver::clock;
 use crate::driver::create::{Content, CreateError};
 use crate::wire::magnet::Magnet;
-use crate::wire::metainfo::Info;
+use crate::wire::metainfo::{Info, Metainfo};
 
 /// Figures are looked at this often.
 const TICK: Duration = Duration::from_millis(250);
@@ -69,7 +69,9 @@ async fn share_all(
         let root = content.root().to_owned();
         let info = Arc::new(hash(content, reporter, signals).await?);
         if let Some(out) = out {
-            write_torrent(&info, out, true)?;
+            // Our own of the last run, or another torrent: replaced. Anything else is somebody's file.
+            let torrent = std::fs::read(out).is_ok_and(|old| Metainfo::parse(&old.into()).is_ok());
+            write_torrent(&info, out, torrent)?;
         }
         transfers.push(client.add(Job {
             source: Source::Info(Arc::clone(&info)),

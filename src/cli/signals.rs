@@ -21,13 +21,13 @@ pub struct Signals {
 
 impl Signals {
     /// Starts to listen. Where that fails, signals keep their usual effect.
-    pub fn listen() -> Self {
+    pub fn listen(quiet: bool) -> Self {
         let (sender, first) = watch::channel(None);
         let stopped = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&stopped);
         let thread = std::thread::Builder::new().name("signals".to_owned()).stack_size(256 << 10);
         let spawned = thread.spawn(move || {
-            if let Err(error) = run(&sender, &flag) {
+            if let Err(error) = run(&sender, &flag, quiet) {
                 tracing::debug!(%error, "no orderly end on signals");
             }
         });
@@ -57,7 +57,7 @@ fn interrupted(code: Code) -> CliError {
     CliError::new(code, format!("stopped by {by}"))
 }
 
-fn run(sender: &watch::Sender<Option<Code>>, flag: &AtomicBool) -> std::io::Result<()> {
+fn run(sender: &watch::Sender<Option<Code>>, flag: &AtomicBool, quiet: bool) -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
     runtime.block_on(async {
         let mut interrupt = signal(SignalKind::interrupt())?;
@@ -65,7 +65,9 @@ fn run(sender: &watch::Sender<Option<Code>>, flag: &AtomicBool) -> std::io::Resu
         let code = either(&mut interrupt, &mut terminate).await;
         flag.store(true, Ordering::Relaxed);
         sender.send_replace(Some(code));
-        let _ = writeln!(std::io::stderr(), "\nstopping; once more to leave at once");
+        if !quiet {
+            let _ = writeln!(std::io::stderr(), "\nstopping; once more to leave at once");
+        }
         let code = either(&mut interrupt, &mut terminate).await;
         std::process::exit(code as i32)
     })

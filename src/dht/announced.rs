@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use lru::LruCache;
 
-use super::config::{ANNOUNCE_EXPIRY, MAX_PEERS_PER_HASH, STORE_BYTES};
+use super::config::{ANNOUNCE_EXPIRY, MAX_PEERS_PER_HASH, MAX_PORTS_PER_ADDRESS, STORE_BYTES};
 use crate::id::InfoHash;
 use crate::rng::Rng;
 
@@ -52,7 +52,15 @@ impl Announced {
             known.1 = now;
             return;
         }
-        if peers.len() < MAX_PEERS_PER_HASH {
+        let same = peers.iter_mut().filter(|(p, _)| p.ip() == peer.ip() && !p.ip().is_loopback());
+        let (count, oldest) =
+            same.fold((0, None::<&mut (SocketAddr, Instant)>), |(n, old), entry| match old {
+                Some(old) if old.1 <= entry.1 => (n + 1, Some(old)),
+                _ => (n + 1, Some(entry)),
+            });
+        if let (MAX_PORTS_PER_ADDRESS.., Some(oldest)) = (count, oldest) {
+            *oldest = (peer, now);
+        } else if peers.len() < MAX_PEERS_PER_HASH {
             peers.push((peer, now));
             self.bytes += PEER_COST;
         } else if let Some(oldest) = peers.iter_mut().min_by_key(|(_, at)| *at) {

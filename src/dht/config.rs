@@ -50,7 +50,7 @@ pub const STALL_MIN: Duration = Duration::from_millis(100);
 /// Round trips remembered for the percentile: enough for a 95th, few enough to follow a change.
 pub const RTT_SAMPLES: usize = 64;
 /// Queries in flight in all: twice what all searches together can have.
-pub const MAX_IN_FLIGHT: usize = 1024;
+pub const MAX_IN_FLIGHT: usize = 4096;
 
 /// Searches by the user at a time: more than a swarm client starts, few enough to pace.
 pub const MAX_SEARCHES: usize = 64;
@@ -102,6 +102,8 @@ pub const ANNOUNCE_EXPIRY: Duration = Duration::from_secs(60 * 60);
 pub const STORE_BYTES: usize = 8 << 20;
 /// Peers of one info-hash: a reply holds fewer than 100 of them.
 pub const MAX_PEERS_PER_HASH: usize = 1000;
+/// Ports of one address announced for one hash: several users behind one NAT, not a crowd made up by one.
+pub const MAX_PORTS_PER_ADDRESS: usize = 16;
 /// Payload of a reply: larger ones meet firewalls and the limits of other nodes.
 pub const MAX_PAYLOAD: usize = 1024;
 

@@ -79,6 +79,14 @@ impl<P> InFlight<P> {
         Some(query)
     }
 
+    /// A query that was sent there; it is not under way any more. Rare, so a walk over all is cheap enough.
+    pub fn take_to(&mut self, to: SocketAddr) -> Option<Pending<P>> {
+        let tid = self.queries.iter().find(|(_, q)| q.to == to).map(|(tid, _)| *tid)?;
+        let query = self.queries.remove(&tid)?;
+        self.deadlines.remove(&(query.deadline, tid));
+        Some(query)
+    }
+
     /// The next query whose time is up.
     pub fn take_expired(&mut self, now: Instant) -> Option<Pending<P>> {
         let &(deadline, tid) = self.deadlines.first()?;

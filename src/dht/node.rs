@@ -21,8 +21,8 @@ use self::search::{Kind, Search};
 use self::upkeep::Upkeep;
 use super::announced::Announced;
 use super::config::{
-    Config, MAX_BOOTSTRAP, MAX_EVENTS, MAX_PINGS, MAX_SEARCHES, MAX_TRANSMITS, PING_TIMEOUT, QUERY_TIMEOUT,
-    VERSION, is_private, is_sendable,
+    Config, K, MAX_BOOTSTRAP, MAX_EVENTS, MAX_PINGS, MAX_SEARCHES, MAX_TRANSMITS, PING_TIMEOUT,
+    QUERY_TIMEOUT, VERSION, is_private, is_sendable,
 };
 use super::event::{BootstrapState, Counters, Event, Full, LookupId, PingId, Reason, Snapshot, Transmit};
 use super::inflight::{InFlight, Pending};
@@ -37,6 +37,8 @@ use crate::wire::krpc::{Body, Message, Method, ParseError, Query, Reply, Want, c
 /// A node of the DHT.
 #[derive(Debug)]
 pub struct Node {
+    /// When somebody last answered.
+    last_reply: Option<Instant>,
     config: Config,
     id: NodeId,
     rng: Rng,
@@ -77,6 +79,7 @@ impl Node {
         let random_id = Id160::random(&mut rng);
         let id = config.id.unwrap_or(random_id);
         Self {
+            last_reply: None,
             id,
             tables: [Table::new(id), Table::new(id)],
             inflight: InFlight::new(rng.child()),
@@ -324,11 +327,16 @@ impl Node {
         let contact = Contact { id: reply.id, addr: from };
         let rtt = now.saturating_duration_since(query.sent);
         let is_router = self.note_bootstrap(from);
-        if query.expect.is_some_and(|id| id != reply.id) {
-            self.blame(&query);
-        }
+        self.last_reply = Some(now);
         if !is_router {
             self.tables[family(from)].on_answer(now, contact, rtt, &self.config);
+        }
+        if query.expect.is_some_and(|id| id != reply.id) {
+            // Whoever named this node lied about its place, or it has moved: its answer is not one from there.
+            self.blame(now, &query);
+            if matches!(query.purpose, Purpose::Search(_) | Purpose::Announce(_)) {
+                return self.on_failure(now, &query);
+            }
         }
         match query.purpose {
             Purpose::Search(id) => self.on_search_reply(now, id, contact, reply),
@@ -350,13 +358,27 @@ impl Node {
     }
 
     fn on_timeout(&mut self, now: Instant, query: &Pending<Purpose>) {
-        self.blame(query);
+        // Where nobody has answered since, the silence may be ours: a cable, a sleep, a router.
+        if self.last_reply.is_some_and(|at| at > query.sent) {
+            self.blame(now, query);
+        }
         self.on_failure(now, query);
     }
 
-    fn blame(&mut self, query: &Pending<Purpose>) {
+    fn blame(&mut self, now: Instant, query: &Pending<Purpose>) {
         if let Some(id) = query.expect {
+            let known = self.tables[0].len() + self.tables[1].len();
             self.tables[family(query.to)].on_failure(&Contact { id, addr: query.to });
+            if self.tables[0].len() + self.tables[1].len() < known.min(K) {
+                self.rejoin_soon(now);
+            }
+        }
+    }
+
+    /// The system cannot send there, and says so: what was asked of it fails at once, and is nobody's fault.
+    pub fn handle_unreachable(&mut self, now: Instant, to: SocketAddr) {
+        while let Some(query) = self.inflight.take_to(to) {
+            self.on_failure(now, &query);
         }
     }
 

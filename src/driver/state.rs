@@ -5,19 +5,25 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use data_encoding::HEXLOWER;
+use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
+use sha1::{Digest as _, Sha1};
 use thiserror::Error;
 
 use super::clock;
 use crate::dht::Snapshot;
 use crate::id::{Id160, NodeId};
+use crate::rng::Rng;
 use crate::wire::compact::{self, Contact};
 
 /// The file's name in the state directory.
 pub const FILE_NAME: &str = "dht.state";
+/// Who holds a lock on this file owns the id.
+const LOCK_NAME: &str = "dht.lock";
 /// A file larger than this is none of ours: 256 contacts of each family take 17 kB.
 const MAX_FILE: u64 = 1 << 20;
 /// Contacts of each family that are saved: more than a start can use.
@@ -131,9 +137,79 @@ fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.sync_all()
 }
 
+/// A state folder as one run uses it.
+///
+/// Each network has a folder of its own, so that a private one never learns of the public one's nodes. The
+/// first run to come holds its id; another one beside it borrows the contacts and saves nothing.
+#[derive(Debug)]
+pub struct StateFolder {
+    dir: PathBuf,
+    /// Held for as long as the run lasts; none for a guest.
+    lock: Option<File>,
+}
+
+impl StateFolder {
+    /// The folder of the public network, or that of the network with these entry points.
+    pub fn open(dir: &Path, network: Option<&[String]>) -> Self {
+        let dir = match network {
+            None => dir.to_owned(),
+            Some(entries) => {
+                let mut entries = entries.to_vec();
+                entries.sort();
+                let digest: [u8; 20] = Sha1::digest(entries.join("\n")).into();
+                dir.join(format!("network-{}", HEXLOWER.encode(&digest[..4])))
+            }
+        };
+        let lock = fs::create_dir_all(&dir).and_then(|()| File::create(dir.join(LOCK_NAME)));
+        let lock = lock.and_then(|file| match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(file),
+            Err(error) => Err(error.into()),
+        });
+        if let Err(error) = &lock {
+            tracing::debug!(dir = %dir.display(), %error, "another run holds the node id, or nothing can be kept");
+        }
+        Self { dir, lock: lock.ok() }
+    }
+
+    /// What an earlier run saved; for a guest, its contacts under an id of our own.
+    pub fn load(&self, rng: &mut Rng) -> Option<SavedNodes> {
+        let mut saved = load(&self.dir)?;
+        if self.lock.is_none() {
+            saved.id = Id160::random(rng);
+        }
+        Some(saved)
+    }
+
+    /// Saves, unless another run does.
+    pub fn store(&self, saved: &SavedNodes) {
+        if self.lock.is_some()
+            && let Err(error) = save(&self.dir, saved)
+        {
+            tracing::warn!("the DHT's nodes cannot be saved in {}: {error}", self.dir.display());
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn two_runs_never_share_an_id_and_networks_never_share_contacts() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut rng = Rng::from_u64(1);
+        let saved = SavedNodes { id: Id160([7; 20]), contacts: Vec::new() };
+        let first = StateFolder::open(dir.path(), None);
+        first.store(&saved);
+        let second = StateFolder::open(dir.path(), None);
+        assert_ne!(second.load(&mut rng).unwrap().id, saved.id);
+        second.store(&SavedNodes::default());
+        assert_eq!(first.load(&mut rng), Some(saved.clone()));
+        let own = StateFolder::open(dir.path(), Some(&["10.0.0.5:6881".into()]));
+        assert_eq!(own.load(&mut rng), None);
+        drop(first);
+        assert_eq!(StateFolder::open(dir.path(), None).load(&mut rng), Some(saved));
+    }
 
     fn some() -> SavedNodes {
         let contact = |addr: &str| Contact { id: Id160([3; 20]), addr: addr.parse().unwrap() };

@@ -141,7 +141,8 @@ impl Metadata {
     fn relieve(&mut self, size: u32, now: Instant) {
         let Some(table) = self.tables.get(&size) else { return };
         let Some(alone) = table.alone else { return };
-        let overdue = |b: &Block| b.data.is_none() && b.ask.is_some_and(|a| a.peer == alone && a.same_at <= now);
+        let overdue =
+            |b: &Block| b.data.is_none() && b.ask.is_some_and(|a| a.peer == alone && a.same_at <= now);
         let refuses = self.claimants.get(&alone).is_none_or(|c| c.not_before.is_some_and(|t| t > now));
         if refuses || table.blocks.iter().any(overdue) {
             self.try_next_alone(size, alone);
@@ -162,7 +163,8 @@ impl Metadata {
     fn make_room(&mut self, keep: u32) -> bool {
         let claims = |size: u32| self.claimants.values().filter(|c| c.size == size).count();
         let others = self.tables.values().filter(|t| t.size != keep && claims(t.size) <= 1);
-        let Some(worst) = others.min_by_key(|t| (t.held() > 0, std::cmp::Reverse(t.size))).map(|t| t.size) else {
+        let Some(worst) = others.min_by_key(|t| (t.held() > 0, std::cmp::Reverse(t.size))).map(|t| t.size)
+        else {
             return false;
         };
         self.claimants.retain(|_, c| c.size != worst);
@@ -250,7 +252,8 @@ impl Metadata {
         let claimants = || self.claimants.iter().filter(|(_, c)| c.size == table.size);
         // Where nobody else can be asked, only the same peer's wait counts.
         let others = table.alone.is_none() && claimants().nth(1).is_some();
-        let again_at = if others { asks().map(|a| a.again_at).min()? } else { asks().map(|a| a.same_at).min()? };
+        let again_at =
+            if others { asks().map(|a| a.again_at).min()? } else { asks().map(|a| a.same_at).min()? };
         let askable = |(&peer, c): (&PeerKey, &Claimant)| {
             let asked = table.alone.is_none_or(|alone| alone == peer);
             asked.then(|| c.not_before.map_or(again_at, |t| t.max(again_at)))

@@ -90,15 +90,24 @@ impl Node {
 
     pub(super) fn on_joined(&mut self, now: Instant, answered: bool) {
         let (known, upkeep) = (self.known(), &mut self.upkeep);
-        upkeep.joined |= answered;
+        upkeep.joined = known > 0 && (upkeep.joined || answered);
         upkeep.joins += 1;
-        let wait = upkeep.join_wait;
         let ceiling = if known == 0 { JOIN_RETRY_MAX } else { JOIN_SMALL_MAX };
+        // A table that has emptied since must not wait as long as a full one may.
+        let wait = if known < K { upkeep.join_wait.min(ceiling) } else { upkeep.join_wait };
         upkeep.join_wait = if known >= K && wait >= JOIN_RETRY_MAX { JOIN_EVERY } else { wait * 2 };
         if known < K {
             upkeep.join_wait = upkeep.join_wait.min(ceiling);
         }
         upkeep.join_at = Some(now + wait);
+    }
+
+    /// The table has shrunk below what a search needs: joins again soon.
+    pub(super) fn rejoin_soon(&mut self, now: Instant) {
+        self.upkeep.joined &= self.known() > 0;
+        self.upkeep.join_wait = JOIN_RETRY;
+        let soon = now + JOIN_RETRY;
+        self.upkeep.join_at = self.upkeep.join_at.map(|at| at.min(soon));
     }
 
     pub(super) fn join_at(&self) -> Option<Instant> {

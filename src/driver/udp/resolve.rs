@@ -9,8 +9,9 @@ use tokio::sync::mpsc;
 
 use super::task::Command;
 
-/// Waits between attempts: the network may come up after us. Then the name is given up.
-const RETRIES_S: [u64; 6] = [1, 3, 10, 30, 120, 600];
+/// Waits between attempts: the network may come up long after us. The last one is repeated.
+const RETRIES_S: [u64; 5] = [1, 3, 10, 30, 60];
+const RETRY_AT_MOST_S: u64 = 60;
 
 /// A list, sorted by what can be done with each entry.
 pub(super) struct Sorted {
@@ -36,7 +37,7 @@ pub(super) fn sort_out(entries: Vec<String>) -> Sorted {
 
 /// Resolves one name to all its addresses and hands them to the task, for as long as that lives.
 pub(super) async fn resolve(name: String, commands: mpsc::WeakSender<Command>) {
-    for wait_s in RETRIES_S.into_iter().map(Some).chain([None]) {
+    for wait_s in RETRIES_S.into_iter().chain(std::iter::repeat(RETRY_AT_MOST_S)) {
         let found = tokio::net::lookup_host(&name).await.map(|addrs| addrs.collect());
         match found {
             Ok(addrs) => {
@@ -47,10 +48,7 @@ pub(super) async fn resolve(name: String, commands: mpsc::WeakSender<Command>) {
             }
             Err(error) => tracing::debug!(%name, %error, "a node to start from has no address yet"),
         }
-        match wait_s {
-            Some(seconds) => tokio::time::sleep(Duration::from_secs(seconds)).await,
-            None => tracing::debug!(%name, "given up"),
-        }
+        tokio::time::sleep(Duration::from_secs(wait_s)).await;
         if commands.strong_count() == 0 {
             return;
         }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
+use std::io::ErrorKind::{AddrNotAvailable, HostUnreachable, NetworkUnreachable};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -255,6 +256,7 @@ impl Task {
 
     /// Sends what the sockets take now; the rest waits for them to become writable.
     fn flush(&mut self) {
+        let mut unreachable = Vec::new();
         for (socket, outbox) in self.sockets.iter().zip(&mut self.outbox) {
             let Some(socket) = socket else {
                 outbox.clear();
@@ -263,12 +265,21 @@ impl Task {
             while let Some(transmit) = outbox.front() {
                 match socket.try_send_to(&transmit.payload, transmit.to) {
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                    // No route, a firewall: for the node it is a datagram lost.
-                    Err(error) => tracing::debug!(to = %transmit.to, %error, "cannot send"),
+                    Err(error) => {
+                        tracing::debug!(to = %transmit.to, %error, "cannot send");
+                        // No route, no address of that family. Anything else is a datagram lost.
+                        if matches!(error.kind(), NetworkUnreachable | HostUnreachable | AddrNotAvailable) {
+                            unreachable.push(transmit.to);
+                        }
+                    }
                     Ok(_) => {}
                 }
                 outbox.pop_front();
             }
+        }
+        let now = clock::now();
+        for addr in unreachable {
+            self.node.handle_unreachable(now, addr);
         }
     }
 
