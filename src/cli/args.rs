@@ -15,6 +15,7 @@ use crate::wire::magnet::HostPort;
 /// The whole command line.
 #[derive(Debug, Parser)]
 #[command(
+    propagate_version = true,
     name = "dhtget",
     version,
     about = "Fetch and share torrents without trackers: from a magnet link to verified files",

@@ -402,6 +402,62 @@ mod tests {
     }
 
     #[test]
+    fn a_slow_peer_is_not_asked_for_the_same_block_again_and_again() {
+        let (whole, hash) = dictionary(METADATA_BLOCK_LEN as usize * 6);
+        let size = whole.len() as u64;
+        let (mut m, start) = (Metadata::new(hash), Instant::now());
+        assert!(m.claim(peer(1), size, Duration::from_millis(50)));
+        let mut asked = m.ask(peer(1), start).len();
+        // One block each second and a half: slower than any round trip promises.
+        let mut outcome = Outcome::Ignored;
+        for block_number in 0..6 {
+            for tenth in 0..15 {
+                let now = start + Duration::from_millis(1500 * u64::from(block_number) + 100 * tenth);
+                asked += m.ask(peer(1), now).len();
+            }
+            outcome = m.on_data(peer(1), block_number, size, &block(&whole, block_number));
+        }
+        assert_eq!(outcome, Outcome::Complete(whole));
+        assert!(asked <= 10, "{asked} requests for 6 blocks");
+    }
+
+    #[test]
+    fn a_silent_peer_that_is_tried_alone_makes_way() {
+        let (whole, hash) = dictionary(METADATA_BLOCK_LEN as usize * 9);
+        let size = whole.len() as u64;
+        let (mut m, mut now) = (Metadata::new(hash), Instant::now());
+        assert!(m.claim(peer(1), size, Duration::ZERO) && m.claim(peer(2), size, Duration::ZERO));
+        let junk = Bytes::from(vec![0xee; METADATA_BLOCK_LEN as usize]);
+        for b in m.ask(peer(1), now) {
+            m.on_data(peer(1), b, size, &junk);
+        }
+        let last = m.ask(peer(2), now)[0];
+        assert_eq!(m.on_data(peer(2), last, size, &block(&whole, last)), Outcome::Failed(vec![]));
+        let mut outcome = Outcome::Ignored;
+        for _ in 0..20 {
+            m.ask(peer(1), now);
+            for b in m.ask(peer(2), now) {
+                outcome = m.on_data(peer(2), b, size, &block(&whole, b));
+            }
+            now += Duration::from_secs(1);
+        }
+        assert_eq!(outcome, Outcome::Complete(whole));
+    }
+
+    #[test]
+    fn false_sizes_do_not_lock_out_the_true_one() {
+        let (whole, hash) = dictionary(100);
+        let (mut m, now) = (Metadata::new(hash), Instant::now());
+        for n in 0..MAX_METADATA_SIZES as u32 {
+            assert!(m.claim(peer(n + 1), 1000 + u64::from(n), Duration::ZERO));
+        }
+        assert!(m.claim(peer(99), 100, Duration::ZERO));
+        assert_eq!(m.ask(peer(99), now), [0]);
+        assert_eq!(m.on_data(peer(99), 0, 100, &whole), Outcome::Complete(whole));
+        assert!(m.tables.len() <= MAX_METADATA_SIZES);
+    }
+
+    #[test]
     fn blocks_that_nobody_asked_for_or_that_cannot_be_are_not_kept() {
         let (whole, hash) = dictionary(100);
         let mut m = Metadata::new(hash);

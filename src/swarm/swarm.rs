@@ -472,3 +472,6 @@ impl Swarm {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -62,6 +62,49 @@ fn two_nodes_find_what_one_announced_to_the_other() {
     assert!(matches!(&events(&mut nodes[0])[0], Event::Peers { peers, .. } if *peers == [peer]));
 }
 
+/// A node that answers under another id than the one it was named under is not where the search wanted it.
+#[test]
+fn an_answer_under_another_id_does_not_count_as_the_one_that_was_named() {
+    let now = Instant::now();
+    let mut asker = node(1, now);
+    asker.add_bootstrap(now, [at(2)]);
+    asker.get_peers(now, HASH).unwrap();
+    let mut rng = crate::rng::Rng::from_u64(9);
+    let (liar, honest) = (Id160::random(&mut rng), Id160::random(&mut rng));
+    // The liar names an honest node, at(3), as if it stood right beside the target.
+    let false_id = HASH.random_with_prefix(100, &mut rng);
+    for _ in 0..100 {
+        while let Some(t) = asker.poll_transmit() {
+            let Ok(query) = Message::parse(&t.payload) else { continue };
+            let (id, nodes) = if t.to == at(2) { (liar, Some((false_id, at(3)))) } else { (honest, None) };
+            let mut compact = Vec::new();
+            if let Some((id, addr)) = nodes {
+                crate::wire::compact::write_node(&Contact { id, addr }, &mut compact);
+            }
+            let mut reply = b"d1:rd2:id20:".to_vec();
+            reply.extend_from_slice(id.as_bytes());
+            reply.extend_from_slice(format!("5:nodes{}:", compact.len()).as_bytes());
+            reply.extend_from_slice(&compact);
+            reply.extend_from_slice(format!("e1:t{}:", query.transaction.len()).as_bytes());
+            reply.extend_from_slice(query.transaction);
+            reply.extend_from_slice(b"1:y1:re");
+            asker.handle_datagram(now, t.to, &reply);
+        }
+    }
+    let mut done = false;
+    for second in 0..40 {
+        asker.handle_timeout(now + Duration::from_secs(second));
+        while asker.poll_transmit().is_some() {}
+        for event in events(&mut asker) {
+            if let Event::Done { closest, .. } = event {
+                done = true;
+                assert!(closest.iter().all(|c| c.id != false_id), "{closest:?}");
+            }
+        }
+    }
+    assert!(done);
+}
+
 #[test]
 fn a_search_on_an_empty_table_goes_straight_to_addresses_that_come_later() {
     let now = Instant::now();
