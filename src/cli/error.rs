@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use super::report::visible;
+use super::text::visible;
 use crate::client::{StartError, TransferError};
 use crate::driver::create::CreateError;
 use crate::driver::listen::ListenError;

@@ -19,6 +19,7 @@ mod report;
 mod share;
 mod signals;
 pub mod target;
+mod text;
 
 use std::ffi::OsString;
 use std::io::Write as _;

@@ -14,6 +14,7 @@ use super::error::CliError;
 use super::json::{self, Event, ProgressEvent};
 use super::plan::Output;
 use super::progress;
+use super::text::visible;
 use crate::client::Status;
 use crate::driver::udp::DhtStatus;
 
@@ -242,13 +243,6 @@ impl Reporter {
     }
 }
 
-/// A stranger's name must not move the cursor.
-pub fn visible(text: &str) -> String {
-    // Neither may a direction mark make `exe.png` of `gnp.exe`.
-    let hidden = |c: char| c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    text.chars().map(|c| if hidden(c) { '_' } else { c }).collect()
-}
-
 /// Whether `each` has gone by since the last time; if so, that time is now.
 fn is_due(last: &mut Option<Instant>, now: Instant, each: Duration) -> bool {
     let due = last.is_none_or(|last| now.saturating_duration_since(last) >= each);
@@ -306,11 +300,6 @@ mod tests {
         assert!(is_due(&mut last, now, LINE_EACH));
         assert!(!is_due(&mut last, now + Duration::from_secs(9), LINE_EACH));
         assert!(is_due(&mut last, now + LINE_EACH, LINE_EACH));
-    }
-
-    #[test]
-    fn names_of_strangers_are_harmless() {
-        assert_eq!(visible("a\x1b[2Jb\n"), "a_[2Jb_");
     }
 
     #[test]
