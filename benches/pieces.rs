@@ -35,7 +35,13 @@ fn info(pieces: usize) -> Arc<Info> {
 
 /// A swarm that lacks everything, and one peer with every second piece that lets it request.
 fn swarm(info: &Arc<Info>, now: Instant) -> (Swarm, PeerKey) {
-    let config = Config { peer_id: Id160([1; 20]), listen_port: None, dht_port: None, metadata_only: false };
+    let config = Config {
+        peer_id: Id160([1; 20]),
+        listen_port: None,
+        dht_port: None,
+        metadata_only: false,
+        download_limit: None,
+    };
     let mut swarm = Swarm::new(info.hash(), config, [3; 32], now);
     swarm.handle(now, Input::Info(info.clone()));
     swarm.handle(now, Input::DiskReady(Bitfield::none(info.layout().count())));

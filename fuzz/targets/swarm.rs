@@ -77,6 +77,7 @@ pub fn run(data: &[u8]) -> u64 {
         listen_port: Some(6881),
         dht_port: Some(6882),
         metadata_only: flags & 12 == 12,
+        download_limit: (flags & 16 != 0).then_some(1 << 20),
     };
     let mut world = World {
         swarm: Swarm::new(info.hash(), config, [flags; 32], start),

@@ -144,6 +144,7 @@ impl Download {
             listen_port: Some(around.port),
             dht_port: (around.dht && !private).then_some(around.port),
             metadata_only: matches!(job.placement, Placement::Nowhere),
+            download_limit: around.links.download.rate(),
         };
         let (net, net_out) = mpsc::channel(MAX_NET);
         Self {

@@ -28,6 +28,12 @@ impl Throttle {
         Self(rate.map(|r| Arc::new(Mutex::new(bucket(r)))))
     }
 
+    /// The limit in bytes a second, if there is one.
+    pub fn rate(&self) -> Option<u64> {
+        let bucket = self.0.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(bucket.rate as u64)
+    }
+
     /// Waits until at least one of `wanted` bytes may pass and returns how many may.
     pub async fn take(&self, wanted: usize) -> usize {
         let Some(bucket) = &self.0 else { return wanted };

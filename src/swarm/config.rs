@@ -38,6 +38,8 @@ pub const STRIKE_REST: Duration = Duration::from_secs(1);
 pub const FIRST_DEPTH: usize = 16;
 /// Seconds of a peer's rate that are requested ahead.
 pub const DEPTH_SECONDS: u64 = 2;
+/// Seconds of the user's limit that are requested ahead, over all peers: what is on its way waits in sockets.
+pub const LIMIT_SECONDS: u64 = 5;
 /// Requests a peer always may have under way, however slow it seems.
 pub const MIN_DEPTH: usize = 4;
 /// How many peers may be asked for the same block at the end, beside the first.
@@ -85,4 +87,6 @@ pub struct Config {
     pub dht_port: Option<u16>,
     /// Stop at the metadata.
     pub metadata_only: bool,
+    /// Bytes a second that the driver lets in, where the user set a limit.
+    pub download_limit: Option<u64>,
 }

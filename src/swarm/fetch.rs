@@ -187,6 +187,7 @@ impl Swarm {
 
     /// Asks a peer for as much as its pipeline holds.
     pub(super) fn fill(&mut self, now: Instant, key: PeerKey) {
+        let under_limit = self.room_under_limit();
         let (Some(info), Some(pieces)) = (&self.info, &mut self.pieces) else { return };
         let Some(member) = self.members.get_mut(&key) else { return };
         let Some(conn) = member.conn.as_mut() else { return };
@@ -195,7 +196,7 @@ impl Swarm {
             return;
         }
         let depth = member.depth.min(conn.request_limit());
-        let room = depth.saturating_sub(conn.requests());
+        let room = depth.saturating_sub(conn.requests()).min(under_limit);
         // In batches: a request for each block that arrives would wake the other side for each.
         if room == 0 || (room < depth / 4 && conn.requests() > 8) {
             return;
@@ -214,6 +215,16 @@ impl Swarm {
         for block in blocks {
             conn.request(block);
         }
+    }
+
+    /// Blocks that may still be asked for under the user's limit. Without this bound many peers would each get
+    /// a trickle through it, and all of them look stalled.
+    fn room_under_limit(&self) -> usize {
+        let Some(limit) = self.config.download_limit else { return usize::MAX };
+        let most = (limit * LIMIT_SECONDS / u64::from(BLOCK_LEN)).max(MIN_DEPTH as u64) as usize;
+        let live = self.members.values().filter(|m| !m.snubbed);
+        let asked = live.filter_map(|m| m.conn.as_ref()).map(|c| c.requests()).sum();
+        most.saturating_sub(asked)
     }
 
     /// Endgame: an idle peer is asked for what slower ones were asked for.
@@ -272,6 +283,12 @@ impl Swarm {
         let Some(member) = self.members.get_mut(&key) else { return };
         member.adapt_depth(now);
         let Some(conn) = member.conn.as_mut() else { return };
+        // Where the user's limit holds blocks back, nobody is to blame.
+        let throttled =
+            self.config.download_limit.is_some_and(|l| self.down.per_second(now, SNUB_AFTER) * 5 >= l * 4);
+        if throttled {
+            return;
+        }
         let silent = now.saturating_duration_since(member.last_block);
         if conn.requests() == 0 || silent < SNUB_AFTER {
             return;

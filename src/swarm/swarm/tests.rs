@@ -35,8 +35,13 @@ struct Table {
 impl Table {
     fn new() -> Self {
         let now = Instant::now();
-        let config =
-            Config { peer_id: Id160([1; 20]), listen_port: None, dht_port: None, metadata_only: false };
+        let config = Config {
+            peer_id: Id160([1; 20]),
+            listen_port: None,
+            dht_port: None,
+            metadata_only: false,
+            download_limit: None,
+        };
         let mut swarm = Swarm::new(info().hash(), config, [1; 32], now);
         swarm.handle(now, Input::Info(info()));
         swarm.handle(now, Input::DiskReady(Bitfield::none(PIECES)));
@@ -185,4 +190,23 @@ fn a_piece_for_one_peer_alone_goes_to_another_when_that_peer_chokes() {
         table.pass(Duration::from_secs(1));
     }
     assert!(table.is_complete(), "{:?}", table.swarm.stats(table.now));
+}
+
+#[test]
+fn a_users_limit_bounds_what_all_peers_together_are_asked_for() {
+    let mut table = Table::new();
+    table.swarm.config.download_limit = Some(16 * 1024);
+    (1..=8).for_each(|id| {
+        table.join(id, Reserved::OURS);
+    });
+    let asked = table.requests();
+    assert!(!asked.is_empty() && asked.len() as u64 <= LIMIT_SECONDS, "{} requests", asked.len());
+    for _ in 0..60 {
+        table.pass(Duration::from_secs(1));
+        // One block a second is all that the limit lets through.
+        if let Some((key, block)) = table.requests().first().copied() {
+            table.say(key, &[Table::block(block)]);
+        }
+    }
+    assert!(table.swarm.stats(table.now).wasted == 0);
 }
