@@ -35,13 +35,7 @@ fn info(pieces: usize) -> Arc<Info> {
 
 /// A swarm that lacks everything, and one peer with every second piece that lets it request.
 fn swarm(info: &Arc<Info>, now: Instant) -> (Swarm, PeerKey) {
-    let config = Config {
-        peer_id: Id160([1; 20]),
-        listen_port: None,
-        dht_port: None,
-        metadata_only: false,
-        download_limit: None,
-    };
+    let config = Config::new(Id160([1; 20]));
     let mut swarm = Swarm::new(info.hash(), config, [3; 32], now);
     swarm.handle(now, Input::Info(info.clone()));
     swarm.handle(now, Input::DiskReady(Bitfield::none(info.layout().count())));

@@ -337,7 +337,7 @@ mod tests {
     }
 
     fn get_plan(line: &str) -> GetPlan {
-        match plan_in(Path::new("/work"), &format!("get {HEX} {line}")).unwrap().action {
+        match plan_in(Path::new("/home/u"), &format!("get {HEX} {line}")).unwrap().action {
             Action::Get(plan) => *plan,
             other => panic!("{other:?}"),
         }
@@ -346,11 +346,11 @@ mod tests {
     #[test]
     fn a_file_goes_where_wget_would_put_it() {
         for (flags, folder, file) in [
-            ("", "/work", None),
-            ("-d a", "/work/a", None),
-            ("-o b", "/work/", Some("b")),
-            ("-O b", "/work/", Some("b")),
-            ("-d a -o b/c", "/work/a/b", Some("c")),
+            ("", "/home/u", None),
+            ("-d a", "/home/u/a", None),
+            ("-o b", "/home/u/", Some("b")),
+            ("-O b", "/home/u/", Some("b")),
+            ("-d a -o b/c", "/home/u/a/b", Some("c")),
             ("-d a -o /b/c", "/b", Some("c")),
         ] {
             let Placement::Folder { dir, name, .. } = get_plan(flags).placement else { panic!() };
@@ -383,7 +383,7 @@ mod tests {
     #[test]
     fn state_seed_and_limits() {
         assert_eq!(get_plan("").client.state_dir, Some("/state".into()));
-        assert_eq!(get_plan("--state-dir s").client.state_dir, Some("/work/s".into()));
+        assert_eq!(get_plan("--state-dir s").client.state_dir, Some("/home/u/s".into()));
         assert_eq!(get_plan("--no-state").client.state_dir, None);
         assert_eq!(get_plan("").seed, None);
         assert_eq!(get_plan("--seed").seed, Some(SeedGoal::default()));

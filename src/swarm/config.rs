@@ -90,3 +90,10 @@ pub struct Config {
     /// Bytes a second that the driver lets in, where the user set a limit.
     pub download_limit: Option<u64>,
 }
+
+impl Config {
+    /// A swarm that fetches everything, is reachable nowhere, and knows no limit.
+    pub fn new(peer_id: Id160) -> Self {
+        Self { peer_id, listen_port: None, dht_port: None, metadata_only: false, download_limit: None }
+    }
+}

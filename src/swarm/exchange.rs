@@ -138,13 +138,7 @@ mod tests {
         w.begin_dict().bytes(b"junk").bytes(&vec![b'x'; 8 << 20]).bytes(b"length").int(5).bytes(b"name");
         w.bytes(b"n").bytes(b"piece length").int(16384).bytes(b"pieces").bytes(&[1; 20]).end();
         let info = Arc::new(Info::parse(raw.into()).unwrap());
-        let config = Config {
-            peer_id: Id160([1; 20]),
-            listen_port: None,
-            dht_port: None,
-            metadata_only: false,
-            download_limit: None,
-        };
+        let config = Config::new(Id160([1; 20]));
         let mut swarm = Swarm::new(info.hash(), config, [1; 32], now);
         swarm.handle(now, Input::Info(info.clone()));
         swarm.handle(now, Input::DiskReady(Bitfield::all(1)));

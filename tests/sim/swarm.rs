@@ -520,13 +520,7 @@ fn metadata_comes_from_a_peer_slower_than_every_wait() {
 fn an_incoming_peer_that_breaks_the_rules_does_not_come_back() {
     let content = vec![7; PIECE * 3];
     let (info, now) = (Arc::new(info(&content)), Instant::now());
-    let config = Config {
-        peer_id: Id160([1; 20]),
-        listen_port: None,
-        dht_port: None,
-        metadata_only: false,
-        download_limit: None,
-    };
+    let config = Config::new(Id160([1; 20]));
     let mut swarm = Swarm::new(info.hash(), config, [1; 32], now);
     swarm.handle(now, Input::Info(info.clone()));
     swarm.handle(now, Input::DiskReady(Bitfield::none(3)));
@@ -548,13 +542,7 @@ fn an_incoming_peer_that_breaks_the_rules_does_not_come_back() {
 #[test]
 fn a_peer_that_steals_an_id_displaces_nobody() {
     let (info, now) = (info(&[7; PIECE]), Instant::now());
-    let config = Config {
-        peer_id: Id160([9; 20]),
-        listen_port: None,
-        dht_port: None,
-        metadata_only: false,
-        download_limit: None,
-    };
+    let config = Config::new(Id160([9; 20]));
     let mut swarm = Swarm::new(info.hash(), config, [1; 32], now);
     let mut greeting = Vec::new();
     Handshake { reserved: Reserved::default(), info_hash: info.hash(), peer_id: Id160([2; 20]) }

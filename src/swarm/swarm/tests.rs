@@ -35,13 +35,7 @@ struct Table {
 impl Table {
     fn new() -> Self {
         let now = Instant::now();
-        let config = Config {
-            peer_id: Id160([1; 20]),
-            listen_port: None,
-            dht_port: None,
-            metadata_only: false,
-            download_limit: None,
-        };
+        let config = Config::new(Id160([1; 20]));
         let mut swarm = Swarm::new(info().hash(), config, [1; 32], now);
         swarm.handle(now, Input::Info(info()));
         swarm.handle(now, Input::DiskReady(Bitfield::none(PIECES)));
