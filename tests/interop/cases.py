@@ -74,7 +74,7 @@ def everyone_finds_everyone(lab, folder, dht):
     # Transmission looks for peers once, half a minute after its start; it can start before the rest is announced.
     fetches = [fetched_by(Transmission)]
     for sharer in reversed(sharers[1:]):
-        dht.wait_announced(shares[sharer.name].info_hash, sharer.address, 75, [sharer.process, *dht.processes])
+        until_announced(dht, sharer, shares[sharer.name])
     fetches += [fetched_by(Aria2), fetched_by(Libtorrent)]
     for torrent in others("dhtget"):
         getter = Dhtget(lab, folder, dht.bootstrap, f"dhtget gets {torrent.name}")
@@ -84,6 +84,20 @@ def everyone_finds_everyone(lab, folder, dht):
 
     for leecher, wanted in reversed(fetches):
         leecher.wait_done(wanted, SLOW)
+
+
+def until_announced(dht, sharer, torrent, seconds=60):
+    """Other clients may lose their one announce to a node's rate limit and try again only after a quarter of an hour:
+    those are started again, twice at most. dhtget gets one chance."""
+    for attempt in (1, 2, 3):
+        try:
+            return dht.wait_announced(torrent.info_hash, sharer.address, seconds, [sharer.process, *dht.processes])
+        except Failed:
+            if isinstance(sharer, Dhtget) or attempt == 3 or sharer.process.exit_code is not None:
+                raise
+        print(f"    {sharer.name} has not announced itself within {seconds} s and is started again", flush=True)
+        sharer.stop()
+        sharer.seed([torrent])
 
 
 def seen_by_libtorrent(lab, folder, dht, torrent, sharer):
