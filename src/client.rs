@@ -124,10 +124,7 @@ impl Client {
 
     /// Starts a transfer.
     pub fn add(&self, mut job: Job) -> Transfer {
-        let hash = match &job.source {
-            Source::Hash(hash) => *hash,
-            Source::Info(info) => info.hash(),
-        };
+        let hash = job.source.hash();
         // An earlier run may have left the metadata beside the data.
         if let (Source::Hash(_), Placement::Folder { dir, .. }) = (&job.source, &job.placement)
             && let Some(info) = place::claimed_metadata(dir, hash)
@@ -364,5 +361,31 @@ impl Finder {
             (f.nodes, f.trouble) = (nodes, trouble);
             changed
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Everything that a run keeps goes to its own network's folder, while it runs too.
+    #[tokio::test]
+    async fn what_a_private_network_saves_stays_in_its_own_folder() {
+        let dir = tempfile::tempdir().unwrap();
+        let here = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
+        let config = ClientConfig { listen: Some(here(0)), private_network: true, ..ClientConfig::default() };
+        let first = Client::start(config.clone()).await.unwrap();
+        let bootstrap = vec![here(first.port()).to_string()];
+        let config = ClientConfig { bootstrap, state_dir: Some(dir.path().to_owned()), ..config };
+        let second = Client::start(config).await.unwrap();
+        let mut status = second.dht().status();
+        let joined = status.wait_for(|s| s.nodes_v4 > 0);
+        tokio::time::timeout(Duration::from_secs(20), joined).await.unwrap().unwrap();
+        second.save_state().await;
+        assert!(!dir.path().join(state::FILE_NAME).exists());
+        let folders: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().path()).collect();
+        assert!(folders.len() == 1 && folders[0].join(state::FILE_NAME).exists(), "{folders:?}");
+        second.shutdown().await;
+        first.shutdown().await;
     }
 }

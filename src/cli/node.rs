@@ -2,7 +2,6 @@
 //!
 //! Owns what a person sees of that. Must not know what the node answers to whom.
 
-use std::path::Path;
 use std::time::Duration;
 
 use tokio::time::{MissedTickBehavior, interval, interval_at};
@@ -15,7 +14,6 @@ use super::report::Reporter;
 use super::signals::Signals;
 use crate::client::{Client, ClientConfig};
 use crate::driver::clock;
-use crate::driver::state::{self, SavedNodes};
 use crate::driver::udp::DhtStatus;
 
 /// Figures are looked at this often.
@@ -47,11 +45,7 @@ pub async fn run(
         tokio::select! {
             biased;
             stop = signals.next() => break stop,
-            _ = save.tick() => {
-                if let Some(dir) = &config.state_dir {
-                    save_nodes(&client, dir).await;
-                }
-            }
+            _ = save.tick() => client.save_state().await,
             _ = tick.tick() => {
                 let status = status.borrow().clone();
                 reporter.node(clock::now(), &status, &words(&status));
@@ -61,17 +55,6 @@ pub async fn run(
     reporter.clear();
     goodbye(client, Vec::new()).await;
     Err(stop)
-}
-
-async fn save_nodes(client: &Client, dir: &Path) {
-    let saved = SavedNodes::from(client.dht().snapshot().await);
-    // A table that is empty now must not replace one that was full.
-    if saved.contacts.is_empty() {
-        return;
-    }
-    if let Err(error) = state::save(dir, &saved) {
-        tracing::warn!(dir = %dir.display(), %error, "the known nodes could not be saved");
-    }
 }
 
 /// What the node does, or why it is alone.

@@ -153,11 +153,6 @@ impl Content {
         self.layout.total()
     }
 
-    /// How many files.
-    pub fn file_count(&self) -> usize {
-        self.files.len()
-    }
-
     /// Symbolic links, sockets and devices that were left out.
     pub fn skipped(&self) -> &[PathBuf] {
         &self.skipped

@@ -132,10 +132,7 @@ impl Download {
     ) -> Self {
         let now = clock::now();
         let mut rng = crate::rng::Rng::from_seed(seed);
-        let hash = match &job.source {
-            Source::Hash(hash) => *hash,
-            Source::Info(info) => info.hash(),
-        };
+        let hash = job.source.hash();
         let mut peer_id: [u8; 20] = rng.bytes();
         peer_id[..8].copy_from_slice(b"-DG0100-");
         let private = matches!(&job.source, Source::Info(info) if info.is_private());
@@ -182,10 +179,7 @@ impl Download {
         mut candidates: mpsc::Receiver<(Vec<SocketAddr>, Origin)>,
         mut stop: oneshot::Receiver<oneshot::Sender<()>>,
     ) {
-        let hash = match &self.job.source {
-            Source::Hash(hash) => *hash,
-            Source::Info(info) => info.hash(),
-        };
+        let hash = self.job.source.hash();
         let (door, mut incoming) = mpsc::channel(MAX_DOOR);
         self.around.doors.open(hash, door);
         let Some(mut net) = self.net_out.take() else { return };

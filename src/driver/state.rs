@@ -68,7 +68,7 @@ struct OnDisk {
 }
 
 /// Reads what was saved; nothing where there is no file, and, with a warning, where it is unusable.
-pub fn load(dir: &Path) -> Option<SavedNodes> {
+fn load(dir: &Path) -> Option<SavedNodes> {
     match try_load(dir) {
         Ok(saved) => saved,
         Err(error) => {
@@ -79,7 +79,7 @@ pub fn load(dir: &Path) -> Option<SavedNodes> {
 }
 
 /// Reads what was saved, if anything.
-pub fn try_load(dir: &Path) -> Result<Option<SavedNodes>, StateError> {
+fn try_load(dir: &Path) -> Result<Option<SavedNodes>, StateError> {
     let file = match File::open(dir.join(FILE_NAME)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         other => other?,
@@ -103,7 +103,7 @@ fn decode(bytes: &[u8]) -> Result<SavedNodes, String> {
 }
 
 /// Writes beside the old file, syncs, and puts it in its place.
-pub fn save(dir: &Path, saved: &SavedNodes) -> io::Result<()> {
+fn save(dir: &Path, saved: &SavedNodes) -> io::Result<()> {
     let (mut nodes, mut nodes6) = (Vec::new(), Vec::new());
     for contact in &saved.contacts {
         compact::write_node(contact, if contact.addr.is_ipv4() { &mut nodes } else { &mut nodes6 });

@@ -145,18 +145,13 @@ impl Storage {
 
     /// Opens a file, making its folders and giving it its full length where it is writable.
     pub fn file(&self, index: usize) -> io::Result<File> {
+        if !self.writable {
+            return self.file_as_it_is(index);
+        }
         let slot = self.slots.get(index).ok_or(io::ErrorKind::NotFound)?;
         let (name, folders) = slot.path.split_last().ok_or(io::ErrorKind::NotFound)?;
-        let folder = self.enter(folders, self.writable)?;
+        let folder = self.enter(folders, true)?;
         let folder = folder.as_ref().unwrap_or(&self.folder);
-        if !self.writable {
-            return Ok(File::from(fs::openat(
-                folder,
-                name.as_str(),
-                OFlags::RDONLY | PATIENT,
-                Mode::empty(),
-            )?));
-        }
         let flags = OFlags::RDWR | OFlags::CREATE | PATIENT;
         let file = File::from(fs::openat(folder, name.as_str(), flags, NEW_FILE)?);
         if file.metadata()?.len() != slot.length {

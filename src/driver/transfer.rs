@@ -19,6 +19,16 @@ pub enum Source {
     Info(Arc<Info>),
 }
 
+impl Source {
+    /// The torrent's hash.
+    pub fn hash(&self) -> InfoHash {
+        match self {
+            Self::Hash(hash) => *hash,
+            Self::Info(info) => info.hash(),
+        }
+    }
+}
+
 /// Where a fetched torrent goes.
 #[derive(Debug, Clone)]
 pub enum Placement {

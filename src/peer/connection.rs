@@ -183,11 +183,6 @@ impl Connection {
         self.choked
     }
 
-    /// Whether we have said that we are interested.
-    pub fn is_interested(&self) -> bool {
-        self.interested
-    }
-
     /// Whether the peer is interested in us.
     pub fn is_peer_interested(&self) -> bool {
         self.peer_interested
