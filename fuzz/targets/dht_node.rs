@@ -44,6 +44,7 @@ pub fn run(data: &[u8]) -> u64 {
         ipv4: true,
         ipv6: flags & 4 == 4,
         read_only: flags & 24 == 24,
+        ..Config::default()
     };
     let read_only = config.read_only;
     let node = Node::new(config, [flags; 32], start);

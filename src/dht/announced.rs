@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use lru::LruCache;
 
-use super::config::{ANNOUNCE_EXPIRY, MAX_PEERS_PER_HASH, MAX_PORTS_PER_ADDRESS, STORE_BYTES};
+use super::config::{ANNOUNCE_EXPIRY, MAX_PEERS_PER_HASH, MAX_PORTS_PER_ADDRESS};
 use crate::id::InfoHash;
 use crate::rng::Rng;
 
@@ -25,14 +25,9 @@ pub struct Announced {
     cap: usize,
 }
 
-impl Default for Announced {
-    fn default() -> Self {
-        Self::with_cap(STORE_BYTES)
-    }
-}
-
 impl Announced {
-    fn with_cap(cap: usize) -> Self {
+    /// An empty store of at most `cap` bytes.
+    pub fn new(cap: usize) -> Self {
         Self { by_hash: LruCache::unbounded(), bytes: 0, cap }
     }
 
@@ -127,7 +122,7 @@ mod tests {
     #[test]
     fn peers_expire_and_a_repeat_renews() {
         let (now, mut rng) = (Instant::now(), Rng::from_u64(1));
-        let mut store = Announced::default();
+        let mut store = Announced::new(1 << 20);
         store.insert(now, Id160::ZERO, peer(1));
         store.insert(now, Id160::ZERO, peer(2));
         store.insert(now + ANNOUNCE_EXPIRY / 2, Id160::ZERO, peer(2));
@@ -142,7 +137,7 @@ mod tests {
     #[test]
     fn a_flood_stays_within_the_cap_and_the_latest_survive() {
         let (now, mut rng) = (Instant::now(), Rng::from_u64(1));
-        let mut store = Announced::with_cap(10_000);
+        let mut store = Announced::new(10_000);
         for n in 0..10_000 {
             store.insert(now, Id160::random(&mut rng), peer(n));
         }

@@ -98,7 +98,7 @@ pub const JOIN_EVERY: Duration = Duration::from_secs(30 * 60);
 pub const TOKEN_ROTATION: Duration = Duration::from_secs(5 * 60);
 /// Time an announced peer is remembered: twice the usual interval between announces.
 pub const ANNOUNCE_EXPIRY: Duration = Duration::from_secs(60 * 60);
-/// Memory for announced peers: about 100,000 of them.
+/// Memory for announced peers, unless the operator says otherwise: about 100,000 of them.
 pub const STORE_BYTES: usize = 8 << 20;
 /// Peers of one info-hash: a reply holds fewer than 100 of them.
 pub const MAX_PEERS_PER_HASH: usize = 1000;
@@ -109,12 +109,10 @@ pub const MAX_PAYLOAD: usize = 1024;
 
 /// Queries per second of one address; many nodes may share it behind a NAT.
 pub const LIMIT_PER_IP: u32 = 25;
-/// Queries of one address in one burst.
-pub const BURST_PER_IP: u32 = 250;
 /// Queries per second of one /16 (IPv6: /32).
 pub const LIMIT_PER_NET: u32 = 500;
-/// Queries of one /16 in one burst.
-pub const BURST_PER_NET: u32 = 5000;
+/// Seconds' worth of a limit that may come in one burst.
+pub const BURST_SECONDS: u32 = 10;
 /// Addresses and networks whose rate is remembered: 64 bytes each.
 pub const LIMITER_ENTRIES: usize = 4096;
 
@@ -132,6 +130,23 @@ pub enum Network {
     Local,
 }
 
+/// What strangers may take from a node; the operator's choice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Queries a second of one address.
+    pub queries_per_ip: u32,
+    /// Queries a second of one /16 (IPv6: /32).
+    pub queries_per_net: u32,
+    /// Memory for what strangers announce, in bytes.
+    pub store_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { queries_per_ip: LIMIT_PER_IP, queries_per_net: LIMIT_PER_NET, store_bytes: STORE_BYTES }
+    }
+}
+
 /// What the creator of a node decides.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -145,11 +160,20 @@ pub struct Config {
     pub ipv6: bool,
     /// Ask only, never answer, enter no table (BEP 43).
     pub read_only: bool,
+    /// What strangers may take.
+    pub limits: Limits,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { id: None, network: Network::Public, ipv4: true, ipv6: true, read_only: false }
+        Self {
+            id: None,
+            network: Network::Public,
+            ipv4: true,
+            ipv6: true,
+            read_only: false,
+            limits: Limits::default(),
+        }
     }
 }
 

@@ -9,9 +9,7 @@ use std::time::Instant;
 
 use lru::LruCache;
 
-use super::config::{
-    BURST_PER_IP, BURST_PER_NET, Config, LIMIT_PER_IP, LIMIT_PER_NET, LIMITER_ENTRIES, Network, is_private,
-};
+use super::config::{BURST_SECONDS, Config, LIMITER_ENTRIES, Limits, Network, is_private};
 
 /// Tokens left, in thousandths, and when that was counted.
 type Level = (u64, Instant);
@@ -22,6 +20,7 @@ pub struct Limiter {
     by_ip: LruCache<IpAddr, Level>,
     by_net: LruCache<(bool, [u8; 4]), Level>,
     exempt_private: bool,
+    limits: Limits,
 }
 
 impl Limiter {
@@ -32,6 +31,7 @@ impl Limiter {
             by_ip: LruCache::sparse(entries),
             by_net: LruCache::sparse(entries),
             exempt_private: config.network == Network::Local,
+            limits: config.limits,
         }
     }
 
@@ -46,23 +46,28 @@ impl Limiter {
             IpAddr::V4(v4) => [v4.octets()[0], v4.octets()[1], 0, 0],
             IpAddr::V6(v6) => [v6.octets()[0], v6.octets()[1], v6.octets()[2], v6.octets()[3]],
         };
-        let ip_level = self.by_ip.get_or_insert_mut(ip, || full(now, BURST_PER_IP));
-        if !take(ip_level, now, LIMIT_PER_IP, BURST_PER_IP) {
+        let (per_ip, per_net) = (self.limits.queries_per_ip, self.limits.queries_per_net);
+        if !take(self.by_ip.get_or_insert_mut(ip, || full(now, per_ip)), now, per_ip) {
             return false;
         }
-        let net_level = self.by_net.get_or_insert_mut((ip.is_ipv4(), net), || full(now, BURST_PER_NET));
-        take(net_level, now, LIMIT_PER_NET, BURST_PER_NET)
+        let net_level = self.by_net.get_or_insert_mut((ip.is_ipv4(), net), || full(now, per_net));
+        take(net_level, now, per_net)
     }
 }
 
-fn full(now: Instant, burst: u32) -> Level {
-    (u64::from(burst) * 1000, now)
+/// A burst, in thousandths of a query.
+fn burst(per_second: u32) -> u64 {
+    u64::from(per_second) * u64::from(BURST_SECONDS) * 1000
 }
 
-fn take(level: &mut Level, now: Instant, per_second: u32, burst: u32) -> bool {
+fn full(now: Instant, per_second: u32) -> Level {
+    (burst(per_second), now)
+}
+
+fn take(level: &mut Level, now: Instant, per_second: u32) -> bool {
     let elapsed_ms = now.saturating_duration_since(level.1).as_millis().min(1_000_000) as u64;
     if elapsed_ms > 0 {
-        level.0 = (level.0 + elapsed_ms * u64::from(per_second)).min(u64::from(burst) * 1000);
+        level.0 = (level.0 + elapsed_ms * u64::from(per_second)).min(burst(per_second));
         level.1 = now;
     }
     let admitted = level.0 >= 1000;
@@ -75,6 +80,7 @@ fn take(level: &mut Level, now: Instant, per_second: u32, burst: u32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dht::config::{LIMIT_PER_IP, LIMIT_PER_NET};
     use std::time::Duration;
 
     #[test]
@@ -83,7 +89,7 @@ mod tests {
         let mut limiter = Limiter::new(&Config::default());
         let ip: IpAddr = [8, 8, 8, 8].into();
         let admitted = (0..10_000).filter(|_| limiter.admits(now, ip)).count();
-        assert_eq!(admitted, BURST_PER_IP as usize);
+        assert_eq!(admitted, (LIMIT_PER_IP * BURST_SECONDS) as usize);
         let later = now + Duration::from_secs(2);
         let admitted = (0..10_000).filter(|_| limiter.admits(later, ip)).count();
         assert_eq!(admitted, 2 * LIMIT_PER_IP as usize);
@@ -96,7 +102,7 @@ mod tests {
         let mut limiter = Limiter::new(&Config::default());
         let from = |n: u32| -> IpAddr { [8, 8, (n >> 8) as u8, n as u8].into() };
         let admitted = (0..60_000).filter(|n| limiter.admits(now, from(n % 60_000))).count();
-        assert_eq!(admitted, BURST_PER_NET as usize);
+        assert_eq!(admitted, (LIMIT_PER_NET * BURST_SECONDS) as usize);
     }
 
     #[test]

@@ -19,7 +19,7 @@ pub mod node;
 pub mod table;
 pub mod token;
 
-pub use config::{Config, Network};
+pub use config::{Config, Limits, Network};
 pub use event::{
     BootstrapState, Counters, Event, Full, LookupId, LookupStats, PingId, Reason, Snapshot, Transmit,
 };

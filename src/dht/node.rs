@@ -84,7 +84,7 @@ impl Node {
             tables: [Table::new(id), Table::new(id)],
             inflight: InFlight::new(rng.child()),
             tokens: Tokens::new(now, rng.child()),
-            announced: Announced::default(),
+            announced: Announced::new(config.limits.store_bytes),
             limiter: Limiter::new(&config),
             searches: Vec::new(),
             upkeep: Upkeep::new(now),
