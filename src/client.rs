@@ -294,8 +294,9 @@ impl Finder {
 
     /// One search.
     async fn search(&self) {
+        let seeding = self.status.borrow().stage == Stage::Seeding;
         let mut search = match self.announce {
-            Some(port) => self.dht.get_peers_and_announce(self.hash, port),
+            Some(port) => self.dht.get_peers_and_announce(self.hash, port, seeding),
             None => self.dht.get_peers(self.hash),
         };
         let mut status = self.dht.status();
@@ -318,6 +319,7 @@ impl Finder {
                         });
                         return;
                     }
+                    Some(SearchEvent::Item(_) | SearchEvent::Scrape { .. }) => {}
                     None => return,
                 },
                 Ok(()) = status.changed() => self.note_status(&mut status),
