@@ -196,3 +196,25 @@ pub struct Snapshot {
     /// Our own address as others see it, IPv4 and IPv6 (BEP 42).
     pub external: [Option<IpAddr>; 2],
 }
+
+/// What strangers entrusted to a node, with ages, for its next run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stored {
+    /// Announced peers, the torrents least recently asked for first.
+    pub peers: Vec<StoredPeer>,
+    /// Items, likewise, and how long ago each was put.
+    pub items: Vec<(Item, Duration)>,
+}
+
+/// An announced peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StoredPeer {
+    /// Of this torrent.
+    pub hash: InfoHash,
+    /// Where it listens.
+    pub addr: SocketAddr,
+    /// Whether it has everything.
+    pub seed: bool,
+    /// How long ago it was announced.
+    pub age: Duration,
+}

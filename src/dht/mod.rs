@@ -24,6 +24,7 @@ pub mod token;
 
 pub use config::{Config, Limits, Network};
 pub use event::{
-    BootstrapState, Counters, Event, Full, LookupId, LookupStats, PingId, Reason, Snapshot, Transmit,
+    BootstrapState, Counters, Event, Full, LookupId, LookupStats, PingId, Reason, Snapshot, Stored,
+    StoredPeer, Transmit,
 };
 pub use node::Node;

@@ -157,7 +157,10 @@ impl Dht {
         let mut node = dht::Node::new(config, seed, now);
         let list = resolve::sort_out(bootstrap);
         node.add_bootstrap(now, list.addrs);
-        node.add_saved(now, saved.into_iter().flat_map(|s| s.contacts));
+        if let Some(saved) = saved {
+            node.add_saved(now, saved.contacts);
+            node.restore(now, saved.stored);
+        }
         let (commands, inbox) = mpsc::channel(MAX_COMMANDS);
         let first = DhtStatus { unresolved: list.names, bad_bootstrap: list.bad, ..DhtStatus::default() };
         for name in first.unresolved.clone() {
@@ -238,12 +241,18 @@ impl Dht {
         answer.await.unwrap_or_default()
     }
 
-    /// Ends the node, whatever handles there are, and returns what to save; nothing if nobody ever
-    /// answered, so that an earlier run's contacts are not overwritten with none.
+    /// What to save for the next run; nothing if nobody ever answered, so that an earlier run's contacts are
+    /// not overwritten with none.
+    pub async fn saved(&self) -> Option<SavedNodes> {
+        let (reply, answer) = oneshot::channel();
+        let _ = self.commands.send(Command::Save(reply)).await;
+        answer.await.ok().filter(|saved| !saved.is_empty())
+    }
+
+    /// Ends the node, whatever handles there are, and returns what to save, as [`Dht::saved`] does.
     pub async fn shutdown(&self) -> Option<SavedNodes> {
         let (reply, answer) = oneshot::channel();
         let _ = self.commands.send(Command::Shutdown(reply)).await;
-        let saved = SavedNodes::from(answer.await.ok()?);
-        (!saved.contacts.is_empty()).then_some(saved)
+        answer.await.ok().filter(|saved| !saved.is_empty())
     }
 }

@@ -1,12 +1,13 @@
 //! Items of the DHT's store, put and got for the user, and kept for others (BEP 44).
 
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::search::{Kind, Search};
 use super::{Node, Purpose};
-use crate::dht::config::MAX_ITEM_PAYLOAD;
-use crate::dht::event::{Event, Full, LookupId};
+use crate::dht::announced::Peer;
+use crate::dht::config::{ANNOUNCE_EXPIRY, MAX_ITEM_PAYLOAD};
+use crate::dht::event::{Event, Full, LookupId, Stored, StoredPeer};
 use crate::dht::inflight::Pending;
 use crate::dht::items::PutError;
 use crate::id::Id160;
@@ -201,15 +202,25 @@ impl Node {
         self.refuse(from, tid, code, text);
     }
 
-    /// Takes back the items of an earlier run, as old as they are.
-    pub fn restore_items(&mut self, now: Instant, items: impl IntoIterator<Item = (Item, Duration)>) {
-        for (item, age) in items {
-            self.items.restore(now, item, age);
-        }
+    /// What strangers entrusted to us.
+    pub fn stored(&self, now: Instant) -> Stored {
+        let peer = |(hash, p): (_, Peer)| {
+            let age = now.saturating_duration_since(p.at);
+            StoredPeer { hash, addr: p.addr, seed: p.seed, age }
+        };
+        let items = self.items.export(now).map(|(item, age)| (item.clone(), age));
+        Stored { peers: self.announced.export(now).map(peer).collect(), items: items.collect() }
     }
 
-    /// Every item in store with its age, least recently used first.
-    pub fn stored_items(&self, now: Instant) -> impl Iterator<Item = (&Item, Duration)> {
-        self.items.export(now)
+    /// Takes back what strangers entrusted to an earlier run; what is too old by now is left out.
+    pub fn restore(&mut self, now: Instant, stored: Stored) {
+        for StoredPeer { hash, addr, seed, age } in stored.peers {
+            if age < ANNOUNCE_EXPIRY && self.config.accepts(addr, addr.ip()) {
+                self.announced.insert(now.checked_sub(age).unwrap_or(now), hash, addr, seed);
+            }
+        }
+        for (item, age) in stored.items {
+            self.items.restore(now, item, age);
+        }
     }
 }

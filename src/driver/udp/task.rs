@@ -13,6 +13,7 @@ use super::mailbox::Sender;
 use super::{DhtStatus, PingError, PingReply, SampleReply, SearchEvent};
 use crate::dht::{self, Event, LookupId, PingId};
 use crate::driver::listen::UdpSockets;
+use crate::driver::state::SavedNodes;
 use crate::driver::{bootstrap, clock};
 use crate::id::{Id160, InfoHash};
 use crate::wire::item::Item;
@@ -37,7 +38,8 @@ pub(super) enum Command {
     Contact(SocketAddr),
     Resolved(String, Vec<SocketAddr>),
     Snapshot(oneshot::Sender<dht::Snapshot>),
-    Shutdown(oneshot::Sender<dht::Snapshot>),
+    Save(oneshot::Sender<SavedNodes>),
+    Shutdown(oneshot::Sender<SavedNodes>),
 }
 
 /// What a search is to do.
@@ -53,7 +55,7 @@ pub(super) enum SearchKind {
 /// Why the task woke up, in order of priority.
 #[derive(Debug)]
 enum Wake {
-    Shutdown(Option<oneshot::Sender<dht::Snapshot>>),
+    Shutdown(Option<oneshot::Sender<SavedNodes>>),
     Timer,
     Command(Command),
     Network,
@@ -106,10 +108,9 @@ impl Task {
         loop {
             match self.wake().await {
                 Wake::Shutdown(reply) => {
-                    let snapshot = self.node.snapshot(clock::now());
                     if let Some(reply) = reply {
                         // Whoever asked may have gone meanwhile.
-                        let _ = reply.send(snapshot);
+                        let _ = reply.send(self.saved(clock::now()));
                     }
                     return;
                 }
@@ -186,9 +187,14 @@ impl Task {
                     self.node.add_bootstrap(now, addrs);
                 }
             }
+            Command::Save(reply) => drop(reply.send(self.saved(now))),
             Command::Snapshot(reply) => drop(reply.send(self.node.snapshot(now))),
             Command::Shutdown(_) => {}
         }
+    }
+
+    fn saved(&self, now: Instant) -> SavedNodes {
+        SavedNodes::new(self.node.snapshot(now), self.node.stored(now))
     }
 
     fn start(&mut self, now: Instant, target: Id160, kind: SearchKind) -> Result<LookupId, dht::Full> {
