@@ -52,8 +52,8 @@ pub struct ClientConfig {
     pub bootstrap: Vec<String>,
     /// The bootstrap list is the user's own: private addresses are as good as any.
     pub private_network: bool,
-    /// The run is over soon: behind a NAT nobody needs to remember its node (BEP 43).
-    pub short_run: bool,
+    /// What others get from the DHT node.
+    pub presence: Presence,
     /// Stay out of the DHT: only peers that are named, and whoever finds us.
     pub no_dht: bool,
     /// Where the node id and known nodes outlive the process; none: nowhere.
@@ -62,6 +62,18 @@ pub struct ClientConfig {
     pub limit_download: Option<u64>,
     /// Bytes a second, all transfers together.
     pub limit_upload: Option<u64>,
+}
+
+/// Whether a run's DHT node answers others and lets itself be remembered.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Presence {
+    /// It does.
+    #[default]
+    Serving,
+    /// Unless a NAT keeps strangers out: the run will be over before anyone has use of it (BEP 43).
+    ServingIfReachable,
+    /// It does not: the run is over within seconds, and would only be one more dead contact (BEP 43).
+    ReadOnly,
 }
 
 /// Why a client cannot start.
@@ -96,8 +108,8 @@ impl Client {
         let network = if config.private_network { dht::Network::Local } else { dht::Network::Public };
         let dht_config = dht::Config {
             network,
-            read_only: config.no_dht,
-            read_only_behind_nat: config.short_run,
+            read_only: config.no_dht || config.presence == Presence::ReadOnly,
+            read_only_behind_nat: config.presence == Presence::ServingIfReachable,
             local_ips: local_ips(),
             ..dht::Config::default()
         };
