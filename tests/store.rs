@@ -89,7 +89,7 @@ fn a_signed_item_is_replaced_by_its_owner_only() {
     assert_eq!(get(), "second");
     for refused in [&["third", "--seq", "1"][..], &["third", "--cas", "1"]] {
         let (code, _, stderr) = put(refused);
-        assert!(code == 1 && stderr.contains("another one is there already"), "{stderr}");
+        assert!(code == 1 && stderr.contains("version 2 or a newer one is there"), "{stderr}");
     }
     assert_eq!(get(), "second");
     // Without the salt it is another item.
