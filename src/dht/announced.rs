@@ -36,13 +36,18 @@ impl Announced {
         self.by_hash.len()
     }
 
+    /// Whether anybody announced it; he may have expired since.
+    pub fn contains(&self, hash: &InfoHash) -> bool {
+        self.by_hash.contains(hash)
+    }
+
     /// Remembers a peer, or that it is still there.
     pub fn insert(&mut self, now: Instant, hash: InfoHash, peer: SocketAddr) {
-        if !self.by_hash.contains(&hash) {
-            self.by_hash.put(hash, Vec::new());
-            self.bytes += HASH_COST;
-        }
-        let Some(peers) = self.by_hash.get_mut(&hash) else { return };
+        let bytes = &mut self.bytes;
+        let peers = self.by_hash.get_or_insert_mut(hash, || {
+            *bytes += HASH_COST;
+            Vec::new()
+        });
         if let Some(known) = peers.iter_mut().find(|(p, _)| *p == peer) {
             known.1 = now;
             return;
@@ -56,8 +61,12 @@ impl Announced {
         if let (MAX_PORTS_PER_ADDRESS.., Some(oldest)) = (count, oldest) {
             *oldest = (peer, now);
         } else if peers.len() < MAX_PEERS_PER_HASH {
+            if peers.is_empty() {
+                // Most hashes have one peer; a vector's own first step would be room for four.
+                peers.reserve_exact(1);
+            }
             peers.push((peer, now));
-            self.bytes += PEER_COST;
+            *bytes += PEER_COST;
         } else if let Some(oldest) = peers.iter_mut().min_by_key(|(_, at)| *at) {
             *oldest = (peer, now);
         }
@@ -75,20 +84,44 @@ impl Announced {
         max: usize,
         rng: &mut Rng,
     ) -> Vec<SocketAddr> {
-        let Some(peers) = self.by_hash.get_mut(hash) else { return Vec::new() };
+        let mut out = Vec::new();
+        self.tell_peers(now, hash, ipv4, max, rng, |peer| out.push(peer));
+        out
+    }
+
+    /// The same, each told as it comes.
+    pub fn tell_peers(
+        &mut self,
+        now: Instant,
+        hash: &InfoHash,
+        ipv4: bool,
+        max: usize,
+        rng: &mut Rng,
+        mut tell: impl FnMut(SocketAddr),
+    ) {
+        let Some(peers) = self.by_hash.get_mut(hash) else { return };
         let before = peers.len();
         peers.retain(|(_, at)| now.saturating_duration_since(*at) < ANNOUNCE_EXPIRY);
         self.bytes -= (before - peers.len()) * PEER_COST;
-        let mut out: Vec<_> = peers.iter().map(|(p, _)| *p).filter(|p| p.is_ipv4() == ipv4).collect();
         if peers.is_empty() {
             self.by_hash.pop(hash);
             self.bytes -= HASH_COST;
+            return;
         }
-        if out.len() > max {
-            rng.shuffle(&mut out);
-            out.truncate(max);
+        // Their order has no meaning, so it may change: the first so many of a shuffle are a fair choice.
+        let (count, mut told) = (peers.len(), 0);
+        for at in 0..count {
+            if told == max {
+                return;
+            }
+            if count > max {
+                peers.swap(at, at + rng.below(count - at));
+            }
+            if peers[at].0.is_ipv4() == ipv4 {
+                tell(peers[at].0);
+                told += 1;
+            }
         }
-        out
     }
 
     /// Lets go of what nobody has asked about and whose peers have all expired, a few at a time.
@@ -117,6 +150,25 @@ mod tests {
 
     fn peer(n: u32) -> SocketAddr {
         (n.to_be_bytes(), 7).into()
+    }
+
+    #[test]
+    fn any_peer_may_be_among_the_few_that_are_told() {
+        let (now, mut rng) = (Instant::now(), Rng::from_u64(2));
+        let mut store = Announced::new(1 << 20);
+        for n in 0..100 {
+            store.insert(now, Id160::ZERO, peer(n));
+            store.insert(now, Id160::ZERO, SocketAddr::new(std::net::Ipv6Addr::LOCALHOST.into(), n as u16));
+        }
+        let mut seen = std::collections::BTreeSet::new();
+        for _ in 0..100 {
+            let mut few = store.peers(now, &Id160::ZERO, true, 10, &mut rng);
+            few.sort();
+            few.dedup();
+            assert!(few.len() == 10 && few.iter().all(SocketAddr::is_ipv4));
+            seen.extend(few);
+        }
+        assert_eq!(seen.len(), 100);
     }
 
     #[test]

@@ -18,11 +18,12 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use self::search::{Kind, Search};
+use self::serve::Noted;
 use self::upkeep::Upkeep;
 use super::announced::Announced;
 use super::config::{
-    Config, K, MAX_BOOTSTRAP, MAX_EVENTS, MAX_PINGS, MAX_SEARCHES, MAX_TRANSMITS, PING_TIMEOUT,
-    QUERY_TIMEOUT, VERSION, is_private, is_sendable,
+    Config, K, MAX_BOOTSTRAP, MAX_EVENTS, MAX_PINGS, MAX_SEARCHES, MAX_SPARE_PAYLOADS, MAX_TRANSMITS,
+    PING_TIMEOUT, QUERY_TIMEOUT, VERSION, is_private, is_sendable,
 };
 use super::event::{BootstrapState, Counters, Event, Full, LookupId, PingId, Reason, Snapshot, Transmit};
 use super::inflight::{InFlight, Pending};
@@ -56,6 +57,9 @@ pub struct Node {
     counters: Counters,
     transmits: VecDeque<Transmit>,
     events: VecDeque<Event>,
+    noted: Noted,
+    /// Empty buffers for payloads to come.
+    spare: Vec<Vec<u8>>,
 }
 
 /// What a query under way is for.
@@ -94,6 +98,8 @@ impl Node {
             counters: Counters::default(),
             transmits: VecDeque::new(),
             events: VecDeque::new(),
+            noted: Noted::new(now),
+            spare: Vec::new(),
             rng,
             config,
         }
@@ -166,6 +172,14 @@ impl Node {
     /// The next datagram to send.
     pub fn poll_transmit(&mut self) -> Option<Transmit> {
         self.transmits.pop_front()
+    }
+
+    /// Takes back the payload of a datagram that was sent, so that the next one needs no new buffer.
+    pub fn recycle(&mut self, mut payload: Vec<u8>) {
+        if self.spare.len() < MAX_SPARE_PAYLOADS {
+            payload.clear();
+            self.spare.push(payload);
+        }
     }
 
     /// The next event.
@@ -421,10 +435,14 @@ impl Node {
     fn send(&mut self, to: SocketAddr, message: Message<'_>) {
         // Beyond the bound the driver has stopped draining; a datagram more or less is no loss then.
         if self.transmits.len() < MAX_TRANSMITS {
-            let mut payload = Vec::with_capacity(256);
+            let mut payload = self.spare_payload();
             message.emit(&mut payload);
             self.transmits.push_back(Transmit { to, payload });
         }
+    }
+
+    fn spare_payload(&mut self) -> Vec<u8> {
+        self.spare.pop().unwrap_or_else(|| Vec::with_capacity(256))
     }
 
     fn push_event(&mut self, event: Event) {

@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 
 use thiserror::Error;
 
-use super::bencode::{BencodeError, Limits, Value, Writer};
+use super::bencode::{BencodeError, Fields, Limits, Value, Writer};
 use super::compact::{self, Contact};
 use crate::id::{Id160, InfoHash, NodeId};
 
@@ -167,14 +167,15 @@ impl<'a> Message<'a> {
     /// Reads one datagram; bytes behind the message are ignored.
     pub fn parse(datagram: &'a [u8]) -> Result<Self, ParseError<'a>> {
         let (top, _) = Value::parse_prefix(datagram, Limits::MESSAGE)?;
+        let top = Fields::of(top);
         let field = |key: &[u8]| top.get(key);
         let transaction = field(b"t").and_then(|v| v.bytes()).ok_or(ParseError::Shape("no t"))?;
         let body = match field(b"y").and_then(|v| v.bytes()) {
             Some(b"q") => {
-                parse_query(top).map(Body::Query).map_err(|what| ParseError::Query { transaction, what })?
+                parse_query(&top).map(Body::Query).map_err(|what| ParseError::Query { transaction, what })?
             }
-            Some(b"r") => Body::Reply(parse_reply(top).ok_or(ParseError::Shape("no r with an id"))?),
-            Some(b"e") => Body::Error(parse_error(top)),
+            Some(b"r") => Body::Reply(parse_reply(&top).ok_or(ParseError::Shape("no r with an id"))?),
+            Some(b"e") => Body::Error(parse_error(&top)),
             _ => return Err(ParseError::Shape("y is neither q, r nor e")),
         };
         Ok(Self {
@@ -188,7 +189,6 @@ impl<'a> Message<'a> {
 
     /// Appends the message, keys sorted.
     pub fn emit(&self, out: &mut Vec<u8>) {
-        let mut scratch = Vec::new();
         let mut w = Writer::new(out);
         w.begin_dict();
         match &self.body {
@@ -199,8 +199,8 @@ impl<'a> Message<'a> {
             Body::Reply(_) => {}
         }
         if let Some(ip) = self.ip {
-            compact::write_peer(ip, &mut scratch);
-            w.bytes(b"ip").bytes(&scratch);
+            let (compact, length) = compact::peer_bytes(ip);
+            w.bytes(b"ip").bytes(&compact[..length]);
         }
         let kind: &[u8] = match &self.body {
             Body::Query(query) => {
@@ -237,15 +237,15 @@ impl<'a> Method<'a> {
     }
 }
 
-fn id_of(arguments: Value<'_>, key: &[u8]) -> Option<Id160> {
+fn id_of(arguments: &Fields<'_>, key: &[u8]) -> Option<Id160> {
     arguments.get(key).and_then(|v| Id160::from_slice(v.bytes()?))
 }
 
-fn parse_query(top: Value<'_>) -> Result<Query<'_>, &'static str> {
+fn parse_query<'a>(top: &Fields<'a>) -> Result<Query<'a>, &'static str> {
     let name = top.get(b"q").and_then(|v| v.bytes()).ok_or("no q")?;
-    let a = top.get(b"a").filter(Value::is_dict).ok_or("no arguments")?;
-    let id = id_of(a, b"id").ok_or("id is not 20 bytes")?;
-    let (target, info_hash) = (id_of(a, b"target"), id_of(a, b"info_hash"));
+    let a = top.get(b"a").filter(Value::is_dict).map(Fields::of).ok_or("no arguments")?;
+    let id = id_of(&a, b"id").ok_or("id is not 20 bytes")?;
+    let (target, info_hash) = (id_of(&a, b"target"), id_of(&a, b"info_hash"));
     let method = match name {
         b"ping" => Method::Ping,
         b"find_node" => Method::FindNode { target: target.ok_or("target is not 20 bytes")? },
@@ -270,11 +270,11 @@ fn parse_query(top: Value<'_>) -> Result<Query<'_>, &'static str> {
 /// Entries of `want` that are looked at: there are two families.
 const MAX_WANT: usize = 4;
 
-fn parse_reply(top: Value<'_>) -> Option<Reply<'_>> {
-    let r = top.get(b"r")?;
+fn parse_reply<'a>(top: &Fields<'a>) -> Option<Reply<'a>> {
+    let r = top.get(b"r").map(Fields::of)?;
     let bytes = |key: &[u8]| r.get(key).and_then(|v| v.bytes());
     Some(Reply {
-        id: id_of(r, b"id")?,
+        id: id_of(&r, b"id")?,
         nodes: bytes(b"nodes").unwrap_or_default(),
         nodes6: bytes(b"nodes6").unwrap_or_default(),
         token: bytes(b"token"),
@@ -282,7 +282,7 @@ fn parse_reply(top: Value<'_>) -> Option<Reply<'_>> {
     })
 }
 
-fn parse_error(top: Value<'_>) -> ErrorBody<'_> {
+fn parse_error<'a>(top: &Fields<'a>) -> ErrorBody<'a> {
     let mut list = top.get(b"e").into_iter().flat_map(|v| v.list());
     ErrorBody {
         code: list.next().and_then(|v| v.int()).unwrap_or(code::GENERIC),
