@@ -144,7 +144,9 @@ impl<'a> Fields<'a> {
 
     /// What [`Value::get`] gives.
     pub fn get(&self, key: &[u8]) -> Option<Value<'a>> {
-        match self.found[..self.count].iter().find(|(k, _)| *k == key) {
+        // Keys are too short for a call to compare them with.
+        let is_key = |k: &[u8]| k.len() == key.len() && k.iter().zip(key).all(|(a, b)| a == b);
+        match self.found[..self.count].iter().find(|(k, _)| is_key(k)) {
             Some((_, raw)) => Some(Value { raw }),
             None if self.count == MAX_FIELDS => self.dict.get(key),
             None => None,
