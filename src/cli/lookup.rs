@@ -111,6 +111,7 @@ async fn search(
                 reporter.step(clock::now(), &words);
             }
             SearchEvent::Done(stats) => return Ok(stats),
+            SearchEvent::Item(_) | SearchEvent::Scrape { .. } => {}
         }
     }
     Ok(LookupStats::default())

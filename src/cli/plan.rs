@@ -304,6 +304,7 @@ fn client(
         private_network: own || network.no_dht,
         no_dht: network.no_dht,
         state_dir,
+        short_run: false,
         limit_download: transfer.limit_rate,
         limit_upload: transfer.limit_upload,
     })

@@ -173,7 +173,7 @@ pub fn udp_socket(addr: SocketAddr) -> io::Result<UdpSocket> {
     Ok(socket.into())
 }
 
-/// What the DHT sends fits any path that IPv6 could take, so nobody on the way need cut it up. It then also
+/// What the DHT sends fits any usual path, tunnels included, so nobody on the way need cut it up. It then also
 /// needs no number by which the pieces would be told, which costs the system more than one would think.
 fn unfragmented(socket: &Socket, addr: SocketAddr) {
     #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -185,6 +185,18 @@ fn unfragmented(socket: &Socket, addr: SocketAddr) {
     }
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
     let _ = (socket, addr);
+}
+
+/// The addresses from which this machine would speak to the world; nothing is sent to learn them.
+pub fn local_ips() -> Vec<IpAddr> {
+    // Addresses for documentation (RFC 5737, RFC 3849): the default route decides, and nobody is there.
+    let pairs = [("0.0.0.0:0", "192.0.2.1:9"), ("[::]:0", "[2001:db8::1]:9")];
+    let ask = |(from, to): (&str, &str)| {
+        let socket = UdpSocket::bind(from).ok()?;
+        socket.connect(to).ok()?;
+        socket.local_addr().ok().map(|addr| addr.ip())
+    };
+    pairs.into_iter().filter_map(ask).collect()
 }
 
 fn v6_only(socket: &Socket, addr: SocketAddr) -> io::Result<()> {

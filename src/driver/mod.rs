@@ -19,4 +19,4 @@ pub mod throttle;
 pub mod transfer;
 pub mod udp;
 
-pub use udp::{Dht, DhtStatus, PeerSearch, PingError, PingReply, SearchEvent};
+pub use udp::{Dht, DhtStatus, PeerSearch, PingError, PingReply, SampleReply, SearchEvent};

@@ -53,9 +53,11 @@ pub fn question(kind: &str, n: u32, token: &[u8]) -> Vec<u8> {
     let method = match kind {
         "ping" => Method::Ping,
         "find_node" => Method::FindNode { target },
-        "get_peers" => Method::GetPeers { info_hash: target },
-        "get_peers of a known hash" => Method::GetPeers { info_hash: KNOWN },
-        "announce_peer" => Method::AnnouncePeer { info_hash: KNOWN, port: 9, implied_port: false, token },
+        "get_peers" => Method::GetPeers { info_hash: target, scrape: false, no_seeds: false },
+        "get_peers of a known hash" => Method::GetPeers { info_hash: KNOWN, scrape: false, no_seeds: false },
+        "announce_peer" => {
+            Method::AnnouncePeer { info_hash: KNOWN, port: 9, implied_port: false, seed: false, token }
+        }
         name => Method::Other { name: name.as_bytes(), target: Some(target) },
     };
     message(&n.to_be_bytes(), Body::Query(Query { id, want: Want::default(), method }))

@@ -11,10 +11,10 @@ use crate::dht::config::{
 };
 use crate::id::Id160;
 use crate::wire::compact::{self, Contact};
-use crate::wire::krpc::{Body, ErrorBody, Message, Method, Query, Reply, Want, code};
+use crate::wire::krpc::{Body, ErrorBody, Filters, Message, Method, Query, Reply, Want, code};
 
 /// Nodes of both families as they stand in a reply.
-struct CompactNodes {
+pub(super) struct CompactNodes {
     v4: [u8; K * compact::NODE_V4],
     v6: [u8; K * compact::NODE_V6],
     lengths: [usize; 2],
@@ -31,7 +31,7 @@ impl CompactNodes {
         }
     }
 
-    fn reply(&self) -> Reply<'_> {
+    pub(super) fn reply(&self) -> Reply<'_> {
         let (nodes, nodes6) = (&self.v4[..self.lengths[0]], &self.v6[..self.lengths[1]]);
         Reply { nodes, nodes6, ..Reply::default() }
     }
@@ -84,8 +84,13 @@ impl Node {
                 let nodes = self.closest_compact(from, target, query.want);
                 self.answer(from, tid, nodes.reply());
             }
-            Method::GetPeers { info_hash } => self.serve_get_peers(now, from, tid, info_hash, query.want),
-            Method::AnnouncePeer { info_hash, port, implied_port, token } => {
+            Method::GetPeers { info_hash, scrape, no_seeds } => {
+                self.serve_get_peers(now, from, tid, (info_hash, scrape, no_seeds), query.want);
+            }
+            Method::Get { target, seq } => self.serve_get(now, from, tid, (target, seq), query.want),
+            Method::Put(put) => self.serve_put(now, from, tid, &put),
+            Method::SampleInfohashes { target } => self.serve_samples(now, from, tid, target, query.want),
+            Method::AnnouncePeer { info_hash, port, implied_port, seed, token } => {
                 let port = if implied_port { from.port() } else { port };
                 if !self.tokens.accepts(from.ip(), token) {
                     return self.refuse(from, tid, code::PROTOCOL, "bad token");
@@ -93,7 +98,7 @@ impl Node {
                 if port == 0 {
                     return self.refuse(from, tid, code::PROTOCOL, "bad port");
                 }
-                self.announced.insert(now, info_hash, SocketAddr::new(from.ip(), port));
+                self.announced.insert(now, info_hash, SocketAddr::new(from.ip(), port), seed);
                 self.answer(from, tid, Reply::default());
             }
             Method::Other { target: None, .. } => {
@@ -105,7 +110,16 @@ impl Node {
         }
     }
 
-    fn serve_get_peers(&mut self, now: Instant, from: SocketAddr, tid: &[u8], hash: Id160, want: Want) {
+    fn serve_get_peers(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        tid: &[u8],
+        (hash, scrape, no_seeds): (Id160, bool, bool),
+        want: Want,
+    ) {
+        // Filters and nodes of both families together would not fit.
+        let want = if scrape { Want::default() } else { want };
         let nodes = self.closest_compact(from, hash, want);
         let token = self.tokens.issue(from.ip());
         let mut reply = nodes.reply();
@@ -113,14 +127,17 @@ impl Node {
         if !self.announced.contains(&hash) {
             return self.answer(from, tid, reply);
         }
+        let filters = if scrape { self.announced.filters(now, &hash) } else { None };
+        reply.filters = filters.as_ref().map(|[s, p]| Filters { seeds: s.as_bytes(), peers: p.as_bytes() });
         // What the datagram has room for: "6:" or "18:" and the peer, inside "6:valuesl" ... "e".
         let mut values = self.spare_payload();
         self.reply_message(from, tid, reply).emit(&mut values);
         let room = MAX_PAYLOAD.saturating_sub(values.len() + 10);
         let each = if from.is_ipv4() { 2 + compact::PEER_V4 } else { 3 + compact::PEER_V6 };
+        let choice = (from.is_ipv4(), no_seeds, room / each);
         values.clear();
         values.push(b'l');
-        self.announced.tell_peers(now, &hash, from.is_ipv4(), room / each, &mut self.rng, |peer| {
+        self.announced.tell_peers(now, &hash, choice, &mut self.rng, |peer| {
             values.extend_from_slice(if peer.is_ipv4() { b"6:" } else { b"18:" });
             compact::write_peer(peer, &mut values);
         });
@@ -132,7 +149,7 @@ impl Node {
         self.recycle(values);
     }
 
-    fn closest_compact(&mut self, from: SocketAddr, target: Id160, want: Want) -> CompactNodes {
+    pub(super) fn closest_compact(&mut self, from: SocketAddr, target: Id160, want: Want) -> CompactNodes {
         // Without a wish it is the family of the query (BEP 32).
         let none = want == Want::default();
         let wanted = [want.v4 || none && from.is_ipv4(), want.v6 || none && from.is_ipv6()];
@@ -164,12 +181,17 @@ impl Node {
         out
     }
 
-    fn reply_message<'a>(&self, to: SocketAddr, transaction: &'a [u8], reply: Reply<'a>) -> Message<'a> {
+    pub(super) fn reply_message<'a>(
+        &self,
+        to: SocketAddr,
+        transaction: &'a [u8],
+        reply: Reply<'a>,
+    ) -> Message<'a> {
         let body = Body::Reply(Reply { id: self.id, ..reply });
         Message { transaction, version: Some(VERSION), ip: Some(to), read_only: false, body }
     }
 
-    fn answer(&mut self, to: SocketAddr, tid: &[u8], reply: Reply<'_>) {
+    pub(super) fn answer(&mut self, to: SocketAddr, tid: &[u8], reply: Reply<'_>) {
         let message = self.reply_message(to, tid, reply);
         self.send(to, message);
     }
