@@ -5,6 +5,7 @@ mod serving;
 
 use std::time::Instant;
 
+use dhtget::dht::Network;
 use serving::{KINDS, full_node, question, stranger, token};
 
 fn main() {
@@ -14,7 +15,7 @@ fn main() {
 #[divan::bench(args = KINDS)]
 fn handle_datagram(bencher: divan::Bencher<'_, '_>, kind: &str) {
     let now = Instant::now();
-    let mut node = full_node(now);
+    let mut node = full_node(now, Network::Local);
     let questions: Vec<_> =
         (0..256u32).map(|n| (stranger(n), question(kind, n, &token(&mut node, now, stranger(n))))).collect();
     let mut at = 0;

@@ -5,6 +5,7 @@ mod serving;
 
 use std::time::Instant;
 
+use dhtget::dht::Network;
 use dhtget::wire::krpc::{Body, Message};
 use peak_alloc::PeakAlloc;
 use serving::{KINDS, full_node, question, stranger, token};
@@ -14,13 +15,21 @@ static MEMORY: PeakAlloc = PeakAlloc;
 
 #[test]
 fn questions_of_strangers_are_answered_without_allocating() {
+    for network in [Network::Local, Network::Public] {
+        answer_without_allocating(network);
+    }
+}
+
+fn answer_without_allocating(network: Network) {
     let now = Instant::now();
-    let mut node = full_node(now);
+    let mut node = full_node(now, network);
     assert!(node.table_sizes().0 > 200, "{:?}", node.table_sizes());
     for kind in KINDS {
-        let questions: Vec<_> = (0..300u32)
-            .map(|n| (stranger(n), question(kind, n, &token(&mut node, now, stranger(n)))))
-            .collect();
+        let asked = |n| {
+            let from = stranger(network, n);
+            (from, question(kind, n, &token(&mut node, now, from)))
+        };
+        let questions: Vec<_> = (0..300u32).map(asked).collect();
         let mut answers = 0;
         // The first round finds the store, the buffers and the table's copy as large as they need to be.
         for round in 0..3 {

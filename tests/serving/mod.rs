@@ -3,14 +3,15 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use dhtget::dht::{Config, Event, Network, Node};
+use dhtget::dht::{Config, Event, Limits, Network, Node};
 use dhtget::id::Id160;
 use dhtget::rng::Rng;
 use dhtget::wire::krpc::{Body, Message, Method, Query, Reply, Want};
 
 /// Who asks: in no table of ours.
-pub fn stranger(n: u32) -> SocketAddr {
-    ([127, 9, (n >> 8) as u8, n as u8], 7000).into()
+pub fn stranger(network: Network, n: u32) -> SocketAddr {
+    let first = if network == Network::Local { 127 } else { 9 };
+    ([first, 9, (n >> 8) as u8, n as u8], 7000).into()
 }
 
 fn message<'a>(transaction: &'a [u8], body: Body<'a>) -> Vec<u8> {
@@ -20,11 +21,14 @@ fn message<'a>(transaction: &'a [u8], body: Body<'a>) -> Vec<u8> {
 }
 
 /// A node whose table 1,000 others have tried to enter by answering a ping.
-pub fn full_node(now: Instant) -> Node {
-    let config = Config { network: Network::Local, ipv6: false, ..Config::default() };
+pub fn full_node(now: Instant, network: Network) -> Node {
+    // What is measured is an answer, not a refusal; the looking up is the same.
+    let limits = Limits { queries_per_ip: 1_000_000, queries_per_net: 1_000_000, ..Limits::default() };
+    let config = Config { network, ipv6: false, limits, ..Config::default() };
     let (mut node, mut rng) = (Node::new(config, [7; 32], now), Rng::from_u64(7));
     for n in 0..1000u32 {
-        let addr = SocketAddr::from(([127, 1, (n >> 8) as u8, n as u8], 6881));
+        let first = if network == Network::Local { 127 } else { 8 };
+        let addr = SocketAddr::from(([first, (n >> 8) as u8, n as u8, 1], 6881));
         // Near and far, so that more than the first few buckets fill.
         let bits = if n.is_multiple_of(2) { 0 } else { rng.below(8) };
         let id = node.id().random_with_prefix(bits, &mut rng);
