@@ -348,6 +348,7 @@ fn client(
         presence: Presence::Serving,
         no_dht: network.no_dht,
         state_dir,
+        short_run: false,
         limit_download: transfer.limit_rate,
         limit_upload: transfer.limit_upload,
     })

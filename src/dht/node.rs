@@ -14,6 +14,7 @@ mod identity;
 mod items;
 mod scrape;
 mod search;
+mod sending;
 mod serve;
 mod upkeep;
 
@@ -22,11 +23,12 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use self::search::{Kind, Search};
+use self::serve::Noted;
 use self::upkeep::Upkeep;
 use super::announced::Announced;
 use super::config::{
-    Config, ITEM_SHARE, K, MAX_BOOTSTRAP, MAX_EVENTS, MAX_PINGS, MAX_SEARCHES, MAX_TRANSMITS, PING_TIMEOUT,
-    QUERY_TIMEOUT, VERSION, is_private, is_sendable,
+    Config, ITEM_SHARE, K, MAX_BOOTSTRAP, MAX_EVENTS, MAX_PINGS, MAX_SEARCHES, PING_TIMEOUT, QUERY_TIMEOUT,
+    VERSION, is_private, is_sendable,
 };
 use super::event::{BootstrapState, Counters, Event, Full, LookupId, PingId, Reason, Snapshot, Transmit};
 use super::external::External;
@@ -67,6 +69,9 @@ pub struct Node {
     counters: Counters,
     transmits: VecDeque<Transmit>,
     events: VecDeque<Event>,
+    noted: Noted,
+    /// Empty buffers for payloads to come.
+    spare: Vec<Vec<u8>>,
 }
 
 /// What a query under way is for.
@@ -110,6 +115,8 @@ impl Node {
             counters: Counters::default(),
             transmits: VecDeque::new(),
             events: VecDeque::new(),
+            noted: Noted::new(now),
+            spare: Vec::new(),
             rng,
             config,
         }
@@ -444,15 +451,6 @@ impl Node {
         let read_only = self.is_read_only();
         self.send(to, Message { transaction: &tid, version: Some(VERSION), ip: None, read_only, body });
         Some(())
-    }
-
-    fn send(&mut self, to: SocketAddr, message: Message<'_>) {
-        // Beyond the bound the driver has stopped draining; a datagram more or less is no loss then.
-        if self.transmits.len() < MAX_TRANSMITS {
-            let mut payload = Vec::with_capacity(256);
-            message.emit(&mut payload);
-            self.transmits.push_back(Transmit { to, payload });
-        }
     }
 
     fn push_event(&mut self, event: Event) {
