@@ -348,7 +348,6 @@ fn client(
         presence: Presence::Serving,
         no_dht: network.no_dht,
         state_dir,
-        short_run: false,
         limit_download: transfer.limit_rate,
         limit_upload: transfer.limit_upload,
     })
