@@ -137,13 +137,23 @@ pub struct Limits {
     pub queries_per_ip: u32,
     /// Queries a second of one /16 (IPv6: /32).
     pub queries_per_net: u32,
+    /// Queries a second of everyone together; as many as come, if none.
+    pub queries_per_second: Option<u32>,
+    /// Bytes of answers a second; as many as it takes, if none.
+    pub bytes_per_second: Option<u64>,
     /// Memory for what strangers announce, in bytes.
     pub store_bytes: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { queries_per_ip: LIMIT_PER_IP, queries_per_net: LIMIT_PER_NET, store_bytes: STORE_BYTES }
+        Self {
+            queries_per_ip: LIMIT_PER_IP,
+            queries_per_net: LIMIT_PER_NET,
+            queries_per_second: None,
+            bytes_per_second: None,
+            store_bytes: STORE_BYTES,
+        }
     }
 }
 

@@ -418,13 +418,17 @@ impl Node {
         Some(())
     }
 
-    fn send(&mut self, to: SocketAddr, message: Message<'_>) {
+    /// Queues a message and tells its size.
+    fn send(&mut self, to: SocketAddr, message: Message<'_>) -> usize {
         // Beyond the bound the driver has stopped draining; a datagram more or less is no loss then.
-        if self.transmits.len() < MAX_TRANSMITS {
-            let mut payload = Vec::with_capacity(256);
-            message.emit(&mut payload);
-            self.transmits.push_back(Transmit { to, payload });
+        if self.transmits.len() >= MAX_TRANSMITS {
+            return 0;
         }
+        let mut payload = Vec::with_capacity(256);
+        message.emit(&mut payload);
+        let bytes = payload.len();
+        self.transmits.push_back(Transmit { to, payload });
+        bytes
     }
 
     fn push_event(&mut self, event: Event) {

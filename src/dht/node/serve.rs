@@ -100,7 +100,8 @@ impl Node {
 
     fn answer(&mut self, to: SocketAddr, tid: &[u8], reply: Reply<'_>) {
         let message = self.reply_message(to, tid, reply);
-        self.send(to, message);
+        let bytes = self.send(to, message);
+        self.limiter.on_answer(bytes);
     }
 
     /// Answers with an error.
@@ -109,7 +110,8 @@ impl Node {
             let body = Body::Error(ErrorBody { code, text: text.as_bytes() });
             let message =
                 Message { transaction: tid, version: Some(VERSION), ip: Some(to), read_only: false, body };
-            self.send(to, message);
+            let bytes = self.send(to, message);
+            self.limiter.on_answer(bytes);
         }
     }
 
