@@ -56,6 +56,8 @@ pub struct ClientConfig {
     pub no_dht: bool,
     /// Where the node id and known nodes outlive the process; none: nowhere.
     pub state_dir: Option<PathBuf>,
+    /// What strangers may take of the DHT node.
+    pub dht_limits: dht::Limits,
     /// Bytes a second, all transfers together.
     pub limit_download: Option<u64>,
     /// Bytes a second, all transfers together.
@@ -92,7 +94,8 @@ impl Client {
         let state = config.state_dir.as_deref().map(|dir| StateFolder::open(dir, network));
         let saved = state.as_ref().and_then(|s| s.load(&mut rng));
         let network = if config.private_network { dht::Network::Local } else { dht::Network::Public };
-        let dht_config = dht::Config { network, read_only: config.no_dht, ..dht::Config::default() };
+        let (read_only, limits) = (config.no_dht, config.dht_limits);
+        let dht_config = dht::Config { network, read_only, limits, ..dht::Config::default() };
         let dht = Dht::spawn(dht_config, listening.udp, rng.child(), saved, config.bootstrap)?;
         let doors = Doors::default();
         let mut listeners = Vec::new();

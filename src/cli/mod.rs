@@ -11,7 +11,7 @@ mod get;
 mod info;
 pub mod json;
 mod lookup;
-mod node;
+pub mod node;
 mod ping;
 pub mod plan;
 pub mod progress;
@@ -91,7 +91,9 @@ async fn dispatch(plan: &Plan, reporter: &mut Reporter, signals: &mut Signals) -
         Action::Get(plan) => get::run(plan, reporter, signals).await,
         Action::Share(plan) => share::run(plan, reporter, signals).await,
         Action::Info(plan) => info::run(plan, reporter, signals).await,
-        Action::Node(config) => node::run(config, reporter, signals).await,
+        Action::Node(plan) => node::run(plan, reporter, signals).await,
+        Action::NodeStatus(address) => node::ask::run(*address, reporter, signals).await,
+        Action::PrintConfig(text) => node::print_config(text, reporter),
         Action::Lookup(target, config) => lookup::run(target, config, reporter, signals).await,
         Action::Ping(address) => ping::run(address, reporter, signals).await,
         Action::Demo { size, dir } => demo::run(*size, dir, reporter, signals).await,

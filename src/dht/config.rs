@@ -75,6 +75,12 @@ pub const MAX_UNVERIFIED: usize = 64;
 pub const VERIFY_DELAY: Duration = Duration::from_secs(30);
 /// Upkeep interval: one query each, hence below 0.2 queries a second.
 pub const UPKEEP_EVERY: Duration = Duration::from_secs(6);
+/// A wake that comes later than this means that the machine slept, or the process was halted.
+pub const SLEPT: Duration = Duration::from_secs(60);
+/// Searches that have ended and are still shown: as many as fit under each other on a page.
+pub const RECENT_SEARCHES: usize = 8;
+/// Samples of the network's density that are remembered, 8 nodes each: an error of about 6 percent.
+pub const DENSITY_SAMPLES: usize = 32;
 /// Upkeep interval while the table is smaller than [`SMALL_TABLE`] and strangers wait.
 pub const UPKEEP_FAST: Duration = Duration::from_millis(250);
 /// The same in a private network, where nobody is bothered and everyone may have started just now.

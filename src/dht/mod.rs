@@ -18,9 +18,14 @@ pub mod lookup;
 pub mod node;
 pub mod table;
 pub mod token;
+pub mod traffic;
 
 pub use config::{Config, Limits, Network};
 pub use event::{
     BootstrapState, Counters, Event, Full, LookupId, LookupStats, PingId, Reason, Snapshot, Transmit,
 };
 pub use node::Node;
+pub use node::view::{
+    BucketReport, ContactReport, Evidence, FamilyReport, Report, SearchReport, StoreReport,
+};
+pub use traffic::Traffic;

@@ -3,15 +3,17 @@
 //! The methods come in four kinds. *Input*: [`Node::handle_datagram`], [`Node::handle_timeout`].
 //! *Wishes*: [`Node::get_peers`], [`Node::announce`], [`Node::find_node`], [`Node::ping`],
 //! [`Node::add_bootstrap`], [`Node::add_contact`], [`Node::cancel`]. *Output*: [`Node::poll_transmit`],
-//! [`Node::poll_event`], [`Node::poll_timeout`]. *View*: [`Node::snapshot`].
+//! [`Node::poll_event`], [`Node::poll_timeout`]. *View*: [`Node::snapshot`], [`Node::report`].
 //!
 //! The contract: after each input or wish, drain `poll_transmit` and `poll_event` until they yield
 //! nothing, then ask `poll_timeout` when to call `handle_timeout`, and only then go on. Must not know
 //! sockets, clocks or files.
 
+mod reload;
 mod search;
 mod serve;
 mod upkeep;
+pub mod view;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -19,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use self::search::{Kind, Search};
 use self::upkeep::Upkeep;
+use self::view::Findings;
 use super::announced::Announced;
 use super::config::{
     Config, K, MAX_BOOTSTRAP, MAX_EVENTS, MAX_PINGS, MAX_SEARCHES, MAX_TRANSMITS, PING_TIMEOUT,
@@ -29,6 +32,7 @@ use super::inflight::{InFlight, Pending};
 use super::limiter::Limiter;
 use super::table::Table;
 use super::token::Tokens;
+use super::traffic::{Kind as QueryKind, Refusal};
 use crate::id::{Id160, InfoHash, NodeId};
 use crate::rng::Rng;
 use crate::wire::compact::{Contact, canonical};
@@ -54,6 +58,8 @@ pub struct Node {
     pings: usize,
     next_id: u64,
     counters: Counters,
+    started: Instant,
+    findings: Findings,
     transmits: VecDeque<Transmit>,
     events: VecDeque<Event>,
 }
@@ -92,6 +98,8 @@ impl Node {
             pings: 0,
             next_id: 0,
             counters: Counters::default(),
+            started: now,
+            findings: Findings::default(),
             transmits: VecDeque::new(),
             events: VecDeque::new(),
             rng,
@@ -112,10 +120,16 @@ impl Node {
     /// Takes a datagram. Whatever it holds, nothing worse happens than that it is counted and dropped.
     pub fn handle_datagram(&mut self, now: Instant, from: SocketAddr, bytes: &[u8]) {
         let from = canonical(from);
+        self.counters.traffic.on_receive(bytes.len());
         match Message::parse(bytes) {
             Ok(Message { body: Body::Query(query), transaction, read_only, .. }) => {
-                if self.admits(now, from) && query.id != self.id {
-                    self.serve(now, from, transaction, &query, read_only);
+                if self.admits(now, from) {
+                    self.counters.traffic.on_query_in(QueryKind::of(&query.method));
+                    if query.id != self.id {
+                        self.serve(now, from, transaction, &query, read_only);
+                    } else {
+                        self.counters.traffic.on_refusal(Refusal::OwnId);
+                    }
                 }
             }
             Ok(Message { body: Body::Reply(reply), transaction, version, .. }) => {
@@ -126,33 +140,49 @@ impl Node {
                     Some(query) => {
                         tracing::debug!(code = error.code, "a node refused a query");
                         self.counters.errors_in += 1;
+                        self.counters.traffic.on_error_in(error.code);
                         self.on_failure(now, &query);
                     }
-                    None => self.counters.unmatched += 1,
+                    None => self.on_unmatched(),
                 }
             }
             Err(ParseError::Query { transaction, what }) => {
                 self.counters.malformed += 1;
                 if self.admits(now, from) {
+                    self.counters.traffic.on_query_in(QueryKind::Other);
+                    self.counters.traffic.on_refusal(Refusal::BadQuery);
                     self.refuse(from, transaction, code::PROTOCOL, what);
                 }
             }
-            Err(_) => self.counters.malformed += 1,
+            Err(_) => {
+                self.counters.malformed += 1;
+                self.counters.traffic.on_refusal(Refusal::Malformed);
+            }
         }
     }
 
     fn admits(&mut self, now: Instant, from: SocketAddr) -> bool {
         if self.config.read_only {
+            self.counters.traffic.on_refusal(Refusal::ReadOnly);
             return false;
         }
         let admitted = self.limiter.admits(now, from.ip());
+        if !admitted {
+            self.counters.traffic.on_refusal(Refusal::RateLimit);
+        }
         let counter = if admitted { &mut self.counters.queries_in } else { &mut self.counters.limited };
         *counter += 1;
         admitted
     }
 
+    fn on_unmatched(&mut self) {
+        self.counters.unmatched += 1;
+        self.counters.traffic.on_refusal(Refusal::Unmatched);
+    }
+
     /// Does what has become due.
     pub fn handle_timeout(&mut self, now: Instant) {
+        self.note_lateness(now);
         while let Some(query) = self.inflight.take_expired(now) {
             self.on_timeout(now, &query);
         }
@@ -316,8 +346,7 @@ impl Node {
         version: Option<[u8; 4]>,
     ) {
         let Some(query) = self.inflight.take(now, tid, from) else {
-            self.counters.unmatched += 1;
-            return;
+            return self.on_unmatched();
         };
         self.counters.replies_in += 1;
         if reply.id == self.id {
@@ -358,6 +387,7 @@ impl Node {
     }
 
     fn on_timeout(&mut self, now: Instant, query: &Pending<Purpose>) {
+        self.counters.traffic.timeouts += 1;
         // Where nobody has answered since, the silence may be ours: a cable, a sleep, a router.
         if self.last_reply.is_some_and(|at| at > query.sent) {
             self.blame(now, query);
@@ -406,6 +436,7 @@ impl Node {
     ) -> Option<()> {
         let tid = self.inflight.insert(now, to, expect, timeout, purpose)?;
         self.counters.queries_out += 1;
+        self.counters.traffic.on_query_out(QueryKind::of(&method));
         if let Some(state) = self.bootstrap.iter_mut().find(|b| b.addr == to) {
             state.asked = true;
         }
@@ -427,6 +458,7 @@ impl Node {
         let mut payload = Vec::with_capacity(256);
         message.emit(&mut payload);
         let bytes = payload.len();
+        self.counters.traffic.on_send(bytes);
         self.transmits.push_back(Transmit { to, payload });
         bytes
     }

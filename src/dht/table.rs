@@ -18,7 +18,8 @@ pub struct Table {
     buckets: Vec<Bucket>,
 }
 
-fn capacity(index: usize) -> usize {
+/// Entries that a bucket takes.
+pub fn capacity(index: usize) -> usize {
     ROOT_BUCKETS.get(index).copied().unwrap_or(K)
 }
 
@@ -41,6 +42,11 @@ impl Table {
     /// Every entry, far buckets first.
     pub fn entries(&self) -> impl Iterator<Item = &Entry> {
         self.buckets.iter().flat_map(|b| b.entries())
+    }
+
+    /// The buckets, far ones first.
+    pub fn buckets(&self) -> &[Bucket] {
+        &self.buckets
     }
 
     fn index(&self, id: &NodeId) -> Option<usize> {

@@ -16,6 +16,7 @@ use crate::dht::{self, Counters, LookupStats};
 use crate::id::{InfoHash, NodeId};
 
 mod mailbox;
+mod operator;
 mod resolve;
 mod task;
 

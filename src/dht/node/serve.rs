@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use super::{Node, family};
 use crate::dht::config::{K, MAX_PAYLOAD, SMALL_TABLE, VERIFY_DELAY, VERSION, is_private, is_sendable};
+use crate::dht::traffic::Refusal;
 use crate::id::Id160;
 use crate::wire::compact::{self, Contact};
 use crate::wire::krpc::{Body, ErrorBody, Message, Method, Query, Reply, Want, code};
@@ -21,7 +22,7 @@ impl Node {
         read_only: bool,
     ) {
         if !is_sendable(from) {
-            return;
+            return self.counters.traffic.on_refusal(Refusal::Unsendable);
         }
         match query.method {
             Method::Ping => self.answer(from, tid, Reply::default()),
@@ -33,15 +34,18 @@ impl Node {
             Method::AnnouncePeer { info_hash, port, implied_port, token } => {
                 let port = if implied_port { from.port() } else { port };
                 if !self.tokens.accepts(from.ip(), token) {
+                    self.counters.traffic.on_refusal(Refusal::BadToken);
                     return self.refuse(from, tid, code::PROTOCOL, "bad token");
                 }
                 if port == 0 {
+                    self.counters.traffic.on_refusal(Refusal::BadQuery);
                     return self.refuse(from, tid, code::PROTOCOL, "bad port");
                 }
                 self.announced.insert(now, info_hash, SocketAddr::new(from.ip(), port));
                 self.answer(from, tid, Reply::default());
             }
             Method::Other { target: None, .. } => {
+                self.counters.traffic.on_refusal(Refusal::UnknownMethod);
                 return self.refuse(from, tid, code::METHOD, "method unknown");
             }
         }
@@ -99,6 +103,7 @@ impl Node {
     }
 
     fn answer(&mut self, to: SocketAddr, tid: &[u8], reply: Reply<'_>) {
+        self.counters.traffic.replies_out += 1;
         let message = self.reply_message(to, tid, reply);
         let bytes = self.send(to, message);
         self.limiter.on_answer(bytes);
@@ -107,6 +112,7 @@ impl Node {
     /// Answers with an error.
     pub(super) fn refuse(&mut self, to: SocketAddr, tid: &[u8], code: i64, text: &str) {
         if is_sendable(to) {
+            self.counters.traffic.on_error_out(code);
             let body = Body::Error(ErrorBody { code, text: text.as_bytes() });
             let message =
                 Message { transaction: tid, version: Some(VERSION), ip: Some(to), read_only: false, body };

@@ -10,6 +10,7 @@ use tokio::net::UdpSocket;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::mailbox::Sender;
+use super::operator::{Operator, SleepWatch};
 use super::{DhtStatus, PingError, PingReply, SearchEvent};
 use crate::dht::{self, Event, LookupId, PingId};
 use crate::driver::listen::UdpSockets;
@@ -35,6 +36,7 @@ pub(super) enum Command {
     Contact(SocketAddr),
     Resolved(String, Vec<SocketAddr>),
     Snapshot(oneshot::Sender<dht::Snapshot>),
+    Operator(Operator),
     Shutdown(oneshot::Sender<dht::Snapshot>),
 }
 
@@ -56,14 +58,15 @@ enum Wake {
 
 /// The owner of a node and its sockets.
 pub(super) struct Task {
-    node: dht::Node,
+    pub(super) node: dht::Node,
+    pub(super) sleep: SleepWatch,
     /// IPv4, IPv6.
     sockets: [Option<UdpSocket>; 2],
     outbox: [VecDeque<dht::Transmit>; 2],
     inbox: mpsc::Receiver<Command>,
     searches: BTreeMap<LookupId, Sender>,
     pings: BTreeMap<PingId, oneshot::Sender<Result<PingReply, PingError>>>,
-    status: watch::Sender<DhtStatus>,
+    pub(super) status: watch::Sender<DhtStatus>,
     status_at: Instant,
     sweep_at: Instant,
     buffer: Box<[u8; MAX_DATAGRAM]>,
@@ -82,6 +85,7 @@ impl Task {
         let now = clock::now();
         Ok(Self {
             node,
+            sleep: SleepWatch::new(now, clock::with_sleep()),
             sockets: [tokio_socket(sockets.v4)?, tokio_socket(sockets.v6)?],
             outbox: Default::default(),
             inbox,
@@ -137,6 +141,7 @@ impl Task {
 
     fn on_timer(&mut self) {
         let now = clock::now();
+        self.notice_sleep(now);
         if self.node.poll_timeout().is_some_and(|(at, _)| at <= now) {
             self.node.handle_timeout(now);
         }
@@ -182,6 +187,7 @@ impl Task {
                 }
             }
             Command::Snapshot(reply) => drop(reply.send(self.node.snapshot(now))),
+            Command::Operator(wish) => self.on_operator(now, wish),
             Command::Shutdown(_) => {}
         }
     }
