@@ -29,6 +29,7 @@ use clap::Parser as _;
 
 use self::args::CommandLine;
 use self::error::{CliError, Code};
+use self::node::flags::LogFormat;
 use self::plan::{Action, Env, Output, Plan};
 use self::report::Reporter;
 use self::signals::Signals;
@@ -79,7 +80,8 @@ fn run(plan: &Plan, reporter: &mut Reporter) -> Result<(), CliError> {
         .enable_all()
         .build()
         .map_err(|e| CliError::new(Code::Unknown, format!("the runtime cannot start: {e}")))?;
-    let mut signals = Signals::listen(plan.output.quiet);
+    let in_words = plan.output.log_format == LogFormat::Text;
+    let mut signals = Signals::listen(plan.output.quiet || !in_words);
     let result = runtime.block_on(dispatch(plan, reporter, &mut signals));
     // A blocked thread (a disk that hangs) must not hold a run that is over.
     runtime.shutdown_background();

@@ -100,7 +100,7 @@ function strip(s, family) {
   const root = svg("svg", { class: "strip", viewBox: `0 0 ${W} ${H}`, preserveAspectRatio: "none", role: "img",
     "aria-label": `${family.name}: ${family.nodes} nodes over the key space` });
   const filled = new Map(family.buckets.map((b) => [b.index, b]));
-  for (let index = 0; index < 12; index += 1) {
+  for (let index = 0; index < 9; index += 1) {
     const [start, width] = region(s.position, index);
     const bucket = filled.get(index);
     const share = bucket ? (bucket.good + bucket.questionable + bucket.bad) / bucket.capacity : 0;
@@ -110,10 +110,10 @@ function strip(s, family) {
   }
   for (const bucket of family.buckets) {
     for (const c of bucket.contacts) {
-      // Near nodes stand tall: the round trip on a logarithmic scale from 1 ms to 1 s.
-      const far = Math.min(1, Math.max(0, Math.log10(Math.max(c.rtt_ms, 1)) / 3));
+      // Near nodes stand tall: the round trip on a logarithmic scale from 0.1 ms to 1 s.
+      const far = Math.min(1, (Math.log10(Math.max(c.rtt_ms, 0.1)) + 1) / 4);
       root.append(svg("line", { class: `mark ${c.state}`, x1: c.position * W, x2: c.position * W,
-        y1: top + 4 + far * (bottom - top - 16), y2: bottom - 3 }));
+        y1: top + 4 + far * (bottom - top - 14), y2: bottom - 3 }));
     }
   }
   const x = s.position * W;
@@ -223,6 +223,7 @@ function pairs(target, rows) {
 
 function rest(s) {
   const reasons = Object.entries(s.refused).sort((a, b) => b[1] - a[1]);
+  $("refused-sum").textContent = `${whole(reasons.reduce((n, [, m]) => n + m, 0))} in all`;
   pairs($("refused"), reasons.map(([name, n]) => [REASONS[name] || name, whole(n), n === 0]));
   const fill = el("i", {});
   fill.style.width = `${Math.min(100, (s.stored.bytes / Math.max(1, s.stored.limit_bytes)) * 100)}%`;
