@@ -439,6 +439,32 @@ fn node_status_prints_a_running_node_and_says_where_none_runs() {
 }
 
 #[test]
+fn connections_are_bounded_and_room_is_used_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_silent, nobody) = silence();
+    let node = Node::start(dir.path(), &["--no-state", "--bootstrap", &nobody, "--status", "127.0.0.1:0"]);
+    let ask = |stream: &mut TcpStream| {
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(b"GET /page.css HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    };
+    let first_byte = |stream: &mut TcpStream| stream.read_exact(&mut [0]);
+    let mut open = Vec::new();
+    for _ in 0..64 {
+        let mut stream = TcpStream::connect(node.status.unwrap()).unwrap();
+        ask(&mut stream).unwrap();
+        first_byte(&mut stream).unwrap();
+        open.push(stream);
+    }
+    let mut waiting = TcpStream::connect(node.status.unwrap()).unwrap();
+    ask(&mut waiting).unwrap();
+    waiting.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+    assert!(first_byte(&mut waiting).is_err(), "more connections are served than there is room for");
+    waiting.set_read_timeout(Some(PATIENCE)).unwrap();
+    open.pop();
+    first_byte(&mut waiting).unwrap();
+}
+
+#[test]
 fn a_limit_on_everyone_holds_and_shows() {
     let dir = tempfile::tempdir().unwrap();
     let (_first, node) =

@@ -78,7 +78,7 @@ pub const UPKEEP_EVERY: Duration = Duration::from_secs(6);
 /// A wake that comes later than this means that the machine slept, or the process was halted.
 pub const SLEPT: Duration = Duration::from_secs(60);
 /// Searches that have ended and are still shown: as many as fit under each other on a page.
-pub const RECENT_SEARCHES: usize = 8;
+pub const RECENT_SEARCHES: usize = 12;
 /// Samples of the network's density that are remembered, 8 nodes each: an error of about 6 percent.
 pub const DENSITY_SAMPLES: usize = 32;
 /// Upkeep interval while the table is smaller than [`SMALL_TABLE`] and strangers wait.

@@ -19,8 +19,9 @@ pub fn cpu_seconds() -> Option<f64> {
     Some(all as f64 / rustix::param::clock_ticks_per_second() as f64)
 }
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
 mod tests {
+    #[cfg(target_os = "linux")]
     #[test]
     fn the_system_tells_what_we_cost() {
         assert!(super::resident_bytes().unwrap() > 1 << 20);

@@ -176,10 +176,15 @@ impl Task {
             Command::Contact(addr) => self.node.add_contact(now, addr),
             Command::Resolved(name, addrs) => {
                 tracing::debug!(%name, count = addrs.len(), "a node to start from has resolved");
-                self.status.send_if_modified(|s| {
+                let wanted = self.status.send_if_modified(|s| {
+                    let before = s.unresolved.len();
                     s.unresolved.retain(|n| *n != name);
-                    true
+                    s.unresolved.len() < before
                 });
+                // The list may have changed while the name was being looked up.
+                if !wanted {
+                    return;
+                }
                 if bootstrap::default_nodes().contains(&name) {
                     self.node.add_routers(now, addrs);
                 } else {

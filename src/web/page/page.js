@@ -54,6 +54,8 @@ function time(s) {
   return `${Math.floor(s / 86400)}${THIN}d ${two((s % 86400) / 3600)}${THIN}h`;
 }
 
+// One unit is enough for what is over.
+const ago = (s) => `${time(s).split(" ")[0]} ago`;
 const rate = (n) => (n === 0 ? "0" : n < 10 ? n.toFixed(1) : short(n));
 // The last ten seconds, a second.
 function recent(line, step) {
@@ -104,7 +106,8 @@ function strip(s, family) {
     const [start, width] = region(s.position, index);
     const bucket = filled.get(index);
     const share = bucket ? (bucket.good + bucket.questionable + bucket.bad) / bucket.capacity : 0;
-    const rect = { x: start * W, y: top, width: width * W, height: bottom - top, rx: 3 };
+    const gap = width * W > 8 ? 1.5 : 0;
+    const rect = { x: start * W + gap, y: top, width: width * W - 2 * gap, height: bottom - top, rx: gap && 3 };
     root.append(svg("rect", { ...rect, class: "void" }));
     if (share > 0) root.append(svg("rect", { ...rect, class: "region", "fill-opacity": 0.1 + 0.22 * share }));
   }
@@ -131,6 +134,11 @@ function captions(s) {
   root.append(end(s.position, "own id", anchor, true));
   if (s.position > 0.1) root.append(end(0, "0", "start"));
   if (s.position < 0.9) root.append(end(1, "2\u00b9\u2076\u2070", "end"));
+  for (let index = 0; index < 4; index += 1) {
+    const [start, width] = region(s.position, index);
+    const at = start + width / 2;
+    if (Math.abs(at - s.position) > 0.06) root.append(end(at, index ? String(index) : "bucket 0", "middle"));
+  }
   return root;
 }
 
@@ -150,7 +158,7 @@ function bucketRow(b) {
 }
 
 function tables(s) {
-  const head = () => el("tr", {}, el("th", {}, "bits"), el("th", { className: "wide" }, "of the space"),
+  const head = () => el("tr", {}, el("th", {}, "bucket"), el("th", { className: "wide" }, "of the space"),
     el("th", { className: "cells" }, "entries"), el("th", {}, "used"), el("th", { className: "wide" }, "spare"),
     el("th", {}, "median rtt"), el("th", { className: "wide" }, "oldest"));
   $("tables").replaceChildren(...s.families.map((f) => {
@@ -198,21 +206,23 @@ function lookup(x, bitsOfSpace) {
   const bits = x.best_bits === null || x.best_bits === undefined ? 0 : x.best_bits;
   const fill = el("i", {});
   fill.style.width = `${Math.min(100, (bits / bitsOfSpace) * 100)}%`;
-  const found = x.kind === "get_peers" || x.kind === "announce" ? `, ${plural(x.peers, "peer")} found` : "";
-  return el("li", { className: ended ? "" : "live" },
-    el("span", {}, el("span", { className: "kind" }, x.kind), el("code", {}, `${x.target.slice(0, 12)}\u2026`)),
-    el("span", { className: "when" }, ended ? `took ${time(x.elapsed_s)}` : `running for ${time(x.elapsed_s)}`),
-    el("div", { className: "bar" }, fill),
-    el("span", { className: "how" }, `${x.answered} of ${x.asked} answered, ${bits} bits close${found}`));
+  const close = el("div", {}, el("div", { className: "bar" }, fill), el("span", {}, String(bits)));
+  return el("tr", { className: ended ? "" : "live" },
+    el("td", {}, x.kind.replace("_", " "), el("code", {}, `${x.target.slice(0, 8)}\u2026`)),
+    el("td", {}, `${x.answered}/${x.asked}`), el("td", { className: "close" }, close),
+    el("td", { className: x.peers ? "" : "zero" }, whole(x.peers)), el("td", {}, time(x.elapsed_s)),
+    el("td", {}, ended ? ago(x.ended_s) : "running"));
 }
 
 function lookups(s) {
   const size = Math.max(2, ...s.families.map((f) => f.network_size || 0));
   // The closest of N nodes shares about log2 N bits with a target.
   const bits = Math.log2(size) + 2;
-  const all = [...s.searches, ...s.recent_searches].slice(0, 8);
-  $("lookups").replaceChildren(...all.map((x) => lookup(x, bits)));
-  if (!all.length) $("lookups").append(el("li", { className: "empty" }, "none so far"));
+  const all = [...s.searches, ...s.recent_searches].slice(0, 12);
+  const head = el("tr", {}, ...["target", "answered", "bits close", "peers", "took", "ended"].map((h) => el("th", {}, h)));
+  const none = el("tr", {}, el("td", { className: "empty", colSpan: 6 }, "none so far"));
+  $("lookups").replaceChildren(el("thead", {}, head),
+    el("tbody", {}, ...(all.length ? all.map((x) => lookup(x, bits)) : [none])));
   $("running").textContent = `${s.searches.length} running, ${s.in_flight} queries in flight`;
 }
 
@@ -225,11 +235,8 @@ function rest(s) {
   const reasons = Object.entries(s.refused).sort((a, b) => b[1] - a[1]);
   $("refused-sum").textContent = `${whole(reasons.reduce((n, [, m]) => n + m, 0))} in all`;
   pairs($("refused"), reasons.map(([name, n]) => [REASONS[name] || name, whole(n), n === 0]));
-  const fill = el("i", {});
-  fill.style.width = `${Math.min(100, (s.stored.bytes / Math.max(1, s.stored.limit_bytes)) * 100)}%`;
-  $("stored").replaceChildren(el("div", { className: "bar" }, fill),
-    el("p", { className: "stored-words" }, el("span", {}, el("b", {}, bytes(s.stored.bytes)), ` of ${bytes(s.stored.limit_bytes)}`),
-      el("span", {}, `${plural(s.stored.peers, "peer")}`)));
+  $("stored-bar").style.width = `${Math.min(100, (s.stored.bytes / Math.max(1, s.stored.limit_bytes)) * 100)}%`;
+  $("stored-words").textContent = `${bytes(s.stored.bytes)} of ${bytes(s.stored.limit_bytes)}`;
   const l = s.limits;
   const none = (value, words) => (value === null || value === undefined ? "none" : words(value));
   pairs($("limits"), [
