@@ -54,7 +54,7 @@ async fn main() -> io::Result<()> {
                 let port = 1024 + rng.below(60_000) as u16;
                 let announces = rng.chance(0.25);
                 let mut search =
-                    if announces { node.get_peers_and_announce(hash, port) } else { node.get_peers(hash) };
+                    if announces { node.get_peers_and_announce(hash, port, false) } else { node.get_peers(hash) };
                 tokio::spawn(async move { while search.next().await.is_some() {} });
             }
             _ = churn.tick() => {

@@ -350,7 +350,7 @@ fn sigusr1_prints_every_contact() {
     let contact = words.lines().find(|line| line.contains(&id)).unwrap();
     assert!(contact.contains(&first.address()) && contact.contains("good"), "{contact}");
     assert!(
-        words.contains("refused  nothing") && words.contains("stored   0 peers of 0 info-hashes"),
+        words.contains("refused  nothing") && words.contains("stored   0 peers of 0 info-hashes, 0 items"),
         "{words}"
     );
 }

@@ -1,7 +1,8 @@
 //! One DHT node: the wiring of the machines beside it, and their queues.
 //!
 //! The methods come in four kinds. *Input*: [`Node::handle_datagram`], [`Node::handle_timeout`].
-//! *Wishes*: [`Node::get_peers`], [`Node::announce`], [`Node::find_node`], [`Node::ping`],
+//! *Wishes*: [`Node::get_peers`], [`Node::announce`], [`Node::find_node`], [`Node::scrape`],
+//! [`Node::get_item`], [`Node::put_item`], [`Node::ping`], [`Node::sample_infohashes`],
 //! [`Node::add_bootstrap`], [`Node::add_contact`], [`Node::cancel`]. *Output*: [`Node::poll_transmit`],
 //! [`Node::poll_event`], [`Node::poll_timeout`]. *View*: [`Node::snapshot`], [`Node::report`].
 //!
@@ -9,7 +10,10 @@
 //! nothing, then ask `poll_timeout` when to call `handle_timeout`, and only then go on. Must not know
 //! sockets, clocks or files.
 
-mod reload;
+mod identity;
+mod items;
+mod operator;
+mod scrape;
 mod search;
 mod serve;
 mod upkeep;
@@ -24,11 +28,13 @@ use self::upkeep::Upkeep;
 use self::view::Findings;
 use super::announced::Announced;
 use super::config::{
-    Config, K, MAX_BOOTSTRAP, MAX_EVENTS, MAX_PINGS, MAX_SEARCHES, MAX_TRANSMITS, PING_TIMEOUT,
-    QUERY_TIMEOUT, VERSION, is_private, is_sendable,
+    Config, ITEM_SHARE, K, MAX_EVENTS, MAX_PINGS, MAX_SEARCHES, MAX_TRANSMITS, PING_TIMEOUT, QUERY_TIMEOUT,
+    VERSION, is_private, is_sendable,
 };
 use super::event::{BootstrapState, Counters, Event, Full, LookupId, PingId, Reason, Snapshot, Transmit};
+use super::external::External;
 use super::inflight::{InFlight, Pending};
+use super::items::Items;
 use super::limiter::Limiter;
 use super::table::Table;
 use super::token::Tokens;
@@ -43,6 +49,8 @@ use crate::wire::krpc::{Body, Message, Method, ParseError, Query, Reply, Want, c
 pub struct Node {
     /// When somebody last answered.
     last_reply: Option<Instant>,
+    /// Whether a stranger's query has ever come in.
+    was_reached: bool,
     config: Config,
     id: NodeId,
     rng: Rng,
@@ -51,6 +59,9 @@ pub struct Node {
     inflight: InFlight<Purpose>,
     tokens: Tokens,
     announced: Announced,
+    items: Items,
+    /// IPv4, IPv6.
+    external: [External; 2],
     limiter: Limiter,
     searches: Vec<Search>,
     upkeep: Upkeep,
@@ -70,6 +81,7 @@ enum Purpose {
     Search(LookupId),
     Announce(LookupId),
     Ping(PingId),
+    Sample(PingId),
     Check,
 }
 
@@ -84,13 +96,17 @@ impl Node {
         let mut rng = Rng::from_seed(seed);
         let random_id = Id160::random(&mut rng);
         let id = config.id.unwrap_or(random_id);
+        let item_bytes = (config.limits.store_bytes as f64 * ITEM_SHARE) as usize;
         Self {
             last_reply: None,
+            was_reached: false,
             id,
             tables: [Table::new(id), Table::new(id)],
             inflight: InFlight::new(rng.child()),
             tokens: Tokens::new(now, rng.child()),
-            announced: Announced::new(config.limits.store_bytes),
+            announced: Announced::new(config.limits.store_bytes - item_bytes),
+            items: Items::new(item_bytes),
+            external: Default::default(),
             limiter: Limiter::new(&config),
             searches: Vec::new(),
             upkeep: Upkeep::new(now),
@@ -123,6 +139,7 @@ impl Node {
         self.counters.traffic.on_receive(bytes.len());
         match Message::parse(bytes) {
             Ok(Message { body: Body::Query(query), transaction, read_only, .. }) => {
+                self.note_reached(from);
                 if self.admits(now, from) {
                     self.counters.traffic.on_query_in(QueryKind::of(&query.method));
                     if query.id != self.id {
@@ -132,8 +149,8 @@ impl Node {
                     }
                 }
             }
-            Ok(Message { body: Body::Reply(reply), transaction, version, .. }) => {
-                self.on_reply(now, from, transaction, &reply, version);
+            Ok(Message { body: Body::Reply(reply), transaction, version, ip, .. }) => {
+                self.on_reply(now, from, transaction, &reply, (version, ip));
             }
             Ok(Message { body: Body::Error(error), transaction, .. }) => {
                 match self.inflight.take(now, transaction, from) {
@@ -141,6 +158,7 @@ impl Node {
                         tracing::debug!(code = error.code, "a node refused a query");
                         self.counters.errors_in += 1;
                         self.counters.traffic.on_error_in(error.code);
+                        self.note_refusal(&query, error.code);
                         self.on_failure(now, &query);
                     }
                     None => self.on_unmatched(),
@@ -150,7 +168,6 @@ impl Node {
                 self.counters.malformed += 1;
                 if self.admits(now, from) {
                     self.counters.traffic.on_query_in(QueryKind::Other);
-                    self.counters.traffic.on_refusal(Refusal::BadQuery);
                     self.refuse(from, transaction, code::PROTOCOL, what);
                 }
             }
@@ -162,7 +179,7 @@ impl Node {
     }
 
     fn admits(&mut self, now: Instant, from: SocketAddr) -> bool {
-        if self.config.read_only {
+        if self.is_read_only() {
             self.counters.traffic.on_refusal(Refusal::ReadOnly);
             return false;
         }
@@ -225,7 +242,12 @@ impl Node {
 
     /// Searches for peers of a torrent, and afterwards announces `port` to the nodes closest to it.
     pub fn announce(&mut self, now: Instant, hash: InfoHash, port: u16) -> Result<LookupId, Full> {
-        self.search(now, hash, Kind::Announce { port })
+        self.search(now, hash, Kind::Announce { port, seed: false })
+    }
+
+    /// The same for one who has everything (BEP 33).
+    pub fn announce_seed(&mut self, now: Instant, hash: InfoHash, port: u16) -> Result<LookupId, Full> {
+        self.search(now, hash, Kind::Announce { port, seed: true })
     }
 
     /// Searches for the nodes closest to an id.
@@ -258,30 +280,6 @@ impl Node {
         let query = self.query(now, addr, None, PING_TIMEOUT, Method::Ping, Purpose::Ping(ping));
         self.pings += 1;
         query.map(|()| ping).ok_or(Full).inspect_err(|_| self.pings -= 1)
-    }
-
-    /// Adds addresses to start from, for example as names resolve; running searches take them up.
-    pub fn add_bootstrap(&mut self, now: Instant, addrs: impl IntoIterator<Item = SocketAddr>) {
-        self.add_starts(now, addrs, false);
-    }
-
-    /// Adds well-known routers to start from. They serve everyone's start, so they stay out of the table
-    /// and are asked only while too few others are known.
-    pub fn add_routers(&mut self, now: Instant, addrs: impl IntoIterator<Item = SocketAddr>) {
-        self.add_starts(now, addrs, true);
-    }
-
-    fn add_starts(&mut self, now: Instant, addrs: impl IntoIterator<Item = SocketAddr>, router: bool) {
-        for addr in addrs.into_iter().map(canonical) {
-            let known = self.bootstrap.iter().any(|b| b.addr == addr);
-            // The user named it, so it may be private; it still must be sendable and of our family.
-            if known || self.bootstrap.len() >= MAX_BOOTSTRAP || !self.config.accepts(addr, addr.ip()) {
-                continue;
-            }
-            self.bootstrap.push(BootstrapState { addr, router, asked: false, answered: false });
-            self.seed_searches(now, addr);
-        }
-        self.join_now(now);
     }
 
     /// Adds nodes of an earlier run; they are asked before any other.
@@ -319,6 +317,8 @@ impl Node {
             counters: self.counters,
             bootstrap: self.bootstrap.clone(),
             stored_hashes: self.announced.hashes(),
+            stored_items: self.items.len(),
+            external: [0, 1].map(|at| self.external[at].address()),
         }
     }
 
@@ -343,7 +343,7 @@ impl Node {
         from: SocketAddr,
         tid: &[u8],
         reply: &Reply<'_>,
-        version: Option<[u8; 4]>,
+        (version, ip): (Option<[u8; 4]>, Option<SocketAddr>),
     ) {
         let Some(query) = self.inflight.take(now, tid, from) else {
             return self.on_unmatched();
@@ -374,16 +374,11 @@ impl Node {
                 self.pings -= 1;
                 self.push_event(Event::Pong { ping, id: reply.id, rtt, version });
             }
+            Purpose::Sample(ping) => self.on_samples(ping, from, reply),
             Purpose::Check => self.on_checked(now, from, reply),
         }
         self.seed_searches(now, from);
-    }
-
-    /// Marks an address to start from as answering; true for a router, which stays out of the table.
-    fn note_bootstrap(&mut self, from: SocketAddr) -> bool {
-        let Some(state) = self.bootstrap.iter_mut().find(|b| b.addr == from) else { return false };
-        state.answered = true;
-        state.router
+        self.on_vote(now, from, ip);
     }
 
     fn on_timeout(&mut self, now: Instant, query: &Pending<Purpose>) {
@@ -416,7 +411,7 @@ impl Node {
         match query.purpose {
             Purpose::Search(id) => self.on_search_failure(now, id, query.to),
             Purpose::Announce(id) => self.on_announced(now, id, false),
-            Purpose::Ping(ping) => {
+            Purpose::Ping(ping) | Purpose::Sample(ping) => {
                 self.pings -= 1;
                 self.push_event(Event::PingFailed { ping });
             }
@@ -441,10 +436,11 @@ impl Node {
             state.asked = true;
         }
         let both = self.config.ipv4 && self.config.ipv6;
-        let searching = matches!(method, Method::FindNode { .. } | Method::GetPeers { .. });
+        let searching =
+            matches!(method, Method::FindNode { .. } | Method::GetPeers { .. } | Method::Get { .. });
         let want = Want { v4: both && searching, v6: both && searching };
         let body = Body::Query(Query { id: self.id, want, method });
-        let read_only = self.config.read_only;
+        let read_only = self.is_read_only();
         self.send(to, Message { transaction: &tid, version: Some(VERSION), ip: None, read_only, body });
         Some(())
     }

@@ -62,6 +62,8 @@ fn table(out: &mut Exposition, status: &Status) {
         out.gauge("dhtget_network_size_error", "Relative standard error of that estimate.");
         each(out, &|f| f.network_size_error);
     }
+    out.gauge("dhtget_external_votes", "Networks that have told us our own address (BEP 42).");
+    each(out, &|f| Some(f.external_votes as f64));
     out.gauge(
         "dhtget_unverified",
         "Strangers waiting for the ping that decides whether they enter the table.",
@@ -115,6 +117,7 @@ fn stored(out: &mut Exposition, status: &Status) {
     out.gauge("dhtget_stored_hashes", "Info-hashes for which peers are stored.");
     out.value(&[], stored.hashes as f64);
     out.gauge("dhtget_stored_peers", "Announced peers that are stored.").value(&[], stored.peers as f64);
+    out.gauge("dhtget_stored_items", "Items that are stored (BEP 44).").value(&[], stored.items as f64);
     out.gauge("dhtget_stored_bytes", "Memory that they take.").value(&[], stored.bytes as f64);
     out.gauge("dhtget_stored_limit_bytes", "Memory that they may take.");
     out.value(&[], stored.limit_bytes as f64);

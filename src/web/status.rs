@@ -65,6 +65,8 @@ pub struct Family {
     pub questionable: usize,
     pub bad: usize,
     pub spares: usize,
+    pub external_address: Option<String>,
+    pub external_votes: usize,
     pub network_size: Option<f64>,
     /// One standard deviation, as a share.
     pub network_size_error: Option<f64>,
@@ -145,6 +147,7 @@ pub struct TrafficFigures {
 pub struct Stored {
     pub hashes: usize,
     pub peers: usize,
+    pub items: usize,
     pub bytes: usize,
     pub limit_bytes: usize,
 }
@@ -214,6 +217,7 @@ impl Status {
             stored: Stored {
                 hashes: report.stored.hashes,
                 peers: report.stored.peers,
+                items: report.stored.items,
                 bytes: report.stored.bytes,
                 limit_bytes: report.stored.cap,
             },
@@ -270,6 +274,8 @@ impl Family {
             questionable,
             bad,
             spares: family.buckets.iter().map(|b| b.spares).sum(),
+            external_address: family.external.map(|ip| ip.to_string()),
+            external_votes: family.votes,
             network_size: family.network_size.map(|(nodes, _)| nodes.round()),
             network_size_error: family.network_size.map(|(_, error)| error),
             buckets: family.buckets.iter().map(Bucket::new).collect(),

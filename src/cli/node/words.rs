@@ -41,6 +41,10 @@ fn head(status: &Status) -> String {
     let ok = if status.health.ok { "" } else { "  (not healthy)" };
     let _ = writeln!(out, "state    {}{ok}", visible(&status.health.words));
     for family in &status.families {
+        if let Some(address) = &family.external_address {
+            let votes = count(family.external_votes, "vote");
+            let _ = writeln!(out, "address  {} ({votes})", visible(address));
+        }
         if let (Some(size), Some(error)) = (family.network_size, family.network_size_error) {
             let percent = (error * 100.0).round();
             let _ = writeln!(
@@ -142,7 +146,8 @@ fn tail(status: &Status) -> String {
     let hashes =
         if stored.hashes == 1 { "1 info-hash".to_owned() } else { format!("{} info-hashes", stored.hashes) };
     let (used, limit) = (bytes(stored.bytes as u64), bytes(stored.limit_bytes as u64));
-    let _ = writeln!(out, "stored   {peers} of {hashes}, {used} of {limit}");
+    let items = count(stored.items, "item");
+    let _ = writeln!(out, "stored   {peers} of {hashes}, {items}, {used} of {limit}");
     let _ = writeln!(out, "limits   {}", limits(status));
     for search in &status.searches {
         let _ = writeln!(out, "search   {}", search_words(search));

@@ -15,7 +15,7 @@
 //! Horowitz and Malkhi, "Estimating network size from local information", 2003.)
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use super::Node;
@@ -66,6 +66,10 @@ pub struct Report {
 pub struct FamilyReport {
     /// Whether there is a socket of it.
     pub enabled: bool,
+    /// Our own address as others see it (BEP 42).
+    pub external: Option<IpAddr>,
+    /// Networks that have told us one.
+    pub votes: usize,
     /// The buckets with somebody in them, far ones first.
     pub buckets: Vec<BucketReport>,
     /// How many nodes the network has, and the relative error (one standard deviation) of that.
@@ -124,7 +128,7 @@ pub enum Evidence {
 pub struct SearchReport {
     /// What for.
     pub target: Id160,
-    /// `join`, `find_node`, `get_peers` or `announce`.
+    /// `join`, `find_node`, `get_peers`, `announce`, `scrape`, `get_item` or `put_item`.
     pub kind: &'static str,
     /// How far it is.
     pub stats: LookupStats,
@@ -139,6 +143,8 @@ pub struct StoreReport {
     pub hashes: usize,
     /// Peers, all hashes together.
     pub peers: usize,
+    /// Items (BEP 44).
+    pub items: usize,
     /// Memory taken.
     pub bytes: usize,
     /// Memory it may take.
@@ -174,14 +180,17 @@ impl Node {
     /// All there is to see.
     pub fn report(&self, now: Instant) -> Report {
         let (bytes, cap) = self.announced.memory();
+        let (item_bytes, item_cap) = self.items.memory();
         let enabled = [self.config.ipv4, self.config.ipv6];
         Report {
             id: self.id,
             uptime: now.saturating_duration_since(self.started),
             joined: self.has_joined(),
-            read_only: self.config.read_only,
+            read_only: self.is_read_only(),
             families: [0, 1].map(|at| FamilyReport {
                 enabled: enabled[at],
+                external: self.external[at].address(),
+                votes: self.external[at].votes(),
                 buckets: buckets(now, &self.tables[at]),
                 network_size: self.findings.families[at].estimate(self.id, &self.tables[at]),
             }),
@@ -191,8 +200,9 @@ impl Node {
             stored: StoreReport {
                 hashes: self.announced.hashes(),
                 peers: self.announced.peers_stored(),
-                bytes,
-                cap,
+                items: self.items.len(),
+                bytes: bytes + item_bytes,
+                cap: cap + item_cap,
             },
             bootstrap: self.bootstrap.clone(),
             in_flight: self.inflight.len(),
@@ -261,6 +271,9 @@ fn search_report(now: Instant, search: &Search) -> SearchReport {
         Kind::FindNode => "find_node",
         Kind::GetPeers => "get_peers",
         Kind::Announce { .. } => "announce",
+        Kind::Scrape => "scrape",
+        Kind::GetItem => "get_item",
+        Kind::PutItem => "put_item",
     };
     let target = search.target();
     let closest = search.by_family().iter().flatten().filter_map(|l| l.closest().next());

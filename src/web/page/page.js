@@ -4,7 +4,7 @@
 const POLL_MS = 1000;
 const METHODS = ["ping", "find_node", "get_peers", "announce_peer", "get", "put", "sample_infohashes", "other"];
 const REASONS = {
-  rate_limit: "over a rate limit", bad_token: "announce with a wrong token", bad_query: "query with bad arguments",
+  rate_limit: "over a rate limit", bad_token: "announce with a wrong token", bad_query: "query with bad arguments", bad_item: "item against the rules",
   unknown_method: "unknown method", malformed: "no message at all", unmatched: "answer to nothing asked",
   read_only: "query while read-only", own_id: "under our own id", unsendable: "from an unusable address",
 };
@@ -87,7 +87,7 @@ function figures(s) {
       `${whole(sum("good"))} good, ${whole(sum("questionable"))} questionable, ${whole(sum("bad"))} bad`),
     figure("Served", rate(qin), "queries/s", `${bytes(bin)}/s in, ${bytes(bout)}/s out`),
     figure("Stored", whole(s.stored.peers), s.stored.peers === 1 ? "peer" : "peers",
-      `of ${s.stored.hashes === 1 ? "1 info-hash" : `${whole(s.stored.hashes)} info-hashes`}`));
+      `of ${s.stored.hashes === 1 ? "1 info-hash" : `${whole(s.stored.hashes)} info-hashes`}, ${plural(s.stored.items, "item")}`));
 }
 
 // The part of the key space whose ids share exactly `index` bits with ours.
@@ -164,7 +164,10 @@ function tables(s) {
   $("tables").replaceChildren(...s.families.map((f) => {
     const part = el("div", { className: "family" });
     part.append(el("h3", {}, el("b", {}, f.name), f.nodes
-      ? `each line a node, taller the nearer; shaded by how full its bucket is` : "nobody known yet"));
+      ? "each line a node, taller the nearer; shaded by how full its bucket is" : "nobody known yet"));
+    if (f.external_address) {
+      part.append(el("p", { className: "note" }, `seen from outside as ${f.external_address}, ${plural(f.external_votes, "vote")}`));
+    }
     if (f.nodes) {
       part.append(strip(s, f), captions(s),
         el("div", { className: "scroll" }, el("table", { className: "buckets" }, el("thead", {}, head()),
