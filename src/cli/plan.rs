@@ -17,7 +17,7 @@ use super::error::{CliError, Code};
 use super::node::flags::LogFormat;
 use super::node::{self, plan::NodePlan};
 use super::target::Target;
-use crate::client::{ClientConfig, Placement};
+use crate::client::{ClientConfig, Placement, Presence};
 use crate::driver::bootstrap;
 use crate::wire::magnet::HostPort;
 
@@ -219,7 +219,7 @@ impl Plan {
             Command::Node(args) => node::plan::action(*args, env)?,
             Command::Lookup(args) => {
                 let target = Target::resolve(&args.target, &env.cwd)?;
-                let config = short(&args.network, &TransferArgs::default(), target.nodes(), env)?;
+                let config = asking(&args.network, target.nodes(), env)?;
                 let plan = LookupPlan { target, scrape: args.scrape, client: config };
                 (Action::Lookup(Box::new(plan)), args.report)
             }
@@ -264,11 +264,9 @@ fn get(args: &GetArgs, env: &Env) -> Result<GetPlan, CliError> {
     let target = Target::resolve(&args.target, &env.cwd)?;
     let goal = goal(&args.seeding);
     let seed = (args.seed || goal != SeedGoal::default()).then_some(goal);
+    let mut client = client(&args.network, &args.transfer, target.nodes(), env)?;
     // Who stays to seed is no passer-by.
-    let client = match seed {
-        Some(_) => client(&args.network, &args.transfer, target.nodes(), env)?,
-        None => short(&args.network, &args.transfer, target.nodes(), env)?,
-    };
+    client.presence = if seed.is_some() { Presence::Serving } else { Presence::ServingIfReachable };
     let peers = peers(&args.transfer.peer, &target);
     Ok(GetPlan { target, placement, peers, seed, stop_timeout: args.patience.stop_timeout, client })
 }
@@ -291,7 +289,7 @@ fn info(args: &InfoArgs, env: &Env) -> Result<InfoPlan, CliError> {
         overwrite: args.overwrite,
         peers: peers(&args.peer, &target),
         stop_timeout: args.patience.stop_timeout,
-        client: short(&args.network, &TransferArgs::default(), target.nodes(), env)?,
+        client: asking(&args.network, target.nodes(), env)?,
         target,
     })
 }
@@ -359,7 +357,7 @@ pub(super) fn client(
         listen: network.listen,
         bootstrap,
         private_network: own || network.no_dht,
-        short_run: false,
+        presence: Presence::Serving,
         no_dht: network.no_dht,
         state_dir,
         dht_limits: crate::dht::Limits::default(),
@@ -368,14 +366,10 @@ pub(super) fn client(
     })
 }
 
-/// A run that is over soon.
-fn short(
-    network: &NetworkArgs,
-    transfer: &TransferArgs,
-    nodes: &[String],
-    env: &Env,
-) -> Result<ClientConfig, CliError> {
-    Ok(ClientConfig { short_run: true, ..client(network, transfer, nodes, env)? })
+/// A run that asks, and is gone.
+fn asking(network: &NetworkArgs, nodes: &[String], env: &Env) -> Result<ClientConfig, CliError> {
+    let config = client(network, &TransferArgs::default(), nodes, env)?;
+    Ok(ClientConfig { presence: Presence::ReadOnly, ..config })
 }
 
 fn read_bootstrap(path: &Path) -> Result<Vec<String>, CliError> {

@@ -76,14 +76,20 @@ impl Announced {
         self.shrink();
     }
 
+    /// Whether anybody announced it; he may have expired since.
+    pub fn contains(&self, hash: &InfoHash) -> bool {
+        self.by_hash.contains(hash)
+    }
+
     /// Remembers a peer, or that it is still there.
     pub fn insert(&mut self, now: Instant, hash: InfoHash, addr: SocketAddr, seed: bool) {
         let peer = Peer { addr, at: now, seed };
-        if !self.by_hash.contains(&hash) {
-            self.by_hash.put(hash, Vec::new());
-            self.bytes += HASH_COST;
-        }
-        let Some(peers) = self.by_hash.get_mut(&hash) else { return };
+        let bytes = &mut self.bytes;
+        let peers = self.by_hash.get_or_insert_mut(hash, || {
+            *bytes += HASH_COST;
+            // Most hashes have one peer; a vector's own first step would be room for four.
+            Vec::with_capacity(1)
+        });
         if let Some(known) = peers.iter_mut().find(|p| p.addr == addr) {
             *known = peer;
             return;
@@ -97,7 +103,7 @@ impl Announced {
             *oldest = peer;
         } else if peers.len() < MAX_PEERS_PER_HASH {
             peers.push(peer);
-            self.bytes += PEER_COST;
+            *bytes += PEER_COST;
         } else if let Some(oldest) = peers.iter_mut().min_by_key(|p| p.at) {
             *oldest = peer;
         }
@@ -111,8 +117,8 @@ impl Announced {
     }
 
     /// The peers of a hash that are still believed, having let go of the others.
-    fn fresh(&mut self, now: Instant, hash: &InfoHash) -> &[Peer] {
-        let Some(peers) = self.by_hash.get_mut(hash) else { return &[] };
+    fn fresh(&mut self, now: Instant, hash: &InfoHash) -> &mut [Peer] {
+        let Some(peers) = self.by_hash.get_mut(hash) else { return &mut [] };
         let before = peers.len();
         peers.retain(|p| p.is_fresh(now));
         self.bytes -= (before - peers.len()) * PEER_COST;
@@ -120,7 +126,7 @@ impl Announced {
             self.by_hash.pop(hash);
             self.bytes -= HASH_COST;
         }
-        self.by_hash.peek(hash).map_or(&[], Vec::as_slice)
+        self.by_hash.peek_mut(hash).map_or(&mut [], Vec::as_mut_slice)
     }
 
     /// Seeds and others of a hash, as filters (BEP 33); none where nobody was announced.
@@ -165,13 +171,35 @@ impl Announced {
         max: usize,
         rng: &mut Rng,
     ) -> Vec<SocketAddr> {
-        let wanted = |p: &&Peer| p.addr.is_ipv4() == ipv4 && !(no_seeds && p.seed);
-        let mut out: Vec<_> = self.fresh(now, hash).iter().filter(wanted).map(|p| p.addr).collect();
-        if out.len() > max {
-            rng.shuffle(&mut out);
-            out.truncate(max);
-        }
+        let mut out = Vec::new();
+        self.tell_peers(now, hash, (ipv4, no_seeds, max), rng, |peer| out.push(peer));
         out
+    }
+
+    /// The same, each told as it comes: by family, with or without seeds, so many at most.
+    pub fn tell_peers(
+        &mut self,
+        now: Instant,
+        hash: &InfoHash,
+        (ipv4, no_seeds, max): (bool, bool, usize),
+        rng: &mut Rng,
+        mut tell: impl FnMut(SocketAddr),
+    ) {
+        // Their order has no meaning, so it may change: the first so many of a shuffle are a fair choice.
+        let peers = self.fresh(now, hash);
+        let (count, mut told) = (peers.len(), 0);
+        for at in 0..count {
+            if told == max {
+                return;
+            }
+            if count > max {
+                peers.swap(at, at + rng.below(count - at));
+            }
+            if peers[at].addr.is_ipv4() == ipv4 && !(no_seeds && peers[at].seed) {
+                tell(peers[at].addr);
+                told += 1;
+            }
+        }
     }
 
     /// Lets go of what nobody has asked about and whose peers have all expired, a few at a time.
@@ -200,6 +228,26 @@ mod tests {
 
     fn peer(n: u32) -> SocketAddr {
         (n.to_be_bytes(), 7).into()
+    }
+
+    #[test]
+    fn any_peer_may_be_among_the_few_that_are_told() {
+        let (now, mut rng) = (Instant::now(), Rng::from_u64(2));
+        let mut store = Announced::new(1 << 20);
+        for n in 0..100 {
+            let other = SocketAddr::new(std::net::Ipv6Addr::LOCALHOST.into(), n as u16);
+            store.insert(now, Id160::ZERO, peer(n), false);
+            store.insert(now, Id160::ZERO, other, false);
+        }
+        let mut seen = std::collections::BTreeSet::new();
+        for _ in 0..100 {
+            let mut few = store.peers(now, &Id160::ZERO, true, false, 10, &mut rng);
+            few.sort();
+            few.dedup();
+            assert!(few.len() == 10 && few.iter().all(SocketAddr::is_ipv4));
+            seen.extend(few);
+        }
+        assert_eq!(seen.len(), 100);
     }
 
     #[test]

@@ -110,6 +110,15 @@ pub const STORE_BYTES: usize = 8 << 20;
 pub const MAX_PEERS_PER_HASH: usize = 1000;
 /// Ports of one address announced for one hash: several users behind one NAT, not a crowd made up by one.
 pub const MAX_PORTS_PER_ADDRESS: usize = 16;
+/// Answers written the slow way after a change of the table before the fast way is prepared anew: as many as cost
+/// about the same.
+pub const DIRECTORY_PATIENCE: u32 = 8;
+/// Buffers of sent answers that are kept for the next ones: a few batches' worth.
+pub const MAX_SPARE_PAYLOADS: usize = 256;
+/// Strangers whose latest question is remembered, so that the next one is not looked into again at once.
+pub const NOTED_QUERIERS: usize = 512;
+/// How long their further questions are not looked into: nothing that is learned from them changes faster.
+pub const NOTE_EVERY: Duration = Duration::from_secs(1);
 /// Info-hashes in one answer to `sample_infohashes`: they share 1024 B with nodes of both families.
 pub const MAX_SAMPLES: usize = 20;
 /// Time for which that answer stays the same (BEP 51: 0 to 21,600 s).
@@ -127,8 +136,8 @@ pub const MIN_VOTES: usize = 5;
 /// Payload of a reply: larger ones meet firewalls and the limits of other nodes.
 pub const MAX_PAYLOAD: usize = 1024;
 
-/// The same where an item of up to 1000 B is in it (BEP 44): below what any link carries whole.
-pub const MAX_ITEM_PAYLOAD: usize = 1400;
+/// The same where an item of up to 1000 B is in it (BEP 44): what tunnels carry whole.
+pub const MAX_ITEM_PAYLOAD: usize = 1360;
 
 /// Queries per second of one address; many nodes may share it behind a NAT.
 pub const LIMIT_PER_IP: u32 = 25;
@@ -228,9 +237,19 @@ pub fn is_sendable(addr: SocketAddr) -> bool {
 
 /// Whether the address means nothing outside one machine or one site.
 pub fn is_private(ip: IpAddr) -> bool {
+    let site = match ip {
+        IpAddr::V4(v4) => v4.is_private() || v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unique_local() || v6.is_unicast_link_local(),
+    };
+    site || is_isolated(ip)
+}
+
+/// Whether a socket on this address reaches no other network: loopback, and what is set aside for testing
+/// devices in a laboratory (RFC 2544, RFC 5180).
+pub fn is_isolated(ip: IpAddr) -> bool {
     match ip {
-        IpAddr::V4(v4) => v4.is_private() || v4.is_loopback() || v4.is_link_local(),
-        IpAddr::V6(v6) => v6.is_loopback() || v6.is_unique_local() || v6.is_unicast_link_local(),
+        IpAddr::V4(v4) => v4.is_loopback() || matches!(v4.octets(), [198, 18 | 19, ..]),
+        IpAddr::V6(v6) => v6.is_loopback() || matches!(v6.segments(), [0x2001, 2, 0, ..]),
     }
 }
 
@@ -262,6 +281,16 @@ pub fn subnet(ip: IpAddr) -> [u8; 8] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_laboratory_is_a_network_of_its_own() {
+        let isolated = |text: &str| is_isolated(text.parse().unwrap());
+        assert!(["127.0.0.1", "198.18.0.1", "198.19.255.255", "::1", "2001:2::1"].into_iter().all(isolated));
+        assert!(
+            !["198.17.0.1", "198.20.0.1", "10.0.0.1", "2001:2:1::1", "fd00::1"].into_iter().any(isolated)
+        );
+        assert!(is_private([198, 18, 0, 1].into()) && is_private([10, 0, 0, 1].into()));
+    }
 
     #[test]
     fn private_addresses_come_only_from_private_nodes() {

@@ -1,7 +1,7 @@
 //! The DHT node as a machine: BEP 5 with the extensions that real networks need.
 //!
-//! [`Node`] wires small machines together, one for each idea: who is known ([`table`], [`bucket`]), how a
-//! search proceeds ([`lookup`]), what is under way ([`inflight`]), who may announce ([`token`]), what was
+//! [`Node`] wires small machines together, one for each idea: who is known ([`table`], [`bucket`],
+//! and [`directory`] for those who ask), how a search proceeds ([`lookup`]), what is under way ([`inflight`]), who may announce ([`token`]), what was
 //! announced ([`announced`]) and stored ([`items`]), where we are seen to be ([`external`]) and how much
 //! strangers may ask ([`limiter`]). None of them has a socket, a
 //! clock or a source of randomness; time is passed in and a seed is given once, so that a node behaves in
@@ -12,6 +12,7 @@
 pub mod announced;
 pub mod bucket;
 pub mod config;
+pub mod directory;
 pub mod event;
 pub mod external;
 pub mod inflight;

@@ -15,6 +15,7 @@ mod items;
 mod operator;
 mod scrape;
 mod search;
+mod sending;
 mod serve;
 mod upkeep;
 pub mod view;
@@ -24,12 +25,13 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use self::search::{Kind, Search};
+use self::serve::Noted;
 use self::upkeep::Upkeep;
 use self::view::Findings;
 use super::announced::Announced;
 use super::config::{
-    Config, ITEM_SHARE, K, MAX_EVENTS, MAX_PINGS, MAX_SEARCHES, MAX_TRANSMITS, PING_TIMEOUT, QUERY_TIMEOUT,
-    VERSION, is_private, is_sendable,
+    Config, ITEM_SHARE, K, MAX_EVENTS, MAX_PINGS, MAX_SEARCHES, PING_TIMEOUT, QUERY_TIMEOUT, VERSION,
+    is_private, is_sendable,
 };
 use super::event::{BootstrapState, Counters, Event, Full, LookupId, PingId, Reason, Snapshot, Transmit};
 use super::external::External;
@@ -73,6 +75,9 @@ pub struct Node {
     findings: Findings,
     transmits: VecDeque<Transmit>,
     events: VecDeque<Event>,
+    noted: Noted,
+    /// Empty buffers for payloads to come.
+    spare: Vec<Vec<u8>>,
 }
 
 /// What a query under way is for.
@@ -118,6 +123,8 @@ impl Node {
             findings: Findings::default(),
             transmits: VecDeque::new(),
             events: VecDeque::new(),
+            noted: Noted::new(now),
+            spare: Vec::new(),
             rng,
             config,
         }
@@ -443,20 +450,6 @@ impl Node {
         let read_only = self.is_read_only();
         self.send(to, Message { transaction: &tid, version: Some(VERSION), ip: None, read_only, body });
         Some(())
-    }
-
-    /// Queues a message and tells its size.
-    fn send(&mut self, to: SocketAddr, message: Message<'_>) -> usize {
-        // Beyond the bound the driver has stopped draining; a datagram more or less is no loss then.
-        if self.transmits.len() >= MAX_TRANSMITS {
-            return 0;
-        }
-        let mut payload = Vec::with_capacity(256);
-        message.emit(&mut payload);
-        let bytes = payload.len();
-        self.counters.traffic.on_send(bytes);
-        self.transmits.push_back(Transmit { to, payload });
-        bytes
     }
 
     fn push_event(&mut self, event: Event) {

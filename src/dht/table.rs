@@ -7,7 +7,8 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use super::bucket::{Bucket, Entry};
-use super::config::{Config, K, MAX_PER_SUBNET, ROOT_BUCKETS, subnet};
+use super::config::{Config, DIRECTORY_PATIENCE, K, MAX_PER_SUBNET, ROOT_BUCKETS, subnet};
+use super::directory::Directory;
 use crate::id::{Id160, NodeId};
 use crate::wire::compact::Contact;
 
@@ -15,7 +16,33 @@ use crate::wire::compact::Contact;
 #[derive(Debug)]
 pub struct Table {
     own: NodeId,
-    buckets: Vec<Bucket>,
+    buckets: Versioned<Vec<Bucket>>,
+    directory: Directory,
+    /// The version that the directory shows, and how often it was asked for since it is out of date.
+    listed: Option<u64>,
+    missed: u32,
+}
+
+/// A value that counts how often it may have been changed: what was made from it knows when it is out of date.
+#[derive(Debug)]
+struct Versioned<T> {
+    value: T,
+    version: u64,
+}
+
+impl<T> std::ops::Deref for Versioned<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.value
+    }
+}
+
+impl<T> std::ops::DerefMut for Versioned<T> {
+    fn deref_mut(&mut self) -> &mut T {
+        self.version += 1;
+        &mut self.value
+    }
 }
 
 /// Entries that a bucket takes.
@@ -26,7 +53,8 @@ pub fn capacity(index: usize) -> usize {
 impl Table {
     /// An empty table round `own`.
     pub fn new(own: NodeId) -> Self {
-        Self { own, buckets: vec![Bucket::default(); 160] }
+        let buckets = Versioned { value: vec![Bucket::default(); 160], version: 0 };
+        Self { own, buckets, directory: Directory::default(), listed: None, missed: 0 }
     }
 
     /// Entries, spares not counted.
@@ -52,7 +80,7 @@ impl Table {
     /// Takes another own id; everyone stays who finds room in his new bucket.
     pub fn rebucket(&mut self, now: Instant, own: NodeId, config: &Config) {
         let old = std::mem::replace(self, Self::new(own));
-        for entry in old.buckets.into_iter().flat_map(Bucket::into_entries) {
+        for entry in old.buckets.value.into_iter().flat_map(Bucket::into_entries) {
             if let Some(at) = self.index(&entry.contact.id)
                 && self.is_diverse(&entry.contact, at, config)
             {
@@ -116,7 +144,8 @@ impl Table {
     /// A node has asked us something: evidence of life only for one that has answered before.
     pub fn on_query(&mut self, now: Instant, contact: &Contact) -> bool {
         let Some(at) = self.index(&contact.id) else { return false };
-        self.buckets[at].entry_mut(contact).map(|e| e.asked_us = Some(now)).is_some()
+        // Past the count of changes: who is handed on does not depend on who has asked.
+        self.buckets.value[at].entry_mut(contact).map(|e| e.asked_us = Some(now)).is_some()
     }
 
     /// A node has left a query unanswered.
@@ -138,6 +167,20 @@ impl Table {
         {
             entry.checked = now;
         }
+    }
+
+    /// The usable nodes in a form from which answers are written fastest. `None` shortly after each change: a
+    /// table that is still filling is not copied for every answer, and [`Table::closest`] serves as well.
+    pub fn directory(&mut self) -> Option<&Directory> {
+        if self.listed != Some(self.buckets.version) {
+            self.missed += 1;
+            if self.missed < DIRECTORY_PATIENCE {
+                return None;
+            }
+            self.directory.renew(self.buckets.iter().flat_map(|b| b.entries()));
+            (self.listed, self.missed) = (Some(self.buckets.version), 0);
+        }
+        Some(&self.directory)
     }
 
     /// The `count` usable nodes closest to `target`, closest first.
@@ -190,6 +233,33 @@ mod tests {
             assert_eq!(table.closest(&target, 16), all);
         }
         assert_eq!(table.closest(&table.own.clone(), 4).len(), 4);
+    }
+
+    #[test]
+    fn the_directory_is_never_older_than_the_table() {
+        let (now, mut rng) = (Instant::now(), Rng::from_u64(6));
+        let mut table = Table::new(Id160::random(&mut rng));
+        let config = Config { network: Network::Local, ..Config::default() };
+        let contacts: Vec<_> = (0..300).map(|n| contact(&mut rng, n)).collect();
+        let mut seen = 0;
+        for _ in 0..5000 {
+            let one = contacts[rng.below(contacts.len())];
+            match rng.below(100) {
+                0..3 => table.on_answer(now, one, Duration::ZERO, &config),
+                3 => table.on_failure(&one),
+                4 => table.on_check(now, &one),
+                _ => drop(table.on_query(now, &one)),
+            }
+            let target = Id160::random(&mut rng);
+            let mut expected = Vec::new();
+            table.closest(&target, K).iter().for_each(|c| crate::wire::compact::write_node(c, &mut expected));
+            if let Some(directory) = table.directory() {
+                let found: Vec<u8> = directory.closest(&target, K).flat_map(|l| l.bytes().to_vec()).collect();
+                assert_eq!(found, expected);
+                seen += 1;
+            }
+        }
+        assert!(seen > 500, "{seen}");
     }
 
     #[test]

@@ -168,8 +168,23 @@ pub fn udp_socket(addr: SocketAddr) -> io::Result<UdpSocket> {
             tracing::debug!(%error, "socket buffers stay as they are");
         }
     }
+    unfragmented(&socket, addr);
     socket.bind(&addr.into())?;
     Ok(socket.into())
+}
+
+/// What the DHT sends fits any usual path, tunnels included, so nobody on the way need cut it up. It then also
+/// needs no number by which the pieces would be told, which costs the system more than one would think.
+fn unfragmented(socket: &Socket, addr: SocketAddr) {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    if addr.is_ipv4() {
+        let whole = rustix::net::sockopt::Ipv4PathMtuDiscovery::PROBE;
+        if let Err(error) = rustix::net::sockopt::set_ip_mtu_discover(socket, whole) {
+            tracing::debug!(%error, "datagrams may be fragmented");
+        }
+    }
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    let _ = (socket, addr);
 }
 
 /// The addresses from which this machine would speak to the world; nothing is sent to learn them.

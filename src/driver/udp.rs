@@ -17,6 +17,7 @@ use crate::id::{Id160, InfoHash, NodeId};
 use crate::wire::compact::Contact;
 use crate::wire::item::{Item, ItemError};
 
+mod batch;
 mod mailbox;
 mod operator;
 mod resolve;
@@ -146,9 +147,9 @@ impl Dht {
     ) -> io::Result<Dht> {
         config.ipv4 = sockets.v4.is_some();
         config.ipv6 = sockets.v6.is_some();
-        // A socket on loopback cannot reach any other network, whatever the configuration says.
+        // A socket on loopback or in a laboratory's range reaches no other network, whatever the configuration says.
         let locals = [&sockets.v4, &sockets.v6].into_iter().flatten();
-        if locals.filter_map(|s| s.local_addr().ok()).all(|addr| addr.ip().is_loopback()) {
+        if locals.filter_map(|s| s.local_addr().ok()).all(|addr| dht::config::is_isolated(addr.ip())) {
             config.network = dht::Network::Local;
         }
         if let Some(saved) = &saved {

@@ -126,6 +126,40 @@ impl<'a> Value<'a> {
     }
 }
 
+/// Entries of a dictionary that [`Fields`] keeps: more than any message of ours has.
+const MAX_FIELDS: usize = 12;
+
+/// The first entries of a dictionary, found in one walk, for whoever asks for several of them.
+#[derive(Debug, Clone)]
+pub struct Fields<'a> {
+    dict: Value<'a>,
+    found: [(&'a [u8], &'a [u8]); MAX_FIELDS],
+    count: usize,
+}
+
+impl<'a> Fields<'a> {
+    /// The entries of `dict`; of anything else, nothing.
+    pub fn of(dict: Value<'a>) -> Self {
+        let mut fields = Self { dict, found: [(&[], &[]); MAX_FIELDS], count: 0 };
+        for (slot, (key, value)) in fields.found.iter_mut().zip(dict.dict()) {
+            *slot = (key, value.raw);
+            fields.count += 1;
+        }
+        fields
+    }
+
+    /// What [`Value::get`] gives.
+    pub fn get(&self, key: &[u8]) -> Option<Value<'a>> {
+        // Keys are too short for a call to compare them with.
+        let is_key = |k: &[u8]| k.len() == key.len() && k.iter().zip(key).all(|(a, b)| a == b);
+        match self.found[..self.count].iter().find(|(k, _)| is_key(k)) {
+            Some((_, raw)) => Some(Value { raw }),
+            None if self.count == MAX_FIELDS => self.dict.get(key),
+            None => None,
+        }
+    }
+}
+
 /// Iterator over the elements of a list.
 #[derive(Debug, Clone)]
 pub struct Items<'a> {
@@ -227,20 +261,32 @@ fn int_end(bytes: &[u8], at: usize) -> Result<usize, BencodeError> {
     if canonical && fits { Ok(at + length + 2) } else { Err(BencodeError::Number(at)) }
 }
 
-/// Walks one value without recursion and returns its length.
+/// Levels that [`check`] can keep track of, whatever its caller allows: one bit for each.
+const MAX_DEPTH: usize = 128;
+
+/// Walks one value without recursion and without allocating, and returns its length.
 fn check(bytes: &[u8], limits: Limits) -> Result<usize, BencodeError> {
-    // For each open container: None for a list, Some(expecting a key) for a dictionary.
-    let mut open: Vec<Option<bool>> = Vec::new();
+    let limit = limits.depth.min(MAX_DEPTH);
+    // One bit for each open container, the innermost the lowest: whether it is a dictionary.
+    let mut dicts = 0u128;
+    let mut depth = 0;
+    // Whether the innermost container is a dictionary that expects a key. While a container inside it is
+    // open, the outer one is in the middle of an entry; after that it expects the next key.
+    let mut key_next = false;
     let mut at = 0;
     let mut tokens = 0usize;
     loop {
         let byte = *bytes.get(at).ok_or(BencodeError::Truncated)?;
-        let key_next = open.last() == Some(&Some(true));
         if byte == b'e' {
-            match open.pop() {
-                None | Some(Some(false)) => return Err(BencodeError::Unexpected(at)),
-                Some(_) => at += 1,
+            let inside_an_entry = dicts & 1 == 1 && !key_next;
+            if depth == 0 || inside_an_entry {
+                return Err(BencodeError::Unexpected(at));
             }
+            at += 1;
+            depth -= 1;
+            dicts >>= 1;
+            // What has ended was an element of a list, or the value of an entry.
+            key_next = dicts & 1 == 1;
         } else {
             tokens += 1;
             if tokens > limits.tokens {
@@ -251,20 +297,21 @@ fn check(bytes: &[u8], limits: Limits) -> Result<usize, BencodeError> {
                 _ if key_next => return Err(BencodeError::Unexpected(at)),
                 b'i' => at = int_end(bytes, at)?,
                 b'l' | b'd' => {
-                    if open.len() >= limits.depth {
+                    if depth >= limit {
                         return Err(BencodeError::Depth(limits.depth));
                     }
-                    open.push((byte == b'd').then_some(true));
+                    depth += 1;
+                    dicts = dicts << 1 | u128::from(byte == b'd');
+                    key_next = byte == b'd';
                     at += 1;
                     continue;
                 }
                 _ => return Err(BencodeError::Unexpected(at)),
             }
+            key_next = dicts & 1 == 1 && !key_next;
         }
-        match open.last_mut() {
-            None => return Ok(at),
-            Some(Some(key)) => *key = !*key,
-            Some(None) => {}
+        if depth == 0 {
+            return Ok(at);
         }
     }
 }
@@ -439,6 +486,35 @@ mod tests {
     fn unsorted_keys_and_trailing_bytes_can_be_tolerated() {
         let (value, rest) = Value::parse_prefix(b"d1:bi1e1:ai2eeXYZ", Limits::MESSAGE).unwrap();
         assert_eq!((value.get(b"a").unwrap().int(), rest), (Some(2), &b"XYZ"[..]));
+    }
+
+    #[test]
+    fn containers_may_stand_in_any_order_and_keys_may_not_be_left_out() {
+        for good in ["d1:ad1:bdee1:cld1:xleei1eee", "ld1:aleed1:ai1eee", "ldedee"] {
+            assert!(parse(good.as_bytes()).is_ok(), "{good}");
+        }
+        for (bad, at) in [("d1:a1:b1:ce", 10), ("dlee", 1), ("d1:aldi1eee", 6), ("d1:ade1:be", 9)] {
+            assert_eq!(parse(bad.as_bytes()), Err(BencodeError::Unexpected(at)), "{bad}");
+        }
+        let deep = [vec![b'l'; 129], vec![b'e'; 129]].concat();
+        let limits = Limits { depth: 1000, tokens: 1000 };
+        assert_eq!(Value::parse(&deep, limits), Err(BencodeError::Depth(1000)));
+        assert!(Value::parse(&deep[1..257], limits).is_ok());
+    }
+
+    #[test]
+    fn fields_are_what_a_search_for_each_gives() {
+        for count in [0, 1, MAX_FIELDS, MAX_FIELDS + 1, 30] {
+            let entries: String = (0..count).map(|n| format!("3:k{n:02}i{n}e")).collect();
+            // The first of two with the same key counts.
+            let text = format!("d{entries}3:k00i99ee");
+            let value = parse(text.as_bytes()).unwrap();
+            let fields = Fields::of(value);
+            for key in (0..=count).map(|n| format!("k{n:02}")) {
+                assert_eq!(fields.get(key.as_bytes()), value.get(key.as_bytes()), "{key} of {count}");
+            }
+        }
+        assert_eq!(Fields::of(parse(b"l1:ae").unwrap()).get(b"a"), None);
     }
 
     #[test]

@@ -65,13 +65,27 @@ fn node(bytes: &[u8]) -> Option<Contact> {
     Some(Contact { id: Id160::from_slice(id)?, addr: peer(addr)? })
 }
 
+/// A peer, and how many of the bytes are its own: 6 or 18.
+pub fn peer_bytes(addr: SocketAddr) -> ([u8; PEER_V6], usize) {
+    let mut out = [0; PEER_V6];
+    let length = match addr.ip() {
+        IpAddr::V4(ip) => {
+            out[..4].copy_from_slice(&Ipv4Addr::octets(&ip));
+            PEER_V4
+        }
+        IpAddr::V6(ip) => {
+            out[..16].copy_from_slice(&Ipv6Addr::octets(&ip));
+            PEER_V6
+        }
+    };
+    out[length - 2..length].copy_from_slice(&addr.port().to_be_bytes());
+    (out, length)
+}
+
 /// Appends a peer in 6 or 18 bytes.
 pub fn write_peer(addr: SocketAddr, out: &mut Vec<u8>) {
-    match addr.ip() {
-        IpAddr::V4(ip) => out.extend_from_slice(&Ipv4Addr::octets(&ip)),
-        IpAddr::V6(ip) => out.extend_from_slice(&Ipv6Addr::octets(&ip)),
-    }
-    out.extend_from_slice(&addr.port().to_be_bytes());
+    let (bytes, length) = peer_bytes(addr);
+    out.extend_from_slice(&bytes[..length]);
 }
 
 /// Appends a node in 26 or 38 bytes.

@@ -255,7 +255,6 @@ pub enum ParseError<'a> {
 impl<'a> Message<'a> {
     /// Appends the message, keys sorted.
     pub fn emit(&self, out: &mut Vec<u8>) {
-        let mut scratch = Vec::new();
         let mut w = Writer::new(out);
         w.begin_dict();
         match &self.body {
@@ -266,8 +265,8 @@ impl<'a> Message<'a> {
             Body::Reply(_) => {}
         }
         if let Some(ip) = self.ip {
-            compact::write_peer(ip, &mut scratch);
-            w.bytes(b"ip").bytes(&scratch);
+            let (compact, length) = compact::peer_bytes(ip);
+            w.bytes(b"ip").bytes(&compact[..length]);
         }
         let kind: &[u8] = match &self.body {
             Body::Query(query) => {

@@ -6,7 +6,7 @@ use std::io::Read as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{Env, TransferArgs, bad_option, client, short};
+use super::{Env, TransferArgs, asking, bad_option, client};
 use crate::cli::args::{FollowArgs, ItemGetArgs, ItemPutArgs, PublishArgs};
 use crate::cli::error::{CliError, Code};
 use crate::cli::target::Target;
@@ -143,7 +143,7 @@ pub(super) fn item_put(args: &ItemPutArgs, env: &Env) -> Result<ItemPutPlan, Cli
         salt: salt(args.salt.as_ref())?,
         seq: args.seq,
         cas: args.cas,
-        client: short(&args.network, &TransferArgs::default(), &[], env)?,
+        client: asking(&args.network, &[], env)?,
     })
 }
 
@@ -156,7 +156,7 @@ pub(super) fn item_get(args: &ItemGetArgs, env: &Env) -> Result<ItemGetPlan, Cli
             Err(_) => return Err(no_name(&args.name)),
         },
     };
-    let client = short(&args.network, &TransferArgs::default(), &[], env)?;
+    let client = asking(&args.network, &[], env)?;
     Ok(ItemGetPlan { name, bencoded: args.bencoded, client })
 }
 
@@ -193,9 +193,10 @@ pub(super) fn publish(args: &PublishArgs, env: &Env) -> Result<PublishPlan, CliE
             .hint("give the torrent: `dhtget follow LINK --once` prints where it points")
     })?;
     let network = &args.network;
-    let transfer = TransferArgs::default();
-    let config =
-        if args.once { short(network, &transfer, &[], env)? } else { client(network, &transfer, &[], env)? };
+    let config = match args.once {
+        true => asking(network, &[], env)?,
+        false => client(network, &TransferArgs::default(), &[], env)?,
+    };
     Ok(PublishPlan {
         hash: torrent.hash,
         key: env.cwd.join(&args.key),
@@ -210,7 +211,11 @@ pub(super) fn follow(args: &FollowArgs, env: &Env) -> Result<FollowPlan, CliErro
         return Err(bad_option("--interval: less than a second", "others pay for each look; 5m is kind"));
     }
     let pointer = pointer(&args.link, &salt(args.salt.as_ref())?)?.ok_or_else(|| no_name(&args.link))?;
-    let client = short(&args.network, &TransferArgs::default(), &[], env)?;
+    // Others pay for each look, and get a node for it that stays.
+    let client = match args.once {
+        true => asking(&args.network, &[], env)?,
+        false => client(&args.network, &TransferArgs::default(), &[], env)?,
+    };
     Ok(FollowPlan { pointer, once: args.once, interval: args.interval, client })
 }
 

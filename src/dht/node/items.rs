@@ -148,7 +148,7 @@ impl Node {
         (target, seq): (Id160, Option<i64>),
         want: Want,
     ) {
-        let (mut nodes, mut nodes6) = self.closest_compact(from, target, want);
+        let closest = self.closest_compact(from, target, want);
         let token = self.tokens.issue(from.ip());
         let found = self.items.get(now, &target).cloned();
         let mut reply = Reply { token: Some(&token), ..Reply::default() };
@@ -166,10 +166,11 @@ impl Node {
         self.reply_message(from, tid, reply).emit(&mut bare);
         // A big value leaves room for a few nodes only: "5:nodes" and "6:nodes6" with their lengths.
         let room = MAX_ITEM_PAYLOAD.saturating_sub(bare.len() + 24);
-        nodes.truncate(room / compact::NODE_V4 * compact::NODE_V4);
+        let Reply { mut nodes, mut nodes6, .. } = closest.reply();
+        nodes = &nodes[..nodes.len().min(room / compact::NODE_V4 * compact::NODE_V4)];
         let room = room - nodes.len();
-        nodes6.truncate(room / compact::NODE_V6 * compact::NODE_V6);
-        self.answer(from, tid, Reply { nodes: &nodes, nodes6: &nodes6, ..reply });
+        nodes6 = &nodes6[..nodes6.len().min(room / compact::NODE_V6 * compact::NODE_V6)];
+        self.answer(from, tid, Reply { nodes, nodes6, ..reply });
     }
 
     pub(super) fn serve_put(&mut self, now: Instant, from: SocketAddr, tid: &[u8], put: &Put<'_>) {

@@ -66,14 +66,14 @@ impl Node {
         target: Id160,
         want: Want,
     ) {
-        let (nodes, nodes6) = self.closest_compact(from, target, want);
+        let nodes = self.closest_compact(from, target, want);
         let mut hashes = Vec::with_capacity(20 * MAX_SAMPLES);
         for hash in self.announced.samples(now, &mut self.rng) {
             hashes.extend_from_slice(hash.as_bytes());
         }
         let num = self.announced.hashes() as i64;
         let samples = Samples { interval: SAMPLE_INTERVAL.as_secs() as i64, num, hashes: &hashes };
-        let reply = Reply { nodes: &nodes, nodes6: &nodes6, samples: Some(samples), ..Reply::default() };
+        let reply = Reply { samples: Some(samples), ..nodes.reply() };
         self.answer(from, tid, reply);
     }
 }

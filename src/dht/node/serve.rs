@@ -2,15 +2,70 @@
 //!
 //! Owns what each query is answered with. Must not start anything of its own beyond noting who asked.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use super::{Node, family};
-use crate::dht::config::{K, MAX_PAYLOAD, SMALL_TABLE, VERIFY_DELAY, VERSION, is_private, is_sendable};
+use crate::dht::config::{
+    K, MAX_PAYLOAD, NOTE_EVERY, NOTED_QUERIERS, SMALL_TABLE, VERIFY_DELAY, VERSION, is_private, is_sendable,
+};
 use crate::dht::traffic::{BAD_TOKEN, Refusal};
 use crate::id::Id160;
 use crate::wire::compact::{self, Contact};
 use crate::wire::krpc::{Body, ErrorBody, Filters, Message, Method, Query, Reply, Want, code};
+
+/// Nodes of both families as they stand in a reply.
+pub(super) struct CompactNodes {
+    v4: [u8; K * compact::NODE_V4],
+    v6: [u8; K * compact::NODE_V6],
+    lengths: [usize; 2],
+}
+
+impl CompactNodes {
+    /// Adds a node, if there is room for one more of its family.
+    fn push(&mut self, family: usize, node: &[u8]) {
+        let out = if family == 0 { &mut self.v4[..] } else { &mut self.v6[..] };
+        let length = &mut self.lengths[family];
+        if let Some(room) = out.get_mut(*length..*length + node.len()) {
+            room.copy_from_slice(node);
+            *length += node.len();
+        }
+    }
+
+    pub(super) fn reply(&self) -> Reply<'_> {
+        let (nodes, nodes6) = (&self.v4[..self.lengths[0]], &self.v6[..self.lengths[1]]);
+        Reply { nodes, nodes6, ..Reply::default() }
+    }
+}
+
+/// Who has asked in the present second: one slot for each hash of an asker, the latest wins.
+#[derive(Debug)]
+pub(super) struct Noted {
+    since: Instant,
+    slots: Box<[u64; NOTED_QUERIERS]>,
+}
+
+impl Noted {
+    pub(super) fn new(now: Instant) -> Self {
+        Self { since: now, slots: Box::new([u64::MAX; NOTED_QUERIERS]) }
+    }
+
+    /// Whether this one has not asked for as long as [`NOTE_EVERY`], as far as is remembered.
+    fn is_news(&mut self, now: Instant, contact: &Contact) -> bool {
+        // Good enough a hash: who makes others collide with himself is looked into more often, no more.
+        let id = contact.id.as_bytes().first_chunk().map_or(0, |first| u64::from_be_bytes(*first));
+        let ip = match contact.addr.ip() {
+            IpAddr::V4(ip) => u64::from(ip.to_bits()),
+            IpAddr::V6(ip) => (ip.to_bits() >> 64) as u64 ^ ip.to_bits() as u64,
+        };
+        let who = (id ^ ip << 16 ^ u64::from(contact.addr.port())).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let spell = now.saturating_duration_since(self.since).as_millis() / NOTE_EVERY.as_millis();
+        // The lower half tells the time: by the time that repeats, everyone has been forgotten.
+        let mark = who & !0xffff_ffff | (spell as u64 & 0xffff_ffff);
+        let slot = &mut self.slots[(who >> 40) as usize % NOTED_QUERIERS];
+        std::mem::replace(slot, mark) != mark
+    }
+}
 
 impl Node {
     pub(super) fn serve(
@@ -27,8 +82,8 @@ impl Node {
         match query.method {
             Method::Ping => self.answer(from, tid, Reply::default()),
             Method::FindNode { target } | Method::Other { target: Some(target), .. } => {
-                let (nodes, nodes6) = self.closest_compact(from, target, query.want);
-                self.answer(from, tid, Reply { nodes: &nodes, nodes6: &nodes6, ..Reply::default() });
+                let nodes = self.closest_compact(from, target, query.want);
+                self.answer(from, tid, nodes.reply());
             }
             Method::GetPeers { info_hash, scrape, no_seeds } => {
                 self.serve_get_peers(now, from, tid, (info_hash, scrape, no_seeds), query.want);
@@ -66,48 +121,65 @@ impl Node {
     ) {
         // Filters and nodes of both families together would not fit.
         let want = if scrape { Want::default() } else { want };
-        let (nodes, nodes6) = self.closest_compact(from, hash, want);
+        let nodes = self.closest_compact(from, hash, want);
         let token = self.tokens.issue(from.ip());
-        let mut reply = Reply { nodes: &nodes, nodes6: &nodes6, token: Some(&token), ..Reply::default() };
+        let mut reply = nodes.reply();
+        reply.token = Some(&token);
+        if !self.announced.contains(&hash) {
+            return self.answer(from, tid, reply);
+        }
         let filters = if scrape { self.announced.filters(now, &hash) } else { None };
         reply.filters = filters.as_ref().map(|[s, p]| Filters { seeds: s.as_bytes(), peers: p.as_bytes() });
         // What the datagram has room for: "6:" or "18:" and the peer, inside "6:valuesl" ... "e".
-        let mut bare = Vec::with_capacity(MAX_PAYLOAD);
-        self.reply_message(from, tid, reply).emit(&mut bare);
-        let room = MAX_PAYLOAD.saturating_sub(bare.len() + 10);
+        let mut values = self.spare_payload();
+        self.reply_message(from, tid, reply).emit(&mut values);
+        let room = MAX_PAYLOAD.saturating_sub(values.len() + 10);
         let each = if from.is_ipv4() { 2 + compact::PEER_V4 } else { 3 + compact::PEER_V6 };
-        let peers = self.announced.peers(now, &hash, from.is_ipv4(), no_seeds, room / each, &mut self.rng);
-        let mut values = Vec::new();
-        if !peers.is_empty() {
-            values.push(b'l');
-            for peer in peers {
-                values.extend_from_slice(if peer.is_ipv4() { b"6:" } else { b"18:" });
-                compact::write_peer(peer, &mut values);
-            }
+        let choice = (from.is_ipv4(), no_seeds, room / each);
+        values.clear();
+        values.push(b'l');
+        self.announced.tell_peers(now, &hash, choice, &mut self.rng, |peer| {
+            values.extend_from_slice(if peer.is_ipv4() { b"6:" } else { b"18:" });
+            compact::write_peer(peer, &mut values);
+        });
+        if values.len() > 1 {
             values.push(b'e');
+            reply.values = &values;
         }
-        reply.values = &values;
         self.answer(from, tid, reply);
+        self.recycle(values);
     }
 
-    pub(super) fn closest_compact(&self, from: SocketAddr, target: Id160, want: Want) -> (Vec<u8>, Vec<u8>) {
+    pub(super) fn closest_compact(&mut self, from: SocketAddr, target: Id160, want: Want) -> CompactNodes {
         // Without a wish it is the family of the query (BEP 32).
         let none = want == Want::default();
         let wanted = [want.v4 || none && from.is_ipv4(), want.v6 || none && from.is_ipv6()];
-        let mut out = [Vec::new(), Vec::new()];
-        for ((table, bytes), wanted) in self.tables.iter().zip(&mut out).zip(wanted) {
-            for contact in if wanted { table.closest(&target, K + 1) } else { Vec::new() } {
-                // Nobody needs to be told of himself, nor a stranger of our private neighbours.
-                let private = is_private(contact.addr.ip()) && !is_private(from.ip());
-                if contact.addr != from && !private && bytes.len() < K * compact::NODE_V6 {
-                    compact::write_node(&contact, bytes);
+        // Nobody needs to be told of himself, nor a stranger of our private neighbours.
+        let tells_private = is_private(from.ip());
+        let mut out = CompactNodes { v4: [0; _], v6: [0; _], lengths: [0, 0] };
+        for (family, table) in self.tables.iter_mut().enumerate() {
+            if !wanted[family] {
+                continue;
+            }
+            if let Some(directory) = table.directory() {
+                for listed in directory.closest(&target, K + 1) {
+                    if (tells_private || !listed.is_private()) && !listed.is_at(from) {
+                        out.push(family, listed.bytes());
+                    }
+                }
+                continue;
+            }
+            for contact in table.closest(&target, K + 1) {
+                if (tells_private || !is_private(contact.addr.ip())) && contact.addr != from {
+                    let (addr, length) = compact::peer_bytes(contact.addr);
+                    let mut bytes = [0; compact::NODE_V6];
+                    bytes[..20].copy_from_slice(contact.id.as_bytes());
+                    bytes[20..].copy_from_slice(&addr);
+                    out.push(family, &bytes[..20 + length]);
                 }
             }
         }
-        let [mut nodes, mut nodes6] = out;
-        nodes.truncate(K * compact::NODE_V4);
-        nodes6.truncate(K * compact::NODE_V6);
-        (nodes, nodes6)
+        out
     }
 
     pub(super) fn reply_message<'a>(
@@ -142,6 +214,9 @@ impl Node {
 
     /// One who asks is known to be alive if he has answered before; else he may be worth a ping.
     fn note_querier(&mut self, now: Instant, contact: Contact) {
+        if !self.noted.is_news(now, &contact) {
+            return;
+        }
         let table = &mut self.tables[family(contact.addr)];
         if table.on_query(now, &contact) || !table.has_room(&contact.id) {
             return;

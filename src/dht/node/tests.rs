@@ -1,5 +1,5 @@
 use super::*;
-use crate::dht::config::{MAX_PAYLOAD, Network};
+use crate::dht::config::{MAX_PAYLOAD, MAX_TRANSMITS, Network};
 
 mod extensions;
 

@@ -4,11 +4,14 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::io::ErrorKind::{AddrNotAvailable, HostUnreachable, NetworkUnreachable};
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use tokio::net::UdpSocket;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Sleep;
 
+use super::batch::{self, Batch};
 use super::mailbox::Sender;
 use super::operator::{Operator, SleepWatch};
 use super::{DhtStatus, PingError, PingReply, SampleReply, SearchEvent};
@@ -19,12 +22,11 @@ use crate::driver::{bootstrap, clock};
 use crate::id::{Id160, InfoHash};
 use crate::wire::item::Item;
 
-/// Datagrams taken in one turn, so that a flood does not starve timers and wishes.
-const BUDGET: usize = 64;
+/// Batches taken from a socket in one turn, so that a flood does not starve timers, wishes and other tasks: about
+/// a millisecond's worth.
+const BATCHES_A_TURN: usize = 4;
 /// Datagrams that wait for room in a socket; beyond that the network drops them, we may too.
 const MAX_OUTBOX: usize = 1024;
-/// The largest datagram that is read whole: nothing honest comes near it.
-const MAX_DATAGRAM: usize = 4096;
 /// How often searches whose listener has gone are looked for.
 const SWEEP: Duration = Duration::from_secs(1);
 /// How often the status is renewed at most: people read it, and each renewal wakes who waits for it.
@@ -70,14 +72,20 @@ pub(super) struct Task {
     /// IPv4, IPv6.
     sockets: [Option<UdpSocket>; 2],
     outbox: [VecDeque<dht::Transmit>; 2],
+    /// What the node tells during one batch; empty between batches.
+    events: Vec<Event>,
     inbox: mpsc::Receiver<Command>,
     searches: BTreeMap<LookupId, Sender>,
     pings: BTreeMap<PingId, oneshot::Sender<Result<PingReply, PingError>>>,
     samples: BTreeMap<PingId, oneshot::Sender<Result<SampleReply, PingError>>>,
     pub(super) status: watch::Sender<DhtStatus>,
     status_at: Instant,
+    /// Whether something has happened since the status was last compared.
+    unpublished: bool,
     sweep_at: Instant,
-    buffer: Box<[u8; MAX_DATAGRAM]>,
+    batch: Batch,
+    /// Rings when the earliest of all deadlines has come; set anew only when that changes.
+    alarm: Pin<Box<Sleep>>,
 }
 
 impl Task {
@@ -96,14 +104,17 @@ impl Task {
             sleep: SleepWatch::new(now, clock::with_sleep()),
             sockets: [tokio_socket(sockets.v4)?, tokio_socket(sockets.v6)?],
             outbox: Default::default(),
+            events: Vec::new(),
             inbox,
             searches: BTreeMap::new(),
             pings: BTreeMap::new(),
             samples: BTreeMap::new(),
             status,
             status_at: now,
+            unpublished: true,
             sweep_at: now + SWEEP,
-            buffer: Box::new([0; MAX_DATAGRAM]),
+            batch: Batch::new(),
+            alarm: Box::pin(tokio::time::sleep_until(now.into())),
         })
     }
 
@@ -120,7 +131,14 @@ impl Task {
                 }
                 Wake::Timer => self.on_timer(),
                 Wake::Command(command) => self.on_command(command),
-                Wake::Network => self.receive(),
+                Wake::Network => {
+                    if self.receive() {
+                        self.drain();
+                        // More is waiting, but so may be the other tasks of this thread.
+                        tokio::task::yield_now().await;
+                        continue;
+                    }
+                }
             }
             self.drain();
         }
@@ -129,13 +147,19 @@ impl Task {
     async fn wake(&mut self) -> Wake {
         let node_at = self.node.poll_timeout().map(|(at, _)| at);
         let sweep_at = (!self.searches.is_empty()).then_some(self.sweep_at);
-        let status_at = self.is_status_stale().then_some(self.status_at);
+        let status_at = self.unpublished.then_some(self.status_at);
         let timer = node_at.into_iter().chain(sweep_at).chain(status_at).min();
+        let is_due = timer.is_some_and(|at| at <= clock::now());
+        if let Some(at) = timer
+            && self.alarm.deadline() != at.into()
+        {
+            self.alarm.as_mut().reset(at.into());
+        }
         let [v4, v6] = &self.sockets;
         let blocked = [!self.outbox[0].is_empty(), !self.outbox[1].is_empty()];
         tokio::select! {
             biased;
-            () = sleep_until(timer), if timer.is_some_and(|at| at <= clock::now()) => Wake::Timer,
+            () = std::future::ready(()), if is_due => Wake::Timer,
             command = self.inbox.recv() => match command {
                 None => Wake::Shutdown(None),
                 Some(Command::Shutdown(reply)) => Wake::Shutdown(Some(reply)),
@@ -143,7 +167,7 @@ impl Task {
             },
             () = ready(v4, blocked[0]) => Wake::Network,
             () = ready(v6, blocked[1]) => Wake::Network,
-            () = sleep_until(timer) => Wake::Timer,
+            () = self.alarm.as_mut(), if timer.is_some() => Wake::Timer,
         }
     }
 
@@ -222,42 +246,58 @@ impl Task {
         }
     }
 
-    fn receive(&mut self) {
-        for at in 0..2 {
-            for _ in 0..BUDGET {
-                let Some(socket) = &self.sockets[at] else { break };
-                match socket.try_recv_from(&mut self.buffer[..]) {
-                    Ok((length, from)) => {
-                        tracing::trace!(%from, length, "datagram");
-                        self.node.handle_datagram(clock::now(), from, &self.buffer[..length]);
-                        self.drain_node();
-                    }
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                    // Such as an ICMP message about an earlier datagram; it concerns nobody here.
-                    Err(error) => tracing::trace!(%error, "receiving"),
+    /// Takes a bounded number of batches; true if more may be waiting.
+    fn receive(&mut self) -> bool {
+        let mut more = [true; 2];
+        for _ in 0..BATCHES_A_TURN {
+            for (at, more) in more.iter_mut().enumerate().filter(|(_, more)| **more) {
+                *more = self.receive_from(at);
+                self.flush();
+            }
+        }
+        more.contains(&true)
+    }
+
+    fn receive_from(&mut self, at: usize) -> bool {
+        let Some(socket) = &self.sockets[at] else { return false };
+        let more = self.batch.receive(socket, at == 1).unwrap_or_else(|error| {
+            // Such as an ICMP message about an earlier datagram; it concerns nobody here.
+            tracing::trace!(%error, "receiving");
+            true
+        });
+        let now = clock::now();
+        // Answers to our own questions first, then what strangers want to know.
+        for strangers in [false, true] {
+            for (from, bytes) in self.batch.datagrams().filter(|(_, bytes)| is_query(bytes) == strangers) {
+                tracing::trace!(%from, length = bytes.len(), "datagram");
+                self.node.handle_datagram(now, from, bytes);
+                hand_on(&mut self.node, &mut self.outbox);
+                while let Some(event) = self.node.poll_event() {
+                    self.events.push(event);
                 }
             }
         }
+        for event in std::mem::take(&mut self.events) {
+            self.on_event(event);
+        }
+        more
     }
 
     /// Hands on everything the node has to say.
     fn drain(&mut self) {
         self.drain_node();
         self.flush();
+        // Compared only as often as it may be told.
         let now = clock::now();
-        if self.is_status_stale() && now >= self.status_at {
+        self.unpublished = now < self.status_at;
+        if !self.unpublished && self.is_status_stale() {
             self.status_at = now + STATUS_EVERY;
             self.publish_status();
         }
     }
 
     fn drain_node(&mut self) {
-        while let Some(transmit) = self.node.poll_transmit() {
-            let outbox = &mut self.outbox[usize::from(transmit.to.is_ipv6())];
-            if outbox.len() < MAX_OUTBOX {
-                outbox.push_back(transmit);
-            }
-        }
+        hand_on(&mut self.node, &mut self.outbox);
         while let Some(event) = self.node.poll_event() {
             self.on_event(event);
         }
@@ -308,20 +348,23 @@ impl Task {
                 outbox.clear();
                 continue;
             };
-            while let Some(transmit) = outbox.front() {
-                match socket.try_send_to(&transmit.payload, transmit.to) {
+            while !outbox.is_empty() {
+                match batch::send(socket, outbox) {
+                    Ok(sent) => outbox.drain(..sent).for_each(|t| self.node.recycle(t.payload)),
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                     Err(error) => {
+                        let Some(transmit) = outbox.pop_front() else { break };
                         tracing::debug!(to = %transmit.to, %error, "cannot send");
                         // No route, no address of that family. Anything else is a datagram lost.
                         if matches!(error.kind(), NetworkUnreachable | HostUnreachable | AddrNotAvailable) {
                             unreachable.push(transmit.to);
                         }
                     }
-                    Ok(_) => {}
                 }
-                outbox.pop_front();
             }
+        }
+        if unreachable.is_empty() {
+            return;
         }
         let now = clock::now();
         for addr in unreachable {
@@ -355,11 +398,20 @@ impl Task {
     }
 }
 
-async fn sleep_until(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at.into()).await,
-        None => std::future::pending().await,
+/// Moves what the node sends to the queues of the sockets.
+fn hand_on(node: &mut dht::Node, outbox: &mut [VecDeque<dht::Transmit>; 2]) {
+    while let Some(transmit) = node.poll_transmit() {
+        let outbox = &mut outbox[usize::from(transmit.to.is_ipv6())];
+        if outbox.len() < MAX_OUTBOX {
+            outbox.push_back(transmit);
+        }
     }
+}
+
+/// Whether this is a question, told by how nearly all of them end: `y` is the last key (BEP 5, "KRPC
+/// Protocol"). Whatever else it may be, it only comes first.
+fn is_query(bytes: &[u8]) -> bool {
+    bytes.ends_with(b"1:y1:qe")
 }
 
 /// Until the socket has something to read, or room to write where something waits.

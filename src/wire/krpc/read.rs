@@ -4,7 +4,7 @@ use super::{
     Body, ErrorBody, Filters, Message, Method, ParseError, Put, Query, Reply, Samples, Signed, Want, code,
 };
 use crate::id::Id160;
-use crate::wire::bencode::{Limits, Value};
+use crate::wire::bencode::{Fields, Limits, Value};
 use crate::wire::bloom::FILTER_BYTES;
 use crate::wire::compact;
 
@@ -12,14 +12,15 @@ impl<'a> Message<'a> {
     /// Reads one datagram; bytes behind the message are ignored.
     pub fn parse(datagram: &'a [u8]) -> Result<Self, ParseError<'a>> {
         let (top, _) = Value::parse_prefix(datagram, Limits::MESSAGE)?;
-        let field = |key: &[u8]| top.get(key);
+        let fields = Fields::of(top);
+        let field = |key: &[u8]| fields.get(key);
         let transaction = field(b"t").and_then(|v| v.bytes()).ok_or(ParseError::Shape("no t"))?;
         let body = match field(b"y").and_then(|v| v.bytes()) {
-            Some(b"q") => {
-                parse_query(top).map(Body::Query).map_err(|what| ParseError::Query { transaction, what })?
-            }
-            Some(b"r") => Body::Reply(parse_reply(top).ok_or(ParseError::Shape("no r with an id"))?),
-            Some(b"e") => Body::Error(parse_error(top)),
+            Some(b"q") => parse_query(&fields)
+                .map(Body::Query)
+                .map_err(|what| ParseError::Query { transaction, what })?,
+            Some(b"r") => Body::Reply(parse_reply(&fields).ok_or(ParseError::Shape("no r with an id"))?),
+            Some(b"e") => Body::Error(parse_error(&fields)),
             _ => return Err(ParseError::Shape("y is neither q, r nor e")),
         };
         Ok(Self {
@@ -32,13 +33,13 @@ impl<'a> Message<'a> {
     }
 }
 
-fn id_of(arguments: Value<'_>, key: &[u8]) -> Option<Id160> {
+fn id_of(arguments: &Fields<'_>, key: &[u8]) -> Option<Id160> {
     arguments.get(key).and_then(|v| Id160::from_slice(v.bytes()?))
 }
 
-fn parse_query(top: Value<'_>) -> Result<Query<'_>, &'static str> {
+fn parse_query<'a>(top: &Fields<'a>) -> Result<Query<'a>, &'static str> {
     let name = top.get(b"q").and_then(|v| v.bytes()).ok_or("no q")?;
-    let a = top.get(b"a").filter(Value::is_dict).ok_or("no arguments")?;
+    let a = &top.get(b"a").filter(Value::is_dict).map(Fields::of).ok_or("no arguments")?;
     let id = id_of(a, b"id").ok_or("id is not 20 bytes")?;
     let (target, info_hash) = (id_of(a, b"target"), id_of(a, b"info_hash"));
     let flag = |key: &[u8]| a.get(key).and_then(|v| v.int()).is_some_and(|n| n != 0);
@@ -74,7 +75,7 @@ fn parse_query(top: Value<'_>) -> Result<Query<'_>, &'static str> {
 const NO_TARGET: &str = "target is not 20 bytes";
 const NO_INFO_HASH: &str = "info_hash is not 20 bytes";
 
-fn parse_put(a: Value<'_>) -> Result<Put<'_>, &'static str> {
+fn parse_put<'a>(a: &Fields<'a>) -> Result<Put<'a>, &'static str> {
     let bytes = |key: &[u8]| a.get(key).and_then(|v| v.bytes());
     let int = |key: &[u8]| a.get(key).and_then(|v| v.int());
     let signed = match bytes(b"k") {
@@ -97,7 +98,7 @@ fn parse_put(a: Value<'_>) -> Result<Put<'_>, &'static str> {
 /// Entries of `want` that are looked at: there are two families.
 const MAX_WANT: usize = 4;
 
-fn parse_reply(top: Value<'_>) -> Option<Reply<'_>> {
+fn parse_reply<'a>(top: &Fields<'a>) -> Option<Reply<'a>> {
     let r = top.get(b"r").filter(Value::is_dict)?;
     let (mut reply, mut id) = (Reply::default(), None);
     let (mut seeds, mut peers) = (None, None);
@@ -141,7 +142,7 @@ const MAX_REPLY_KEYS: usize = 64;
 /// The filter without members.
 static NOBODY: [u8; FILTER_BYTES] = [0; FILTER_BYTES];
 
-fn parse_error(top: Value<'_>) -> ErrorBody<'_> {
+fn parse_error<'a>(top: &Fields<'a>) -> ErrorBody<'a> {
     let mut list = top.get(b"e").into_iter().flat_map(|v| v.list());
     ErrorBody {
         code: list.next().and_then(|v| v.int()).unwrap_or(code::GENERIC),
