@@ -60,6 +60,11 @@ impl Announced {
         self.by_hash.len()
     }
 
+    /// Whether anybody announced it; he may have expired since.
+    pub fn contains(&self, hash: &InfoHash) -> bool {
+        self.by_hash.contains(hash)
+    }
+
     /// Peers in store.
     pub fn peers_stored(&self) -> usize {
         self.bytes.saturating_sub(self.by_hash.len() * HASH_COST) / PEER_COST
@@ -74,11 +79,6 @@ impl Announced {
     pub fn set_cap(&mut self, cap: usize) {
         self.cap = cap;
         self.shrink();
-    }
-
-    /// Whether anybody announced it; he may have expired since.
-    pub fn contains(&self, hash: &InfoHash) -> bool {
-        self.by_hash.contains(hash)
     }
 
     /// Remembers a peer, or that it is still there.
