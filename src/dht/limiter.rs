@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use lru::LruCache;
 
-use super::config::{BURST_SECONDS, Config, LIMITER_ENTRIES, Limits, MAX_PAYLOAD, Network, is_private};
+use super::config::{BURST_SECONDS, Config, LIMITER_ENTRIES, Limits, MAX_ITEM_PAYLOAD, Network, is_private};
 
 /// Tokens left, in thousandths, and when that was counted.
 type Level = (u64, Instant);
@@ -61,7 +61,7 @@ impl Limiter {
     fn admits_any(&mut self, now: Instant) -> bool {
         if let Some(rate) = self.limits.bytes_per_second {
             // How long the answer becomes is not known yet: there must be room for the longest.
-            let (longest, full) = (MAX_PAYLOAD as u64 * 1000, rate.max(MAX_PAYLOAD as u64) * 1000);
+            let (longest, full) = (MAX_ITEM_PAYLOAD as u64 * 1000, rate.max(MAX_ITEM_PAYLOAD as u64) * 1000);
             let level = self.answers.get_or_insert((full, now));
             refill(level, now, rate, full);
             if level.0 < longest {

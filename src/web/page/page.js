@@ -147,11 +147,11 @@ function bucketRow(b) {
   const kinds = [["good", b.good], ["questionable", b.questionable], ["bad", b.bad]];
   for (const [kind, n] of kinds) for (let i = 0; i < n; i += 1) cells.append(el("i", { className: `cell ${kind}` }));
   for (let i = b.good + b.questionable + b.bad; i < b.capacity; i += 1) cells.append(el("i", { className: "cell" }));
-  const share = b.index < 13 ? `1/${whole(2 ** (b.index + 1))}` : `2^\u2212${b.index + 1}`;
+  const share = b.index < 13 ? [`1/${whole(2 ** (b.index + 1))}`] : ["2", el("sup", {}, `\u2212${b.index + 1}`)];
   const n = b.good + b.questionable + b.bad;
   const number = (v, wide) => el("td", { className: `${v ? "" : "zero"}${wide ? " wide" : ""}` }, whole(v));
   return el("tr", {},
-    el("td", {}, String(b.index)), el("td", { className: "share wide" }, share), el("td", { className: "cells" }, cells),
+    el("td", {}, String(b.index)), el("td", { className: "share wide" }, ...share), el("td", { className: "cells" }, cells),
     el("td", {}, whole(n), el("span", { className: "unit" }, ` / ${b.capacity}`)), number(b.spares, true),
     el("td", {}, b.median_rtt_ms.toFixed(1), el("span", { className: "unit" }, `${THIN}ms`)),
     el("td", { className: "wide" }, time(b.oldest_s)));
