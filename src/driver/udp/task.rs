@@ -239,11 +239,9 @@ impl Task {
     fn receive(&mut self) -> bool {
         let mut more = [true; 2];
         for _ in 0..BATCHES_A_TURN {
-            for at in 0..2 {
-                if more[at] {
-                    more[at] = self.receive_from(at);
-                    self.flush();
-                }
+            for (at, more) in more.iter_mut().enumerate().filter(|(_, more)| **more) {
+                *more = self.receive_from(at);
+                self.flush();
             }
         }
         more.contains(&true)
