@@ -52,8 +52,8 @@ pub struct ClientConfig {
     pub bootstrap: Vec<String>,
     /// The bootstrap list is the user's own: private addresses are as good as any.
     pub private_network: bool,
-    /// The run is over soon: behind a NAT nobody needs to remember its node (BEP 43).
-    pub short_run: bool,
+    /// What others get from the DHT node.
+    pub presence: Presence,
     /// Stay out of the DHT: only peers that are named, and whoever finds us.
     pub no_dht: bool,
     /// Where the node id and known nodes outlive the process; none: nowhere.
@@ -62,6 +62,18 @@ pub struct ClientConfig {
     pub limit_download: Option<u64>,
     /// Bytes a second, all transfers together.
     pub limit_upload: Option<u64>,
+}
+
+/// Whether a run's DHT node answers others and lets itself be remembered.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Presence {
+    /// It does.
+    #[default]
+    Serving,
+    /// Unless a NAT keeps strangers out: the run will be over before anyone has use of it (BEP 43).
+    ServingIfReachable,
+    /// It does not: the run is over within seconds, and would only be one more dead contact (BEP 43).
+    ReadOnly,
 }
 
 /// Why a client cannot start.
@@ -96,8 +108,8 @@ impl Client {
         let network = if config.private_network { dht::Network::Local } else { dht::Network::Public };
         let dht_config = dht::Config {
             network,
-            read_only: config.no_dht,
-            read_only_behind_nat: config.short_run,
+            read_only: config.no_dht || config.presence == Presence::ReadOnly,
+            read_only_behind_nat: config.presence == Presence::ServingIfReachable,
             local_ips: local_ips(),
             ..dht::Config::default()
         };
@@ -145,7 +157,10 @@ impl Client {
         let seed = self.seeds.lock().unwrap_or_else(std::sync::PoisonError::into_inner).child();
         let peers = std::mem::take(&mut job.peers);
         let ends = download::spawn(job, self.around.clone(), seed);
-        let mut helpers = vec![tokio::spawn(resolve_peers(peers, ends.candidates.clone())).abort_handle()];
+        // Whoever shares a torrent most likely runs a node on the same port.
+        let dht = (!private && self.around.dht).then(|| self.dht.clone());
+        let named = resolve_peers(peers, ends.candidates.clone(), dht);
+        let mut helpers = vec![tokio::spawn(named).abort_handle()];
         if !private && self.around.dht {
             helpers.push(tokio::spawn(pass_nodes(ends.dht_nodes, self.dht.clone())).abort_handle());
             let finder = Finder {
@@ -240,18 +255,29 @@ impl Drop for Transfer {
     }
 }
 
-/// Peers that the user named: addresses at once, names as they resolve.
-async fn resolve_peers(peers: Vec<String>, candidates: mpsc::Sender<(Vec<SocketAddr>, Origin)>) {
+/// Peers that the user or a link named: addresses at once, names as they resolve. Each is tried as a DHT
+/// node too.
+async fn resolve_peers(
+    peers: Vec<String>,
+    candidates: mpsc::Sender<(Vec<SocketAddr>, Origin)>,
+    dht: Option<Dht>,
+) {
+    let pass_on = async |addrs: Vec<SocketAddr>| {
+        if let Some(dht) = &dht {
+            addrs.iter().for_each(|addr| dht.add_contact(*addr));
+        }
+        candidates.send((addrs, Origin::User)).await.is_ok()
+    };
     let (addrs, names): (Vec<_>, Vec<_>) =
         peers.into_iter().map(|p| p.parse().map_err(|_| p)).partition(Result::is_ok);
     let addrs: Vec<SocketAddr> = addrs.into_iter().flatten().collect();
-    if !addrs.is_empty() && candidates.send((addrs, Origin::User)).await.is_err() {
+    if !addrs.is_empty() && !pass_on(addrs).await {
         return;
     }
     for name in names.into_iter().filter_map(Result::err) {
         match tokio::net::lookup_host(&name).await {
             Ok(addrs) => {
-                if candidates.send((addrs.collect(), Origin::User)).await.is_err() {
+                if !pass_on(addrs.collect()).await {
                     return;
                 }
             }
@@ -399,6 +425,26 @@ mod tests {
         assert!(!dir.path().join(state::FILE_NAME).exists());
         let folders: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().path()).collect();
         assert!(folders.len() == 1 && folders[0].join(state::FILE_NAME).exists(), "{folders:?}");
+        second.shutdown().await;
+        first.shutdown().await;
+    }
+
+    #[tokio::test]
+    async fn a_named_peer_is_tried_as_a_dht_node() {
+        let listen = Some(SocketAddr::from(([127, 0, 0, 1], 0)));
+        let config = ClientConfig { listen, private_network: true, ..ClientConfig::default() };
+        let first = Client::start(config.clone()).await.unwrap();
+        let second = Client::start(config).await.unwrap();
+        let transfer = second.add(Job {
+            source: Source::Hash(crate::id::Id160([7; 20])),
+            placement: Placement::Nowhere,
+            peers: vec![format!("127.0.0.1:{}", first.port())],
+            seed: false,
+        });
+        let mut status = second.dht().status();
+        let known = status.wait_for(|s| s.nodes_v4 == 1);
+        tokio::time::timeout(Duration::from_secs(30), known).await.unwrap().unwrap();
+        transfer.stop().await;
         second.shutdown().await;
         first.shutdown().await;
     }

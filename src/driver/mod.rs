@@ -10,6 +10,7 @@ pub mod clock;
 pub mod create;
 pub mod disk;
 pub mod download;
+pub mod keyfile;
 pub mod listen;
 pub mod place;
 pub mod state;

@@ -11,3 +11,4 @@ pub mod krpc;
 pub mod magnet;
 pub mod metainfo;
 pub mod peer;
+pub mod pointer;
