@@ -58,6 +58,8 @@ pub struct ClientConfig {
     pub no_dht: bool,
     /// Where the node id and known nodes outlive the process; none: nowhere.
     pub state_dir: Option<PathBuf>,
+    /// What strangers may take of the DHT node.
+    pub dht_limits: dht::Limits,
     /// Bytes a second, all transfers together.
     pub limit_download: Option<u64>,
     /// Bytes a second, all transfers together.
@@ -111,6 +113,7 @@ impl Client {
             read_only: config.no_dht || config.presence == Presence::ReadOnly,
             read_only_behind_nat: config.presence == Presence::ServingIfReachable,
             local_ips: local_ips(),
+            limits: config.dht_limits,
             ..dht::Config::default()
         };
         let state = state.map(Arc::new);

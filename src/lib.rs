@@ -8,4 +8,5 @@ pub mod id;
 pub mod peer;
 pub mod rng;
 pub mod swarm;
+pub mod web;
 pub mod wire;

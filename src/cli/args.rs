@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use clap::{ArgAction, Args, CommandFactory as _, Parser, Subcommand};
 
+use super::node::flags::NodeArgs;
 use crate::wire::magnet::HostPort;
 
 /// The whole command line.
@@ -40,7 +41,7 @@ pub enum Command {
     /// Show what a torrent holds, without fetching it
     Info(InfoArgs),
     /// Take part in the DHT until stopped
-    Node(NodeArgs),
+    Node(Box<NodeArgs>),
     /// Print the peers that the DHT knows for a torrent
     Lookup(LookupArgs),
     /// Put small values into the DHT, or get them (BEP 44)
@@ -208,17 +209,6 @@ pub struct InfoArgs {
     /// When to give up.
     #[command(flatten)]
     pub patience: PatienceArgs,
-    /// How to join.
-    #[command(flatten)]
-    pub network: NetworkArgs,
-    /// How to report.
-    #[command(flatten)]
-    pub report: ReportArgs,
-}
-
-/// `dhtget node`.
-#[derive(Debug, Args)]
-pub struct NodeArgs {
     /// How to join.
     #[command(flatten)]
     pub network: NetworkArgs,
@@ -417,7 +407,12 @@ fn takes_value(command: &clap::Command, is: impl Fn(&clap::Arg) -> bool) -> bool
     command
         .get_subcommands()
         .flat_map(clap::Command::get_arguments)
-        .any(|arg| is(arg) && arg.get_action().takes_values() && !arg.is_positional())
+        .any(|arg| is(arg) && arg.get_action().takes_values() && needs_value(arg) && !arg.is_positional())
+}
+
+/// Whether the word after it can only be its value.
+fn needs_value(arg: &clap::Arg) -> bool {
+    arg.get_num_args().is_none_or(|values| values.min_values() > 0)
 }
 
 fn host_port(text: &str) -> Result<HostPort, String> {
@@ -449,7 +444,7 @@ pub fn size(text: &str) -> Result<u64, String> {
 }
 
 /// Like [`size`], a second; 0 is no rate, because nothing would ever move.
-fn rate(text: &str) -> Result<u64, String> {
+pub fn rate(text: &str) -> Result<u64, String> {
     let text = text.strip_suffix("/s").unwrap_or(text);
     match size(text)? {
         0 => Err("a rate of 0 would never move anything; leave the option out for no limit".to_owned()),
@@ -498,6 +493,8 @@ mod tests {
             ("dhtget --json lookup x", "dhtget lookup --json x"),
             ("dhtget --listen 1.2.3.4:5 node", "dhtget node --listen 1.2.3.4:5"),
             ("dhtget --listen=1.2.3.4:5 node", "dhtget node --listen=1.2.3.4:5"),
+            ("dhtget --status node", "dhtget node --status"),
+            ("dhtget node --status 1.2.3.4:5", "dhtget node --status 1.2.3.4:5"),
             ("dhtget -- node", "dhtget get -- node"),
             ("dhtget --help", "dhtget --help"),
             ("dhtget node", "dhtget node"),

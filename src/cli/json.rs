@@ -123,6 +123,12 @@ pub enum Event<'a> {
         queries_in: u64,
         queries_out: u64,
     },
+    Serving {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        status: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        metrics: Option<String>,
+    },
     Pong {
         address: String,
         id: String,

@@ -12,7 +12,7 @@ mod info;
 mod item;
 pub mod json;
 mod lookup;
-mod node;
+pub mod node;
 mod ping;
 pub mod plan;
 mod pointer;
@@ -31,6 +31,7 @@ use clap::Parser as _;
 
 use self::args::CommandLine;
 use self::error::{CliError, Code};
+use self::node::flags::LogFormat;
 use self::plan::{Action, Env, Output, Plan};
 use self::report::Reporter;
 use self::signals::Signals;
@@ -81,7 +82,8 @@ fn run(plan: &Plan, reporter: &mut Reporter) -> Result<(), CliError> {
         .enable_all()
         .build()
         .map_err(|e| CliError::new(Code::Unknown, format!("the runtime cannot start: {e}")))?;
-    let mut signals = Signals::listen(plan.output.quiet);
+    let in_words = plan.output.log_format == LogFormat::Text;
+    let mut signals = Signals::listen(plan.output.quiet || !in_words);
     let result = runtime.block_on(dispatch(plan, reporter, &mut signals));
     // A blocked thread (a disk that hangs) must not hold a run that is over.
     runtime.shutdown_background();
@@ -93,7 +95,9 @@ async fn dispatch(plan: &Plan, reporter: &mut Reporter, signals: &mut Signals) -
         Action::Get(plan) => get::run(plan, reporter, signals).await,
         Action::Share(plan) => share::run(plan, reporter, signals).await,
         Action::Info(plan) => info::run(plan, reporter, signals).await,
-        Action::Node(config) => node::run(config, reporter, signals).await,
+        Action::Node(plan) => node::run(plan, reporter, signals).await,
+        Action::NodeStatus(address) => node::ask::run(*address, reporter, signals).await,
+        Action::PrintConfig(text) => node::print_config(text, reporter),
         Action::Lookup(plan) => lookup::run(plan, reporter, signals).await,
         Action::ItemPut(plan) => item::put(plan, reporter, signals).await,
         Action::ItemGet(plan) => item::get(plan, reporter, signals).await,

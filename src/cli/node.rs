@@ -1,33 +1,70 @@
 //! `dhtget node`: takes part in the DHT until stopped, and keeps its id and table for the next run.
 //!
-//! Owns what a person sees of that. Must not know what the node answers to whom.
+//! Owns what a person sees of that and the signals an operator sends. Must not know what the node answers
+//! to whom, nor how its figures are served.
+
+pub mod ask;
+pub mod flags;
+pub mod plan;
+pub mod settings;
+mod words;
 
 use std::time::Duration;
 
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval, interval_at};
 
-use super::error::CliError;
+use self::plan::NodePlan;
+use super::error::{CliError, Code};
 use super::get::goodbye;
 use super::json::Event;
 use super::progress::count;
 use super::report::Reporter;
 use super::signals::Signals;
-use crate::client::{Client, ClientConfig};
+use crate::client::Client;
 use crate::driver::clock;
 use crate::driver::udp::DhtStatus;
+use crate::web::status::Status;
+use crate::web::{Server, WebError};
 
 /// Figures are looked at this often.
 const TICK: Duration = Duration::from_millis(250);
 /// The table is saved this often: a killed node loses no more than this.
 const SAVE_EACH: Duration = Duration::from_secs(5 * 60);
 
+/// Prints a configuration file.
+pub fn print_config(text: &str, reporter: &Reporter) -> Result<(), CliError> {
+    reporter.raw(text.trim_end()).map_err(|e| CliError::new(Code::Unknown, format!("stdout: {e}")))
+}
+
 /// Runs until a signal comes, which is also the only way it ends.
-pub async fn run(
-    config: &ClientConfig,
-    reporter: &mut Reporter,
-    signals: &mut Signals,
-) -> Result<(), CliError> {
-    let client = Client::start(config.clone()).await?;
+pub async fn run(plan: &NodePlan, reporter: &mut Reporter, signals: &mut Signals) -> Result<(), CliError> {
+    let listen = |kind| signal(kind).map_err(|e| CliError::new(Code::Unknown, format!("no signals: {e}")));
+    let (hangup, user) = (listen(SignalKind::hangup())?, listen(SignalKind::user_defined1())?);
+    let client = Client::start(plan.client.clone()).await?;
+    let server = Server::start(&plan.web, client.dht().clone(), client.port()).await;
+    let server = match server {
+        Ok(server) => server,
+        Err(error) => {
+            goodbye(client, Vec::new()).await;
+            return Err(no_server(&error));
+        }
+    };
+    started(plan, &client, &server, reporter);
+    let mut work = Work { client: &client, plan, current: None, reporter, hangup, user };
+    let stop = work.until_stopped(signals).await;
+    reporter.clear();
+    drop(server);
+    goodbye(client, Vec::new()).await;
+    Err(stop)
+}
+
+fn no_server(error: &WebError) -> CliError {
+    CliError::new(Code::Unknown, error.to_string())
+        .hint("choose another address with --status or --metrics ADDR:PORT, port 0 for any free one")
+}
+
+fn started(plan: &NodePlan, client: &Client, server: &Server, reporter: &Reporter) {
     let port = client.port();
     reporter.tell(&Event::Started {
         command: "node",
@@ -35,26 +72,91 @@ pub async fn run(
         info_hash: None,
         port: Some(port),
     });
-    let on = config.listen.map_or_else(|| "every address".to_owned(), |a| a.ip().to_string());
+    let on = plan.client.listen.map_or_else(|| "every address".to_owned(), |a| a.ip().to_string());
     reporter.note(&format!("listening on {on}, port {port} (UDP and TCP); Ctrl-C ends it"));
-    let status = client.dht().status();
-    let mut tick = interval(TICK);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut save = interval_at((clock::now() + SAVE_EACH).into(), SAVE_EACH);
-    let stop = loop {
-        tokio::select! {
-            biased;
-            stop = signals.next() => break stop,
-            _ = save.tick() => client.save_state().await,
-            _ = tick.tick() => {
-                let status = status.borrow().clone();
-                reporter.node(clock::now(), &status, &words(&status));
+    let status = server.status.map(|addr| format!("http://{addr}/"));
+    let metrics = server.metrics.map(|addr| format!("http://{addr}/metrics"));
+    for url in [&status, &metrics].into_iter().flatten() {
+        reporter.note(&format!("serving {url}"));
+    }
+    let open = |addr: &std::net::SocketAddr| !addr.ip().is_loopback();
+    if server.status.as_ref().or(server.metrics.as_ref()).is_some_and(open) {
+        tracing::warn!("whoever reaches that address sees this node's figures and contacts");
+    }
+    if status.is_some() || metrics.is_some() {
+        reporter.tell(&Event::Serving { status, metrics });
+    }
+}
+
+/// A node at work, and what may change while it is.
+struct Work<'a> {
+    client: &'a Client,
+    /// As it started.
+    plan: &'a NodePlan,
+    /// As it was last read again.
+    current: Option<NodePlan>,
+    reporter: &'a mut Reporter,
+    hangup: Signal,
+    user: Signal,
+}
+
+impl Work<'_> {
+    async fn until_stopped(&mut self, signals: &mut Signals) -> CliError {
+        let status = self.client.dht().status();
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut save = interval_at((clock::now() + SAVE_EACH).into(), SAVE_EACH);
+        loop {
+            tokio::select! {
+                biased;
+                stop = signals.next() => return stop,
+                Some(()) = self.hangup.recv() => self.reload().await,
+                Some(()) = self.user.recv() => self.dump().await,
+                _ = save.tick() => self.client.save_state().await,
+                _ = tick.tick() => {
+                    let status = status.borrow().clone();
+                    self.reporter.node(clock::now(), &status, &words(&status));
+                }
             }
         }
-    };
-    reporter.clear();
-    goodbye(client, Vec::new()).await;
-    Err(stop)
+    }
+
+    /// SIGHUP: reads the files again and follows what can be followed.
+    async fn reload(&mut self) {
+        let new = match self.plan.again() {
+            Ok(new) => new,
+            Err(error) => {
+                return tracing::warn!("the configuration is not read again: {}", error.message);
+            }
+        };
+        let fixed = self.plan.fixed_changes(&new);
+        let current = self.current.as_ref().unwrap_or(self.plan);
+        let dht = self.client.dht();
+        let mut followed = Vec::new();
+        if new.client.dht_limits != current.client.dht_limits {
+            dht.set_limits(new.client.dht_limits).await;
+            followed.push("limits");
+        }
+        if new.client.bootstrap != current.client.bootstrap && !fixed.contains(&"bootstrap") {
+            dht.set_bootstrap(new.client.bootstrap.clone()).await;
+            followed.push("bootstrap");
+        }
+        let followed = if followed.is_empty() { "nothing".to_owned() } else { followed.join(" and ") };
+        self.reporter.note(&format!("configuration read again; changed: {followed}"));
+        if !fixed.is_empty() {
+            tracing::warn!("needs a restart to change: {}", fixed.join(", "));
+        }
+        self.current = Some(new);
+    }
+
+    /// SIGUSR1: everything, with every contact.
+    async fn dump(&self) {
+        let Some(report) = self.client.dht().report().await else { return };
+        let words = self.client.dht().status().borrow().clone();
+        let status = Status::new(&report, &words, self.client.port());
+        let object = serde_json::json!({ "level": "INFO", "message": "tables", "tables": status });
+        self.reporter.dump(&words::dump(&status), &object);
+    }
 }
 
 /// What the node does, or why it is alone.

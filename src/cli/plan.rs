@@ -6,6 +6,7 @@
 mod small;
 
 use std::io::Read as _;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,6 +14,8 @@ use super::args::{
     Command, GetArgs, InfoArgs, ItemCommand, NetworkArgs, ReportArgs, SeedArgs, ShareArgs, TransferArgs,
 };
 use super::error::{CliError, Code};
+use super::node::flags::LogFormat;
+use super::node::{self, plan::NodePlan};
 use super::target::Target;
 use crate::client::{ClientConfig, Placement, Presence};
 use crate::driver::bootstrap;
@@ -67,6 +70,8 @@ pub struct Output {
     pub terminal: bool,
     /// Colours may be used on stderr.
     pub colour: bool,
+    /// How the log is written.
+    pub log_format: LogFormat,
 }
 
 /// When a seed leaves; with neither bound, when it is stopped.
@@ -150,7 +155,11 @@ pub enum Action {
     /// Describe.
     Info(Box<InfoPlan>),
     /// Take part.
-    Node(ClientConfig),
+    Node(Box<NodePlan>),
+    /// Tell of a node that runs.
+    NodeStatus(SocketAddr),
+    /// Print a configuration file.
+    PrintConfig(String),
     /// Print peers.
     Lookup(Box<LookupPlan>),
     /// Store a value.
@@ -190,7 +199,7 @@ impl Plan {
             Action::Get(_) => "get",
             Action::Share(_) => "share",
             Action::Info(_) => "info",
-            Action::Node(_) => "node",
+            Action::Node(_) | Action::NodeStatus(_) | Action::PrintConfig(_) => "node",
             Action::Lookup(_) => "lookup",
             Action::ItemPut(_) | Action::ItemGet(_) => "item",
             Action::Publish(_) => "publish",
@@ -207,9 +216,7 @@ impl Plan {
             Command::Get(args) => (Action::Get(Box::new(get(&args, env)?)), args.report),
             Command::Share(args) => (Action::Share(Box::new(share(&args, env)?)), args.report),
             Command::Info(args) => (Action::Info(Box::new(info(&args, env)?)), args.report),
-            Command::Node(args) => {
-                (Action::Node(client(&args.network, &TransferArgs::default(), &[], env)?), args.report)
-            }
+            Command::Node(args) => node::plan::action(*args, env)?,
             Command::Lookup(args) => {
                 let target = Target::resolve(&args.target, &env.cwd)?;
                 let config = asking(&args.network, target.nodes(), env)?;
@@ -234,13 +241,18 @@ impl Plan {
                 (Action::Demo { size: args.size, dir }, args.report)
             }
         };
-        Ok(Self { action, output: output(&report, env) })
+        let mut output = output(&report, env);
+        if let Action::Node(plan) = &action {
+            output.log_format = plan.settings.log_format;
+        }
+        Ok(Self { action, output })
     }
 }
 
 fn output(report: &ReportArgs, env: &Env) -> Output {
     let ReportArgs { json, quiet, verbose } = *report;
-    Output { json, quiet, verbose, terminal: env.terminal && !quiet, colour: env.colour }
+    let log_format = LogFormat::default();
+    Output { json, quiet, verbose, terminal: env.terminal && !quiet, colour: env.colour, log_format }
 }
 
 fn bad_option(message: impl Into<String>, hint: &str) -> CliError {
@@ -317,10 +329,10 @@ fn placement(args: &GetArgs, env: &Env) -> Result<Placement, CliError> {
 }
 
 fn is_public_or_name(node: &str) -> bool {
-    node.parse::<std::net::SocketAddr>().map_or(true, |addr| !crate::dht::config::is_private(addr.ip()))
+    node.parse::<SocketAddr>().map_or(true, |addr| !crate::dht::config::is_private(addr.ip()))
 }
 
-fn client(
+pub(super) fn client(
     network: &NetworkArgs,
     transfer: &TransferArgs,
     nodes: &[String],
@@ -348,6 +360,7 @@ fn client(
         presence: Presence::Serving,
         no_dht: network.no_dht,
         state_dir,
+        dht_limits: crate::dht::Limits::default(),
         limit_download: transfer.limit_rate,
         limit_upload: transfer.limit_upload,
     })
@@ -420,8 +433,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("list"), "# ours\n\n10.0.0.1:5 # first\nrouter.example:6\n").unwrap();
         let plan = plan_in(dir.path(), "node --bootstrap-file list").unwrap();
-        let Action::Node(config) = plan.action else { panic!() };
-        assert_eq!(config.bootstrap, ["10.0.0.1:5", "router.example:6"]);
+        let Action::Node(node) = plan.action else { panic!() };
+        assert_eq!(node.client.bootstrap, ["10.0.0.1:5", "router.example:6"]);
         std::fs::write(dir.path().join("list"), "\nnonsense\n").unwrap();
         let error = plan_in(dir.path(), "node --bootstrap-file list").unwrap_err();
         assert!(error.code == Code::BadOption && error.message.contains("line 2"), "{error}");

@@ -12,6 +12,7 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use super::error::CliError;
 use super::json::{self, Event, ProgressEvent};
+use super::node::flags::LogFormat;
 use super::plan::Output;
 use super::progress;
 use super::text::visible;
@@ -57,18 +58,28 @@ impl Reporter {
     fn start_log(&self) {
         let level = match (self.output.quiet, self.output.verbose) {
             (true, _) => "error",
+            // What people are told in words is in this log too.
+            (false, 0) if self.logs_json() => "dhtget=info,warn",
             (false, 0) => "warn",
             (false, 1) => "dhtget=info,warn",
             (false, 2) => "dhtget=debug,warn",
             (false, _) => "dhtget=trace,warn",
         };
-        // A second call, as in tests, leaves the first log in place.
-        let _ = tracing_subscriber::fmt()
+        let log = tracing_subscriber::fmt()
             .with_env_filter(EnvFilter::new(level))
-            .with_ansi(self.output.colour)
-            .with_target(self.output.verbose > 1)
-            .with_writer(BarLog(self.bar.clone()))
-            .try_init();
+            .with_writer(BarLog(self.bar.clone()));
+        // A second call, as in tests, leaves the first log in place.
+        let _ = match self.output.log_format {
+            LogFormat::Text => {
+                log.with_ansi(self.output.colour).with_target(self.output.verbose > 1).try_init()
+            }
+            LogFormat::Json => log.json().flatten_event(true).try_init(),
+        };
+    }
+
+    /// Whether every line of stderr is a JSON object.
+    fn logs_json(&self) -> bool {
+        self.output.log_format == LogFormat::Json
     }
 
     /// When the process began.
@@ -83,7 +94,9 @@ impl Reporter {
 
     /// A sentence for the person, on stderr.
     pub fn note(&self, text: &str) {
-        if !self.output.quiet {
+        if self.logs_json() {
+            tracing::info!("{text}");
+        } else if !self.output.quiet {
             self.bar.suspend(|| {
                 let _ = writeln!(io::stderr(), "{text}");
             });
@@ -110,6 +123,21 @@ impl Reporter {
         })
     }
 
+    /// What was asked for by a signal, on stderr however quiet the run is; `json` is the same as one object.
+    pub fn dump(&self, text: &str, json: &serde_json::Value) {
+        let line = if self.logs_json() { json.to_string() } else { text.trim_end().to_owned() };
+        self.bar.suspend(|| {
+            let _ = writeln!(io::stderr(), "{line}");
+        });
+    }
+
+    /// A whole answer on stdout, which carries its own format.
+    pub fn raw(&self, text: &str) -> io::Result<()> {
+        let mut out = io::stdout().lock();
+        writeln!(out, "{text}")?;
+        out.flush()
+    }
+
     /// An event on stdout, where events go there.
     pub fn event(&self, event: &Event<'_>) -> io::Result<()> {
         if !self.output.json {
@@ -129,6 +157,10 @@ impl Reporter {
     pub fn error(&mut self, error: &CliError) {
         self.clear();
         self.tell(&Event::error(error));
+        if self.logs_json() {
+            tracing::error!(code = error.code as u8, hint = error.hint.as_deref(), "{}", error.message);
+            return;
+        }
         let _ = writeln!(io::stderr(), "{error}");
     }
 

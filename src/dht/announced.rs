@@ -65,6 +65,22 @@ impl Announced {
         self.by_hash.contains(hash)
     }
 
+    /// Peers in store.
+    pub fn peers_stored(&self) -> usize {
+        self.bytes.saturating_sub(self.by_hash.len() * HASH_COST) / PEER_COST
+    }
+
+    /// Memory taken, and the most it may become.
+    pub fn memory(&self) -> (usize, usize) {
+        (self.bytes, self.cap)
+    }
+
+    /// Sets the most memory it may take; what is too much goes at once.
+    pub fn set_cap(&mut self, cap: usize) {
+        self.cap = cap;
+        self.shrink();
+    }
+
     /// Remembers a peer, or that it is still there.
     pub fn insert(&mut self, now: Instant, hash: InfoHash, addr: SocketAddr, seed: bool) {
         let peer = Peer { addr, at: now, seed };
@@ -91,6 +107,10 @@ impl Announced {
         } else if let Some(oldest) = peers.iter_mut().min_by_key(|p| p.at) {
             *oldest = peer;
         }
+        self.shrink();
+    }
+
+    fn shrink(&mut self) {
         while self.bytes > self.cap && self.by_hash.len() > 1 {
             self.drop_oldest();
         }

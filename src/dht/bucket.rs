@@ -13,6 +13,8 @@ use crate::wire::compact::Contact;
 pub struct Entry {
     /// Who and where.
     pub contact: Contact,
+    /// When it first answered us.
+    pub since: Instant,
     /// When it last answered us.
     pub answered: Instant,
     /// When it last asked us something.
@@ -28,7 +30,7 @@ pub struct Entry {
 impl Entry {
     /// A node that has just answered.
     pub fn new(now: Instant, contact: Contact, rtt: Duration) -> Self {
-        Self { contact, answered: now, asked_us: None, failures: 0, rtt, checked: now }
+        Self { contact, since: now, answered: now, asked_us: None, failures: 0, rtt, checked: now }
     }
 
     /// Good: answered lately, or has answered once and asked lately (BEP 5, "Routing Table").
@@ -54,6 +56,11 @@ impl Bucket {
     /// Who is in.
     pub fn entries(&self) -> &[Entry] {
         &self.entries
+    }
+
+    /// Verified spares.
+    pub fn spares(&self) -> &[Entry] {
+        &self.spares
     }
 
     /// Everyone, spares last.

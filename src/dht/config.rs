@@ -75,6 +75,12 @@ pub const MAX_UNVERIFIED: usize = 64;
 pub const VERIFY_DELAY: Duration = Duration::from_secs(30);
 /// Upkeep interval: one query each, hence below 0.2 queries a second.
 pub const UPKEEP_EVERY: Duration = Duration::from_secs(6);
+/// A wake that comes later than this means that the machine slept, or the process was halted.
+pub const SLEPT: Duration = Duration::from_secs(60);
+/// Searches that have ended and are still shown: as many as fit under each other on a page.
+pub const RECENT_SEARCHES: usize = 12;
+/// Samples of the network's density that are remembered, 8 nodes each: an error of about 6 percent.
+pub const DENSITY_SAMPLES: usize = 32;
 /// Upkeep interval while the table is smaller than [`SMALL_TABLE`] and strangers wait.
 pub const UPKEEP_FAST: Duration = Duration::from_millis(250);
 /// The same in a private network, where nobody is bothered and everyone may have started just now.
@@ -163,13 +169,23 @@ pub struct Limits {
     pub queries_per_ip: u32,
     /// Queries a second of one /16 (IPv6: /32).
     pub queries_per_net: u32,
+    /// Queries a second of everyone together; as many as come, if none.
+    pub queries_per_second: Option<u32>,
+    /// Bytes of answers a second; as many as it takes, if none.
+    pub bytes_per_second: Option<u64>,
     /// Memory for what strangers announce, in bytes.
     pub store_bytes: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { queries_per_ip: LIMIT_PER_IP, queries_per_net: LIMIT_PER_NET, store_bytes: STORE_BYTES }
+        Self {
+            queries_per_ip: LIMIT_PER_IP,
+            queries_per_net: LIMIT_PER_NET,
+            queries_per_second: None,
+            bytes_per_second: None,
+            store_bytes: STORE_BYTES,
+        }
     }
 }
 

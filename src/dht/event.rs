@@ -1,10 +1,11 @@
 //! The vocabulary of the DHT machine: what goes in and what comes out.
 //!
-//! A leaf: every other file of this module may use it, it uses none of them.
+//! A leaf: every other file of this module may use it, it uses none of them but that other leaf, `traffic`.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use super::traffic::Traffic;
 use crate::id::{InfoHash, NodeId};
 use crate::wire::compact::Contact;
 use crate::wire::item::Item;
@@ -159,6 +160,8 @@ pub struct Counters {
     pub limited: u64,
     /// Replies that matched no query.
     pub unmatched: u64,
+    /// The same by kind, and bytes.
+    pub traffic: Traffic,
 }
 
 /// An address the user gave to start from, and how it fares.

@@ -107,6 +107,16 @@ impl<P> InFlight<P> {
         self.deadlines.first().map(|(at, _)| *at)
     }
 
+    /// How many are under way.
+    pub fn len(&self) -> usize {
+        self.queries.len()
+    }
+
+    /// Whether none is.
+    pub fn is_empty(&self) -> bool {
+        self.queries.is_empty()
+    }
+
     /// Silence after which an answer has become unlikely.
     pub fn stall(&self) -> Duration {
         self.rtt.stall

@@ -58,6 +58,17 @@ impl Items {
         self.bytes
     }
 
+    /// Memory taken, and the most it may become.
+    pub fn memory(&self) -> (usize, usize) {
+        (self.bytes, self.cap)
+    }
+
+    /// Sets the most memory it may take; what is too much goes at once.
+    pub fn set_cap(&mut self, cap: usize) {
+        self.cap = cap;
+        self.shrink();
+    }
+
     /// An item that has not expired.
     pub fn get(&mut self, now: Instant, target: &Id160) -> Option<&Item> {
         let (_, at) = self.by_target.peek(target)?;
@@ -92,10 +103,14 @@ impl Items {
         self.remove(&target);
         self.bytes += cost(&item);
         self.by_target.put(target, (item, now));
+        self.shrink();
+        Ok(())
+    }
+
+    fn shrink(&mut self) {
         while self.bytes > self.cap && self.by_target.len() > 1 {
             self.drop_oldest();
         }
-        Ok(())
     }
 
     fn may_check(&mut self, now: Instant) -> bool {

@@ -1,7 +1,8 @@
 //! How many queries strangers may ask, by address and by network.
 //!
-//! Owns one token bucket for each recent address and /16 (IPv6: /32). Must not know what was asked. An
-//! address gets a NAT's worth of queries, since many nodes may stand behind it.
+//! Owns one token bucket for each recent address and /16 (IPv6: /32), and one for everyone together where
+//! the operator wants that. Must not know what was asked. An address gets a NAT's worth of queries, since
+//! many nodes may stand behind it.
 
 use std::net::IpAddr;
 use std::num::NonZeroUsize;
@@ -9,7 +10,7 @@ use std::time::Instant;
 
 use lru::LruCache;
 
-use super::config::{BURST_SECONDS, Config, LIMITER_ENTRIES, Limits, Network, is_private};
+use super::config::{BURST_SECONDS, Config, LIMITER_ENTRIES, Limits, MAX_PAYLOAD, Network, is_private};
 
 /// Tokens left, in thousandths, and when that was counted.
 type Level = (u64, Instant);
@@ -19,6 +20,8 @@ type Level = (u64, Instant);
 pub struct Limiter {
     by_ip: LruCache<IpAddr, Level>,
     by_net: LruCache<(bool, [u8; 4]), Level>,
+    queries: Option<Level>,
+    answers: Option<Level>,
     exempt_private: bool,
     limits: Limits,
 }
@@ -30,13 +33,47 @@ impl Limiter {
         Self {
             by_ip: LruCache::sparse(entries),
             by_net: LruCache::sparse(entries),
+            queries: None,
+            answers: None,
             exempt_private: config.network == Network::Local,
             limits: config.limits,
         }
     }
 
+    /// Puts other limits in force; what was taken under the old ones counts.
+    pub fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
+
     /// Whether one more query from there is looked at.
     pub fn admits(&mut self, now: Instant, ip: IpAddr) -> bool {
+        self.admits_source(now, ip) && self.admits_any(now)
+    }
+
+    /// Charges the bytes of an answer.
+    pub fn on_answer(&mut self, bytes: usize) {
+        if let Some(level) = &mut self.answers {
+            level.0 = level.0.saturating_sub(bytes as u64 * 1000);
+        }
+    }
+
+    /// What the operator gives to everyone together. He named the figure, so it holds on loopback too.
+    fn admits_any(&mut self, now: Instant) -> bool {
+        if let Some(rate) = self.limits.bytes_per_second {
+            // How long the answer becomes is not known yet: there must be room for the longest.
+            let (longest, full) = (MAX_PAYLOAD as u64 * 1000, rate.max(MAX_PAYLOAD as u64) * 1000);
+            let level = self.answers.get_or_insert((full, now));
+            refill(level, now, rate, full);
+            if level.0 < longest {
+                return false;
+            }
+        }
+        let Some(rate) = self.limits.queries_per_second else { return true };
+        let full = u64::from(rate) * 1000;
+        take_of(self.queries.get_or_insert((full, now)), now, rate, full)
+    }
+
+    fn admits_source(&mut self, now: Instant, ip: IpAddr) -> bool {
         // In a local network everybody is known, and hundreds of nodes may share one address. On
         // loopback nobody gains from flooding himself.
         if ip.is_loopback() || (self.exempt_private && is_private(ip)) {
@@ -65,16 +102,24 @@ fn full(now: Instant, per_second: u32) -> Level {
 }
 
 fn take(level: &mut Level, now: Instant, per_second: u32) -> bool {
-    let elapsed_ms = now.saturating_duration_since(level.1).as_millis().min(1_000_000) as u64;
-    if elapsed_ms > 0 {
-        level.0 = (level.0 + elapsed_ms * u64::from(per_second)).min(burst(per_second));
-        level.1 = now;
-    }
+    take_of(level, now, per_second, burst(per_second))
+}
+
+fn take_of(level: &mut Level, now: Instant, per_second: u32, full: u64) -> bool {
+    refill(level, now, u64::from(per_second), full);
     let admitted = level.0 >= 1000;
     if admitted {
         level.0 -= 1000;
     }
     admitted
+}
+
+fn refill(level: &mut Level, now: Instant, per_second: u64, full: u64) {
+    let elapsed_ms = now.saturating_duration_since(level.1).as_millis().min(1_000_000) as u64;
+    if elapsed_ms > 0 {
+        level.0 = level.0.saturating_add(elapsed_ms.saturating_mul(per_second)).min(full);
+        level.1 = now;
+    }
 }
 
 #[cfg(test)]
@@ -109,5 +154,38 @@ mod tests {
     fn loopback_is_exempt() {
         let mut limiter = Limiter::new(&Config::default());
         assert!((0..100_000).all(|_| limiter.admits(Instant::now(), [127, 0, 0, 1].into())));
+    }
+
+    #[test]
+    fn the_operator_s_own_limits_hold_for_everyone_together() {
+        let now = Instant::now();
+        let mut config = Config::default();
+        config.limits.queries_per_second = Some(30);
+        let mut limiter = Limiter::new(&config);
+        let from = |n: u32| -> IpAddr { [127, (n >> 16) as u8, (n >> 8) as u8, n as u8].into() };
+        assert_eq!((0..1000).filter(|n| limiter.admits(now, from(*n))).count(), 30);
+        let later = now + Duration::from_millis(500);
+        assert_eq!((0..1000).filter(|n| limiter.admits(later, from(*n))).count(), 15);
+        config.limits.queries_per_second = Some(10);
+        limiter.set_limits(config.limits);
+        let later = later + Duration::from_secs(60);
+        assert_eq!((0..1000).filter(|n| limiter.admits(later, from(*n))).count(), 10);
+    }
+
+    #[test]
+    fn answers_stay_within_their_bytes_a_second() {
+        let now = Instant::now();
+        let mut config = Config::default();
+        config.limits.bytes_per_second = Some(2000);
+        let mut limiter = Limiter::new(&config);
+        let mut served = 0;
+        for millisecond in 0..10_000 {
+            if limiter.admits(now + Duration::from_millis(millisecond), [127, 0, 0, 1].into()) {
+                limiter.on_answer(300);
+                served += 300;
+            }
+        }
+        // A second's worth at once and what ten seconds bring, less the room kept for a longest answer.
+        assert!((20_000..=22_000).contains(&served), "{served}");
     }
 }

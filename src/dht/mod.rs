@@ -22,6 +22,7 @@ pub mod lookup;
 pub mod node;
 pub mod table;
 pub mod token;
+pub mod traffic;
 
 pub use config::{Config, Limits, Network};
 pub use event::{
@@ -29,3 +30,7 @@ pub use event::{
     StoredPeer, Transmit,
 };
 pub use node::Node;
+pub use node::view::{
+    BucketReport, ContactReport, Evidence, FamilyReport, Report, SearchReport, StoreReport,
+};
+pub use traffic::Traffic;

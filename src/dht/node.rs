@@ -4,7 +4,7 @@
 //! *Wishes*: [`Node::get_peers`], [`Node::announce`], [`Node::find_node`], [`Node::scrape`],
 //! [`Node::get_item`], [`Node::put_item`], [`Node::ping`], [`Node::sample_infohashes`],
 //! [`Node::add_bootstrap`], [`Node::add_contact`], [`Node::cancel`]. *Output*: [`Node::poll_transmit`],
-//! [`Node::poll_event`], [`Node::poll_timeout`]. *View*: [`Node::snapshot`].
+//! [`Node::poll_event`], [`Node::poll_timeout`]. *View*: [`Node::snapshot`], [`Node::report`].
 //!
 //! The contract: after each input or wish, drain `poll_transmit` and `poll_event` until they yield
 //! nothing, then ask `poll_timeout` when to call `handle_timeout`, and only then go on. Must not know
@@ -12,11 +12,13 @@
 
 mod identity;
 mod items;
+mod operator;
 mod scrape;
 mod search;
 mod sending;
 mod serve;
 mod upkeep;
+pub mod view;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -25,10 +27,11 @@ use std::time::{Duration, Instant};
 use self::search::{Kind, Search};
 use self::serve::Noted;
 use self::upkeep::Upkeep;
+use self::view::Findings;
 use super::announced::Announced;
 use super::config::{
-    Config, ITEM_SHARE, K, MAX_BOOTSTRAP, MAX_EVENTS, MAX_PINGS, MAX_SEARCHES, PING_TIMEOUT, QUERY_TIMEOUT,
-    VERSION, is_private, is_sendable,
+    Config, ITEM_SHARE, K, MAX_EVENTS, MAX_PINGS, MAX_SEARCHES, PING_TIMEOUT, QUERY_TIMEOUT, VERSION,
+    is_private, is_sendable,
 };
 use super::event::{BootstrapState, Counters, Event, Full, LookupId, PingId, Reason, Snapshot, Transmit};
 use super::external::External;
@@ -37,6 +40,7 @@ use super::items::Items;
 use super::limiter::Limiter;
 use super::table::Table;
 use super::token::Tokens;
+use super::traffic::{Kind as QueryKind, Refusal};
 use crate::id::{Id160, InfoHash, NodeId};
 use crate::rng::Rng;
 use crate::wire::compact::{Contact, canonical};
@@ -67,6 +71,8 @@ pub struct Node {
     pings: usize,
     next_id: u64,
     counters: Counters,
+    started: Instant,
+    findings: Findings,
     transmits: VecDeque<Transmit>,
     events: VecDeque<Event>,
     noted: Noted,
@@ -113,6 +119,8 @@ impl Node {
             pings: 0,
             next_id: 0,
             counters: Counters::default(),
+            started: now,
+            findings: Findings::default(),
             transmits: VecDeque::new(),
             events: VecDeque::new(),
             noted: Noted::new(now),
@@ -135,11 +143,17 @@ impl Node {
     /// Takes a datagram. Whatever it holds, nothing worse happens than that it is counted and dropped.
     pub fn handle_datagram(&mut self, now: Instant, from: SocketAddr, bytes: &[u8]) {
         let from = canonical(from);
+        self.counters.traffic.on_receive(bytes.len());
         match Message::parse(bytes) {
             Ok(Message { body: Body::Query(query), transaction, read_only, .. }) => {
                 self.note_reached(from);
-                if self.admits(now, from) && query.id != self.id {
-                    self.serve(now, from, transaction, &query, read_only);
+                if self.admits(now, from) {
+                    self.counters.traffic.on_query_in(QueryKind::of(&query.method));
+                    if query.id != self.id {
+                        self.serve(now, from, transaction, &query, read_only);
+                    } else {
+                        self.counters.traffic.on_refusal(Refusal::OwnId);
+                    }
                 }
             }
             Ok(Message { body: Body::Reply(reply), transaction, version, ip, .. }) => {
@@ -150,34 +164,49 @@ impl Node {
                     Some(query) => {
                         tracing::debug!(code = error.code, "a node refused a query");
                         self.counters.errors_in += 1;
+                        self.counters.traffic.on_error_in(error.code);
                         self.note_refusal(&query, error.code);
                         self.on_failure(now, &query);
                     }
-                    None => self.counters.unmatched += 1,
+                    None => self.on_unmatched(),
                 }
             }
             Err(ParseError::Query { transaction, what }) => {
                 self.counters.malformed += 1;
                 if self.admits(now, from) {
+                    self.counters.traffic.on_query_in(QueryKind::Other);
                     self.refuse(from, transaction, code::PROTOCOL, what);
                 }
             }
-            Err(_) => self.counters.malformed += 1,
+            Err(_) => {
+                self.counters.malformed += 1;
+                self.counters.traffic.on_refusal(Refusal::Malformed);
+            }
         }
     }
 
     fn admits(&mut self, now: Instant, from: SocketAddr) -> bool {
         if self.is_read_only() {
+            self.counters.traffic.on_refusal(Refusal::ReadOnly);
             return false;
         }
         let admitted = self.limiter.admits(now, from.ip());
+        if !admitted {
+            self.counters.traffic.on_refusal(Refusal::RateLimit);
+        }
         let counter = if admitted { &mut self.counters.queries_in } else { &mut self.counters.limited };
         *counter += 1;
         admitted
     }
 
+    fn on_unmatched(&mut self) {
+        self.counters.unmatched += 1;
+        self.counters.traffic.on_refusal(Refusal::Unmatched);
+    }
+
     /// Does what has become due.
     pub fn handle_timeout(&mut self, now: Instant) {
+        self.note_lateness(now);
         while let Some(query) = self.inflight.take_expired(now) {
             self.on_timeout(now, &query);
         }
@@ -260,30 +289,6 @@ impl Node {
         query.map(|()| ping).ok_or(Full).inspect_err(|_| self.pings -= 1)
     }
 
-    /// Adds addresses to start from, for example as names resolve; running searches take them up.
-    pub fn add_bootstrap(&mut self, now: Instant, addrs: impl IntoIterator<Item = SocketAddr>) {
-        self.add_starts(now, addrs, false);
-    }
-
-    /// Adds well-known routers to start from. They serve everyone's start, so they stay out of the table
-    /// and are asked only while too few others are known.
-    pub fn add_routers(&mut self, now: Instant, addrs: impl IntoIterator<Item = SocketAddr>) {
-        self.add_starts(now, addrs, true);
-    }
-
-    fn add_starts(&mut self, now: Instant, addrs: impl IntoIterator<Item = SocketAddr>, router: bool) {
-        for addr in addrs.into_iter().map(canonical) {
-            let known = self.bootstrap.iter().any(|b| b.addr == addr);
-            // The user named it, so it may be private; it still must be sendable and of our family.
-            if known || self.bootstrap.len() >= MAX_BOOTSTRAP || !self.config.accepts(addr, addr.ip()) {
-                continue;
-            }
-            self.bootstrap.push(BootstrapState { addr, router, asked: false, answered: false });
-            self.seed_searches(now, addr);
-        }
-        self.join_now(now);
-    }
-
     /// Adds nodes of an earlier run; they are asked before any other.
     pub fn add_saved(&mut self, now: Instant, contacts: impl IntoIterator<Item = Contact>) {
         for contact in contacts {
@@ -348,8 +353,7 @@ impl Node {
         (version, ip): (Option<[u8; 4]>, Option<SocketAddr>),
     ) {
         let Some(query) = self.inflight.take(now, tid, from) else {
-            self.counters.unmatched += 1;
-            return;
+            return self.on_unmatched();
         };
         self.counters.replies_in += 1;
         if reply.id == self.id {
@@ -384,14 +388,8 @@ impl Node {
         self.on_vote(now, from, ip);
     }
 
-    /// Marks an address to start from as answering; true for a router, which stays out of the table.
-    fn note_bootstrap(&mut self, from: SocketAddr) -> bool {
-        let Some(state) = self.bootstrap.iter_mut().find(|b| b.addr == from) else { return false };
-        state.answered = true;
-        state.router
-    }
-
     fn on_timeout(&mut self, now: Instant, query: &Pending<Purpose>) {
+        self.counters.traffic.timeouts += 1;
         // Where nobody has answered since, the silence may be ours: a cable, a sleep, a router.
         if self.last_reply.is_some_and(|at| at > query.sent) {
             self.blame(now, query);
@@ -440,6 +438,7 @@ impl Node {
     ) -> Option<()> {
         let tid = self.inflight.insert(now, to, expect, timeout, purpose)?;
         self.counters.queries_out += 1;
+        self.counters.traffic.on_query_out(QueryKind::of(&method));
         if let Some(state) = self.bootstrap.iter_mut().find(|b| b.addr == to) {
             state.asked = true;
         }

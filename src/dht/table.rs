@@ -45,7 +45,8 @@ impl<T> std::ops::DerefMut for Versioned<T> {
     }
 }
 
-fn capacity(index: usize) -> usize {
+/// Entries that a bucket takes.
+pub fn capacity(index: usize) -> usize {
     ROOT_BUCKETS.get(index).copied().unwrap_or(K)
 }
 
@@ -69,6 +70,11 @@ impl Table {
     /// Every entry, far buckets first.
     pub fn entries(&self) -> impl Iterator<Item = &Entry> {
         self.buckets.iter().flat_map(|b| b.entries())
+    }
+
+    /// The buckets, far ones first.
+    pub fn buckets(&self) -> &[Bucket] {
+        &self.buckets
     }
 
     /// Takes another own id; everyone stays who finds room in his new bucket.

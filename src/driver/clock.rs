@@ -18,6 +18,18 @@ pub fn unix_time() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
+/// Time since some fixed moment, with the time that the machine slept, which [`now`] leaves out on Linux.
+pub fn with_sleep() -> Duration {
+    #[cfg(target_os = "linux")]
+    {
+        let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        let nanos = u32::try_from(time.tv_nsec).unwrap_or(0);
+        Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), nanos)
+    }
+    #[cfg(not(target_os = "linux"))]
+    unix_time()
+}
+
 /// A seed from the operating system.
 pub fn entropy_seed() -> io::Result<[u8; 32]> {
     let mut seed = [0; 32];

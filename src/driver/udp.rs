@@ -19,6 +19,7 @@ use crate::wire::item::{Item, ItemError};
 
 mod batch;
 mod mailbox;
+mod operator;
 mod resolve;
 mod task;
 

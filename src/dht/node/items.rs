@@ -10,6 +10,7 @@ use crate::dht::config::{ANNOUNCE_EXPIRY, MAX_ITEM_PAYLOAD};
 use crate::dht::event::{Event, Full, LookupId, Stored, StoredPeer};
 use crate::dht::inflight::Pending;
 use crate::dht::items::PutError;
+use crate::dht::traffic::BAD_TOKEN;
 use crate::id::Id160;
 use crate::wire::compact;
 use crate::wire::item::{self, Item, ItemError, MutableItem};
@@ -174,7 +175,7 @@ impl Node {
 
     pub(super) fn serve_put(&mut self, now: Instant, from: SocketAddr, tid: &[u8], put: &Put<'_>) {
         if !self.tokens.accepts(from.ip(), put.token) {
-            return self.refuse(from, tid, code::PROTOCOL, "bad token");
+            return self.refuse(from, tid, code::PROTOCOL, BAD_TOKEN);
         }
         if put.value.len() > item::MAX_VALUE {
             return self.refuse(from, tid, code::TOO_BIG, "value too big");

@@ -70,10 +70,6 @@ pub(super) struct Search {
 }
 
 impl Search {
-    pub(super) fn target(&self) -> Id160 {
-        self.target
-    }
-
     pub(super) fn is_get_item(&self) -> bool {
         self.kind == Kind::GetItem
     }
@@ -90,6 +86,19 @@ impl Search {
         self.kind == Kind::Join
     }
 
+    pub(super) fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    pub(super) fn target(&self) -> Id160 {
+        self.target
+    }
+
+    /// The lookups of IPv4 and IPv6.
+    pub(super) fn by_family(&self) -> &[Option<Lookup>; 2] {
+        &self.lookups
+    }
+
     fn lookups(&self) -> impl Iterator<Item = &Lookup> {
         self.lookups.iter().flatten()
     }
@@ -98,7 +107,7 @@ impl Search {
         self.lookups().map(count).sum()
     }
 
-    fn stats(&self, now: Instant) -> LookupStats {
+    pub(super) fn stats(&self, now: Instant) -> LookupStats {
         LookupStats {
             hops: self.lookups().map(Lookup::hops).max().unwrap_or(0),
             asked: self.sum(Lookup::asked),
@@ -285,6 +294,7 @@ impl Node {
     fn finish(&mut self, now: Instant, search: Search) {
         let stats = search.stats(now);
         tracing::debug!(?stats, kind = ?search.kind, "search over");
+        self.note_finished(now, &search);
         if search.is_join() {
             return self.on_joined(now, stats.answered > 0);
         }

@@ -18,13 +18,18 @@ impl Node {
         }
     }
 
-    pub(super) fn send(&mut self, to: SocketAddr, message: Message<'_>) {
+    /// Queues a message and tells its size.
+    pub(super) fn send(&mut self, to: SocketAddr, message: Message<'_>) -> usize {
         // Beyond the bound the driver has stopped draining; a datagram more or less is no loss then.
-        if self.transmits.len() < MAX_TRANSMITS {
-            let mut payload = self.spare_payload();
-            message.emit(&mut payload);
-            self.transmits.push_back(Transmit { to, payload });
+        if self.transmits.len() >= MAX_TRANSMITS {
+            return 0;
         }
+        let mut payload = self.spare_payload();
+        message.emit(&mut payload);
+        let bytes = payload.len();
+        self.counters.traffic.on_send(bytes);
+        self.transmits.push_back(Transmit { to, payload });
+        bytes
     }
 
     pub(super) fn spare_payload(&mut self) -> Vec<u8> {

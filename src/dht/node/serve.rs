@@ -9,6 +9,7 @@ use super::{Node, family};
 use crate::dht::config::{
     K, MAX_PAYLOAD, NOTE_EVERY, NOTED_QUERIERS, SMALL_TABLE, VERIFY_DELAY, VERSION, is_private, is_sendable,
 };
+use crate::dht::traffic::{BAD_TOKEN, Refusal};
 use crate::id::Id160;
 use crate::wire::compact::{self, Contact};
 use crate::wire::krpc::{Body, ErrorBody, Filters, Message, Method, Query, Reply, Want, code};
@@ -76,7 +77,7 @@ impl Node {
         read_only: bool,
     ) {
         if !is_sendable(from) {
-            return;
+            return self.counters.traffic.on_refusal(Refusal::Unsendable);
         }
         match query.method {
             Method::Ping => self.answer(from, tid, Reply::default()),
@@ -93,7 +94,7 @@ impl Node {
             Method::AnnouncePeer { info_hash, port, implied_port, seed, token } => {
                 let port = if implied_port { from.port() } else { port };
                 if !self.tokens.accepts(from.ip(), token) {
-                    return self.refuse(from, tid, code::PROTOCOL, "bad token");
+                    return self.refuse(from, tid, code::PROTOCOL, BAD_TOKEN);
                 }
                 if port == 0 {
                     return self.refuse(from, tid, code::PROTOCOL, "bad port");
@@ -192,17 +193,22 @@ impl Node {
     }
 
     pub(super) fn answer(&mut self, to: SocketAddr, tid: &[u8], reply: Reply<'_>) {
+        self.counters.traffic.replies_out += 1;
         let message = self.reply_message(to, tid, reply);
-        self.send(to, message);
+        let bytes = self.send(to, message);
+        self.limiter.on_answer(bytes);
     }
 
     /// Answers with an error.
     pub(super) fn refuse(&mut self, to: SocketAddr, tid: &[u8], code: i64, text: &str) {
         if is_sendable(to) {
+            self.counters.traffic.on_error_out(code);
+            self.counters.traffic.on_refusal(Refusal::of_error(code, text));
             let body = Body::Error(ErrorBody { code, text: text.as_bytes() });
             let message =
                 Message { transaction: tid, version: Some(VERSION), ip: Some(to), read_only: false, body };
-            self.send(to, message);
+            let bytes = self.send(to, message);
+            self.limiter.on_answer(bytes);
         }
     }
 

@@ -12,7 +12,7 @@ use super::search::Kind;
 use super::{Node, Purpose, family};
 use crate::dht::config::{
     JOIN_EVERY, JOIN_RETRY, JOIN_RETRY_MAX, JOIN_RETRY_PRIVATE, JOIN_SMALL_MAX, K, MAX_SAVED, MAX_UNVERIFIED,
-    PRIVATE_TABLE, SMALL_TABLE, UPKEEP_EVERY, UPKEEP_FAST, UPKEEP_PRIVATE,
+    PRIVATE_TABLE, SLEPT, SMALL_TABLE, UPKEEP_EVERY, UPKEEP_FAST, UPKEEP_PRIVATE,
 };
 use crate::id::{Id160, NodeId};
 use crate::wire::compact::Contact;
@@ -36,6 +36,9 @@ pub(super) struct Upkeep {
     joins: u32,
     join_at: Option<Instant>,
     join_wait: Duration,
+    /// Entries not checked since then have to prove themselves once more.
+    recheck_since: Option<Instant>,
+    sleeps: u64,
 }
 
 impl Upkeep {
@@ -48,11 +51,21 @@ impl Upkeep {
             joins: 0,
             join_at: None,
             join_wait: JOIN_RETRY,
+            recheck_since: None,
+            sleeps: 0,
         }
     }
 
     pub(super) fn has_joined(&self) -> bool {
         self.joined
+    }
+
+    pub(super) fn sleeps(&self) -> u64 {
+        self.sleeps
+    }
+
+    pub(super) fn waiting(&self) -> usize {
+        self.unverified.len()
     }
 
     pub(super) fn saved(&self) -> impl Iterator<Item = &Contact> {
@@ -131,7 +144,8 @@ impl Node {
     /// When the next check is due; never, while there is nobody to check.
     pub(super) fn upkeep_at(&self) -> Option<Instant> {
         let last = self.upkeep.last_check;
-        let regular = (self.known() > 0).then_some(last + UPKEEP_EVERY);
+        let every = if self.has_to_recheck() { UPKEEP_FAST } else { UPKEEP_EVERY };
+        let regular = (self.known() > 0).then_some(last + every);
         let pace = match self.known() {
             _ if self.knows_private() => UPKEEP_PRIVATE,
             0..SMALL_TABLE => UPKEEP_FAST,
@@ -151,7 +165,44 @@ impl Node {
             self.announced.expire(now);
             self.items.expire(now);
             self.check_one(now);
+            if !self.has_to_recheck() {
+                self.upkeep.recheck_since = None;
+            }
         }
+    }
+
+    /// Compares the wake that was due with the one that came: a process that was halted, or a machine that
+    /// slept on a clock that counts sleep, comes late by as much.
+    pub(super) fn note_lateness(&mut self, now: Instant) {
+        let due = self.poll_timeout().map(|(at, _)| at);
+        let late = due.map_or(Duration::ZERO, |due| now.saturating_duration_since(due));
+        if late > SLEPT {
+            self.on_sleep(now);
+        }
+    }
+
+    /// The machine has slept, by a clock that only the driver sees (the monotonic one of Linux stands still
+    /// meanwhile).
+    pub fn handle_sleep(&mut self, now: Instant, slept: Duration) {
+        if slept > SLEPT {
+            self.on_sleep(now);
+        }
+    }
+
+    /// What the table says was true before the gap; meanwhile nodes have left, and the address may be a new
+    /// one. A search for the own neighbourhood asks the closest at once, then each entry is asked once.
+    fn on_sleep(&mut self, now: Instant) {
+        self.upkeep.sleeps += 1;
+        self.upkeep.recheck_since = Some(now);
+        self.upkeep.join_wait = JOIN_RETRY;
+        // A join from before the gap waits for answers that will not come.
+        self.searches.retain(|s| !s.is_join());
+        self.join(now);
+    }
+
+    fn has_to_recheck(&self) -> bool {
+        let Some(since) = self.upkeep.recheck_since else { return false };
+        self.tables.iter().filter_map(|t| t.least_recently_checked()).any(|e| e.checked <= since)
     }
 
     fn check_one(&mut self, now: Instant) {
@@ -189,5 +240,74 @@ impl Node {
                 self.verify_soon(now, contact.addr, Some(contact.id), Duration::ZERO);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dht::config::{Config, Network};
+    use crate::wire::krpc::{Body, Message};
+
+    fn minutes(n: u64) -> Duration {
+        Duration::from_secs(60 * n)
+    }
+
+    /// A node with a table of 100 others that are all silent from now on, past its first searches.
+    fn settled(now: Instant) -> Node {
+        let config = Config { network: Network::Public, ipv6: false, ..Config::default() };
+        let mut node = Node::new(config, [1; 32], now);
+        let mut rng = crate::rng::Rng::from_u64(1);
+        for n in 1..=100 {
+            let contact = Contact { id: Id160::random(&mut rng), addr: ([8, n, 8, 8], 6881).into() };
+            node.tables[0].on_answer(now, contact, Duration::ZERO, &node.config);
+        }
+        (node.upkeep.joined, node.upkeep.join_at) = (true, Some(now + JOIN_EVERY));
+        node
+    }
+
+    /// The targets of `find_node` that the node sends.
+    fn asked(node: &mut Node) -> Vec<Id160> {
+        let mut targets = Vec::new();
+        while let Some(transmit) = node.poll_transmit() {
+            if let Body::Query(query) = Message::parse(&transmit.payload).unwrap().body
+                && let Method::FindNode { target } = query.method
+            {
+                targets.push(target);
+            }
+        }
+        targets
+    }
+
+    #[test]
+    fn a_late_wake_asks_the_neighbourhood_at_once_and_then_everyone() {
+        let start = Instant::now();
+        for late in [Duration::from_secs(1), minutes(2)] {
+            let mut node = settled(start);
+            let due = node.poll_timeout().unwrap().0;
+            node.handle_timeout(due + late);
+            let to_own = asked(&mut node).iter().filter(|t| **t == node.id).count();
+            let slept = late > SLEPT;
+            assert_eq!((to_own >= 4, node.upkeep.sleeps()), (slept, u64::from(slept)), "{late:?}");
+        }
+    }
+
+    #[test]
+    fn after_a_sleep_every_entry_is_asked_soon_and_then_the_old_pace_returns() {
+        let now = Instant::now();
+        let mut node = settled(now);
+        node.handle_sleep(now, Duration::from_secs(59));
+        assert!(asked(&mut node).is_empty());
+        node.handle_sleep(now, minutes(600));
+        assert!(asked(&mut node).len() >= 4 && node.has_to_recheck());
+        let mut at = now;
+        while node.has_to_recheck() {
+            at = node.poll_timeout().unwrap().0.max(at);
+            assert!(at < now + minutes(2), "the table is not asked soon");
+            node.handle_timeout(at);
+            asked(&mut node);
+        }
+        assert_eq!(node.upkeep.sleeps(), 1);
+        assert_eq!(node.upkeep_at(), Some(node.upkeep.last_check + UPKEEP_EVERY));
     }
 }

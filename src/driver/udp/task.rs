@@ -13,6 +13,7 @@ use tokio::time::Sleep;
 
 use super::batch::{self, Batch};
 use super::mailbox::Sender;
+use super::operator::{Operator, SleepWatch};
 use super::{DhtStatus, PingError, PingReply, SampleReply, SearchEvent};
 use crate::dht::{self, Event, LookupId, PingId};
 use crate::driver::listen::UdpSockets;
@@ -40,6 +41,7 @@ pub(super) enum Command {
     Contact(SocketAddr),
     Resolved(String, Vec<SocketAddr>),
     Snapshot(oneshot::Sender<dht::Snapshot>),
+    Operator(Operator),
     Save(oneshot::Sender<SavedNodes>),
     Shutdown(oneshot::Sender<SavedNodes>),
 }
@@ -65,7 +67,8 @@ enum Wake {
 
 /// The owner of a node and its sockets.
 pub(super) struct Task {
-    node: dht::Node,
+    pub(super) node: dht::Node,
+    pub(super) sleep: SleepWatch,
     /// IPv4, IPv6.
     sockets: [Option<UdpSocket>; 2],
     outbox: [VecDeque<dht::Transmit>; 2],
@@ -75,7 +78,7 @@ pub(super) struct Task {
     searches: BTreeMap<LookupId, Sender>,
     pings: BTreeMap<PingId, oneshot::Sender<Result<PingReply, PingError>>>,
     samples: BTreeMap<PingId, oneshot::Sender<Result<SampleReply, PingError>>>,
-    status: watch::Sender<DhtStatus>,
+    pub(super) status: watch::Sender<DhtStatus>,
     status_at: Instant,
     /// Whether something has happened since the status was last compared.
     unpublished: bool,
@@ -98,6 +101,7 @@ impl Task {
         let now = clock::now();
         Ok(Self {
             node,
+            sleep: SleepWatch::new(now, clock::with_sleep()),
             sockets: [tokio_socket(sockets.v4)?, tokio_socket(sockets.v6)?],
             outbox: Default::default(),
             events: Vec::new(),
@@ -169,6 +173,7 @@ impl Task {
 
     fn on_timer(&mut self) {
         let now = clock::now();
+        self.notice_sleep(now);
         if self.node.poll_timeout().is_some_and(|(at, _)| at <= now) {
             self.node.handle_timeout(now);
         }
@@ -201,10 +206,15 @@ impl Task {
             Command::Contact(addr) => self.node.add_contact(now, addr),
             Command::Resolved(name, addrs) => {
                 tracing::debug!(%name, count = addrs.len(), "a node to start from has resolved");
-                self.status.send_if_modified(|s| {
+                let wanted = self.status.send_if_modified(|s| {
+                    let before = s.unresolved.len();
                     s.unresolved.retain(|n| *n != name);
-                    true
+                    s.unresolved.len() < before
                 });
+                // The list may have changed while the name was being looked up.
+                if !wanted {
+                    return;
+                }
                 if bootstrap::default_nodes().contains(&name) {
                     self.node.add_routers(now, addrs);
                 } else {
@@ -213,6 +223,7 @@ impl Task {
             }
             Command::Save(reply) => drop(reply.send(self.saved(now))),
             Command::Snapshot(reply) => drop(reply.send(self.node.snapshot(now))),
+            Command::Operator(wish) => self.on_operator(now, wish),
             Command::Shutdown(_) => {}
         }
     }
