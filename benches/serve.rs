@@ -16,8 +16,11 @@ fn main() {
 fn handle_datagram(bencher: divan::Bencher<'_, '_>, kind: &str) {
     let now = Instant::now();
     let mut node = full_node(now, Network::Local);
-    let questions: Vec<_> =
-        (0..256u32).map(|n| (stranger(n), question(kind, n, &token(&mut node, now, stranger(n))))).collect();
+    let asked = |n| {
+        let from = stranger(Network::Local, n);
+        (from, question(kind, n, &token(&mut node, now, from)))
+    };
+    let questions: Vec<_> = (0..256u32).map(asked).collect();
     let mut at = 0;
     bencher.bench_local(|| {
         at = (at + 1) % questions.len();

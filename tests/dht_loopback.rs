@@ -148,3 +148,54 @@ async fn a_name_resolves_while_the_search_is_under_way_and_mistakes_are_shown() 
     };
     tokio::time::timeout(Duration::from_secs(30), test).await.unwrap();
 }
+
+/// A stranger who asks fifty questions at a time, until told to stop; how many were answered.
+fn flood(target: SocketAddr, stop: &std::sync::atomic::AtomicBool) -> usize {
+    let query =
+        b"d1:ad2:id20:abcdefghij01234567896:target20:mnopqrstuvwxyz123456e1:q9:find_node1:t2:aa1:y1:qe";
+    let stranger = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    stranger.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+    let (mut answered, mut buffer) = (0, [0; 2048]);
+    while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+        (0..50).for_each(|_| drop(stranger.send_to(query, target)));
+        for _ in 0..50 {
+            match stranger.recv(&mut buffer) {
+                Ok(length) => {
+                    answered += usize::from(buffer[..length].ends_with(b"1:t2:aa1:v4:dg\0\x011:y1:re"));
+                }
+                Err(_) => break,
+            }
+        }
+    }
+    answered
+}
+
+#[tokio::test]
+async fn a_flooded_node_goes_on_with_its_own_work() {
+    let (a, start) = spawn(1, vec![]);
+    let (b, flooded) = spawn(2, vec![start.to_string()]);
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let strangers: Vec<_> = (0..4)
+        .map(|_| {
+            let stop = stop.clone();
+            std::thread::spawn(move || flood(flooded, &stop))
+        })
+        .collect();
+    let test = async {
+        for round in 0..5u8 {
+            let hash = Id160([round; 20]);
+            let (_, stats, _) = finish(b.get_peers_and_announce(hash, 99, false)).await;
+            assert_eq!(stats.announced_to, 1, "{stats:?}");
+            assert!(!finish(a.get_peers(hash)).await.0.is_empty());
+            assert!(b.ping(start).await.is_ok() && a.ping(flooded).await.is_ok());
+        }
+        while b.status().borrow().queries_in < 5000 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let outcome = tokio::time::timeout(Duration::from_secs(60), test).await;
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    let answered: usize = strangers.into_iter().map(|s| s.join().unwrap()).sum();
+    outcome.unwrap();
+    assert!(answered > 1000, "{answered}");
+}

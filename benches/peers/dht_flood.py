@@ -5,8 +5,7 @@
 
 Needs Linux, two processors or more, and what tests/interop/setup.sh installs; the binaries are $DHTGET, else
 target/release/dhtget, and $DHT_FLOOD, else target/release/examples/dht_flood. Each node first fills its table with 200
-others that the flood plays. `announce` is get_peers and, with its token, announce_peer for another info-hash; both answers
-count. Prints, for each kind, medians (min-max) of answers a second and of answers for each CPU second of the node (user and
+others that the flood plays. `announce` is get_peers and, with its token, announce_peer; both answers count. Prints, for each kind, medians (min-max) of answers a second and of answers for each CPU second of the node (user and
 system, all threads), then dhtget's ratio to the others.
 """
 
@@ -32,8 +31,8 @@ WARM_UP_S = 2
 LIBTORRENT = """
 import sys, time, libtorrent as lt
 s = lt.session({"listen_interfaces": sys.argv[1], "enable_dht": True, "enable_lsd": False, "enable_upnp": False,
-                "enable_natpmp": False, "dht_bootstrap_nodes": sys.argv[2], "dht_upload_rate_limit": 1 << 30,
-                "dht_block_ratelimit": 1 << 30, "dht_restrict_routing_ips": False, "dht_restrict_search_ips": False,
+                "enable_natpmp": False, "dht_bootstrap_nodes": sys.argv[2], "dht_upload_rate_limit": 100_000_000,
+                "dht_block_ratelimit": 100_000, "dht_restrict_routing_ips": False, "dht_restrict_search_ips": False,
                 "dht_enforce_node_id": False, "dht_prefer_verified_node_ids": False, "dht_ignore_dark_internet": False,
                 "alert_mask": 0})
 for node in sys.argv[2].split(","):

@@ -120,8 +120,8 @@ mod flood {
         since: Option<Instant>,
         generation: u16,
         source: u32,
-        /// An answer to this one brings a token to announce with.
-        announces: bool,
+        /// An answer to this one brings a token, with which this is announced.
+        announces: Option<Id160>,
     }
 
     /// What goes out next: all to the target, all from one address.
@@ -183,7 +183,7 @@ mod flood {
             setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?;
             let headers = || MultiHeaders::preallocate(BATCH, Some(nix::cmsg_space!(in_pktinfo)));
             let (payloads, slot) =
-                (vec![Vec::new(); BATCH], Slot { since: None, generation: 0, source: 0, announces: false });
+                (vec![Vec::new(); BATCH], Slot { since: None, generation: 0, source: 0, announces: None });
             Ok(Self {
                 socket,
                 out: Outgoing { target, headers: headers(), source: 0, payloads, count: 0 },
@@ -205,7 +205,7 @@ mod flood {
             now: Instant,
             source: u32,
             method: Method<'_>,
-            announces: bool,
+            announces: Option<Id160>,
         ) -> nix::Result<()> {
             let slot = &mut self.slots[usize::from(at)];
             let generation = slot.generation.wrapping_add(1);
@@ -224,12 +224,13 @@ mod flood {
             while let Some(at) = self.free.pop() {
                 self.turn = self.turn.wrapping_add(1);
                 let target = Id160::random(&mut self.rng);
+                let announces = (kind == "announce").then_some(target);
                 let method = match kind {
                     "ping" => Method::Ping,
                     "find_node" | "echo" => Method::FindNode { target },
                     _ => Method::GetPeers { info_hash: target, scrape: false, no_seeds: false },
                 };
-                self.ask(at, now, source(self.turn / IN_A_ROW), method, kind == "announce")?;
+                self.ask(at, now, source(self.turn / IN_A_ROW), method, announces)?;
             }
             self.out.flush(&self.socket)
         }
@@ -284,12 +285,11 @@ mod flood {
             slot.since = None;
             self.answered += 1;
             let (source, announces) = (slot.source, slot.announces);
-            match token {
-                Some(token) if announces => {
-                    let info_hash = Id160::random(&mut self.rng);
+            match (token, announces) {
+                (Some(token), Some(info_hash)) => {
                     let (port, implied_port, seed) = (6881, false, false);
                     let method = Method::AnnouncePeer { info_hash, port, implied_port, seed, token };
-                    self.ask(at, now, source, method, false)
+                    self.ask(at, now, source, method, None)
                 }
                 _ => {
                     self.free.push(at);

@@ -117,8 +117,8 @@ impl Announced {
     }
 
     /// The peers of a hash that are still believed, having let go of the others.
-    fn fresh(&mut self, now: Instant, hash: &InfoHash) -> &mut [Peer] {
-        let Some(peers) = self.by_hash.get_mut(hash) else { return &mut [] };
+    fn fresh(&mut self, now: Instant, hash: &InfoHash) -> &[Peer] {
+        let Some(peers) = self.by_hash.get_mut(hash) else { return &[] };
         let before = peers.len();
         peers.retain(|p| p.is_fresh(now));
         self.bytes -= (before - peers.len()) * PEER_COST;
@@ -126,7 +126,7 @@ impl Announced {
             self.by_hash.pop(hash);
             self.bytes -= HASH_COST;
         }
-        self.by_hash.peek_mut(hash).map_or(&mut [], Vec::as_mut_slice)
+        self.by_hash.peek(hash).map_or(&[], Vec::as_slice)
     }
 
     /// Seeds and others of a hash, as filters (BEP 33); none where nobody was announced.
@@ -185,21 +185,12 @@ impl Announced {
         rng: &mut Rng,
         mut tell: impl FnMut(SocketAddr),
     ) {
-        // Their order has no meaning, so it may change: the first so many of a shuffle are a fair choice.
         let peers = self.fresh(now, hash);
-        let (count, mut told) = (peers.len(), 0);
-        for at in 0..count {
-            if told == max {
-                return;
-            }
-            if count > max {
-                peers.swap(at, at + rng.below(count - at));
-            }
-            if peers[at].addr.is_ipv4() == ipv4 && !(no_seeds && peers[at].seed) {
-                tell(peers[at].addr);
-                told += 1;
-            }
-        }
+        // One draw for all of them: whoever comes first, everyone has the same chance to be in the row.
+        let first = if peers.len() > max { rng.below(peers.len()) } else { 0 };
+        let row = peers[first..].iter().chain(&peers[..first]);
+        let wanted = row.filter(|p| p.addr.is_ipv4() == ipv4 && !(no_seeds && p.seed));
+        wanted.take(max).for_each(|p| tell(p.addr));
     }
 
     /// Lets go of what nobody has asked about and whose peers have all expired, a few at a time.
