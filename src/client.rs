@@ -98,7 +98,7 @@ impl Client {
             network,
             read_only: config.no_dht,
             read_only_behind_nat: config.short_run,
-            local_ips: local_ips(),
+            local_ips: local_ips(config.listen),
             ..dht::Config::default()
         };
         let state = state.map(Arc::new);
