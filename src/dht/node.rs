@@ -138,13 +138,15 @@ impl Node {
             Ok(Message { body: Body::Reply(reply), transaction, version, ip, .. }) => {
                 self.on_reply(now, from, transaction, &reply, (version, ip));
             }
-            Ok(Message { body: Body::Error(error), transaction, .. }) => {
+            Ok(Message { body: Body::Error(error), transaction, ip, .. }) => {
                 match self.inflight.take(now, transaction, from) {
                     Some(query) => {
                         tracing::debug!(code = error.code, "a node refused a query");
                         self.counters.errors_in += 1;
                         self.note_refusal(&query, error.code);
                         self.on_failure(now, &query);
+                        // Who is refused for his id learns here which address it should follow (BEP 42).
+                        self.on_vote(now, from, ip);
                     }
                     None => self.counters.unmatched += 1,
                 }
