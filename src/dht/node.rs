@@ -286,6 +286,7 @@ impl Node {
                 self.remember_saved(contact);
             }
         }
+        self.seed_searches_with_saved(now);
         self.join_now(now);
     }
 
