@@ -54,6 +54,8 @@ pub struct ClientConfig {
     pub private_network: bool,
     /// The run is over soon: behind a NAT nobody needs to remember its node (BEP 43).
     pub short_run: bool,
+    /// The run asks and leaves within seconds: whoever kept its node would only wait for it in vain (BEP 43).
+    pub asks_only: bool,
     /// Stay out of the DHT: only peers that are named, and whoever finds us.
     pub no_dht: bool,
     /// Where the node id and known nodes outlive the process; none: nowhere.
@@ -96,7 +98,7 @@ impl Client {
         let network = if config.private_network { dht::Network::Local } else { dht::Network::Public };
         let dht_config = dht::Config {
             network,
-            read_only: config.no_dht,
+            read_only: config.no_dht || config.asks_only,
             read_only_behind_nat: config.short_run,
             local_ips: local_ips(config.listen),
             ..dht::Config::default()

@@ -212,7 +212,7 @@ impl Plan {
             }
             Command::Lookup(args) => {
                 let target = Target::resolve(&args.target, &env.cwd)?;
-                let config = short(&args.network, &TransferArgs::default(), target.nodes(), env)?;
+                let config = asking(&args.network, target.nodes(), env)?;
                 let plan = LookupPlan { target, scrape: args.scrape, client: config };
                 (Action::Lookup(Box::new(plan)), args.report)
             }
@@ -348,6 +348,7 @@ fn client(
         bootstrap,
         private_network: own || network.no_dht,
         short_run: false,
+        asks_only: false,
         no_dht: network.no_dht,
         state_dir,
         limit_download: transfer.limit_rate,
@@ -363,6 +364,12 @@ fn short(
     env: &Env,
 ) -> Result<ClientConfig, CliError> {
     Ok(ClientConfig { short_run: true, ..client(network, transfer, nodes, env)? })
+}
+
+/// A run that asks and leaves.
+fn asking(network: &NetworkArgs, nodes: &[String], env: &Env) -> Result<ClientConfig, CliError> {
+    let transfer = TransferArgs::default();
+    Ok(ClientConfig { asks_only: true, ..short(network, &transfer, nodes, env)? })
 }
 
 fn read_bootstrap(path: &Path) -> Result<Vec<String>, CliError> {

@@ -6,7 +6,7 @@ use std::io::Read as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{Env, TransferArgs, bad_option, client, short};
+use super::{Env, TransferArgs, asking, bad_option, client, short};
 use crate::cli::args::{FollowArgs, ItemGetArgs, ItemPutArgs, PublishArgs};
 use crate::cli::error::{CliError, Code};
 use crate::cli::target::Target;
@@ -143,7 +143,7 @@ pub(super) fn item_put(args: &ItemPutArgs, env: &Env) -> Result<ItemPutPlan, Cli
         salt: salt(args.salt.as_ref())?,
         seq: args.seq,
         cas: args.cas,
-        client: short(&args.network, &TransferArgs::default(), &[], env)?,
+        client: asking(&args.network, &[], env)?,
     })
 }
 
@@ -156,7 +156,7 @@ pub(super) fn item_get(args: &ItemGetArgs, env: &Env) -> Result<ItemGetPlan, Cli
             Err(_) => return Err(no_name(&args.name)),
         },
     };
-    let client = short(&args.network, &TransferArgs::default(), &[], env)?;
+    let client = asking(&args.network, &[], env)?;
     Ok(ItemGetPlan { name, bencoded: args.bencoded, client })
 }
 
@@ -194,8 +194,7 @@ pub(super) fn publish(args: &PublishArgs, env: &Env) -> Result<PublishPlan, CliE
     })?;
     let network = &args.network;
     let transfer = TransferArgs::default();
-    let config =
-        if args.once { short(network, &transfer, &[], env)? } else { client(network, &transfer, &[], env)? };
+    let config = if args.once { asking(network, &[], env)? } else { client(network, &transfer, &[], env)? };
     Ok(PublishPlan {
         hash: torrent.hash,
         key: env.cwd.join(&args.key),
@@ -210,7 +209,12 @@ pub(super) fn follow(args: &FollowArgs, env: &Env) -> Result<FollowPlan, CliErro
         return Err(bad_option("--interval: less than a second", "others pay for each look; 5m is kind"));
     }
     let pointer = pointer(&args.link, &salt(args.salt.as_ref())?)?.ok_or_else(|| no_name(&args.link))?;
-    let client = short(&args.network, &TransferArgs::default(), &[], env)?;
+    let network = &args.network;
+    let client = if args.once {
+        asking(network, &[], env)?
+    } else {
+        short(network, &TransferArgs::default(), &[], env)?
+    };
     Ok(FollowPlan { pointer, once: args.once, interval: args.interval, client })
 }
 
@@ -225,6 +229,22 @@ mod tests {
         let line = std::iter::once("dhtget").chain(words.iter().copied());
         let env = Env { cwd: "/home/u".into(), ..Env::default() };
         Plan::resolve(CommandLine::try_parse_from(line).unwrap().command, &env).map(|p| p.action)
+    }
+
+    #[test]
+    fn a_run_that_asks_and_leaves_is_kept_by_nobody() {
+        let asks_only = |line: &str| match plan(&line.split(' ').collect::<Vec<_>>()).unwrap() {
+            Action::ItemPut(plan) => plan.client.asks_only,
+            Action::ItemGet(plan) => plan.client.asks_only,
+            Action::Publish(plan) => plan.client.asks_only,
+            Action::Follow(plan) => plan.client.asks_only,
+            other => panic!("{other:?}"),
+        };
+        let hash = "ab".repeat(20);
+        let key = "ab".repeat(32);
+        let leaving = ["item put x", &format!("item get {hash}"), &format!("publish --key k --once {hash}")];
+        assert!(leaving.iter().all(|line| asks_only(line)) && asks_only(&format!("follow --once {key}")));
+        assert!(!asks_only(&format!("publish --key k {hash}")) && !asks_only(&format!("follow {key}")));
     }
 
     #[test]
