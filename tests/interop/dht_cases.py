@@ -277,7 +277,7 @@ def read_only_nodes(lab, folder):
         for _ in range(3):
             hidden.query(node, "find_node", {"target": os.urandom(20)})
             open_.send(node, {"t": b"aa", "y": "q", "q": "ping", "a": {"id": open_.id}})
-            asked = [q[b"q"] for q in open_.answer_queries(1)]
+            open_.answer_queries(1)
         wait_until(lambda: (open_.answer_queries(0.3), knows(open_))[1], 20, "one who asked and answers is in the table")
         expect("queries to one who asked with ro=1", hidden.answer_queries(0.5), [])
         expect("is in the table", [knows(hidden), knows(open_)], [False, True])
@@ -524,6 +524,27 @@ def ipv6(lab, folder):
         return asker.process.wait(40) == 0 and [e["address"] for e in asker.process.events() if e["event"] == "peer"]
     expect("dhtget found", wait_until(dhtget_finds, 40, "dhtget found libtorrent's announce"), [announced])
     dhtget6(lab, folder, addresses[:2], "getter").fetch(torrent.magnet).wait_exit(torrent, 60)
+    both_families(lab, folder, addresses[:2])
+
+
+def both_families(lab, folder, entries6):
+    """A node with both sockets keeps a table of each family and hands on what `want` names."""
+    entry, single = (Dhtget(lab, folder, label=f"IPv4 {n}") for n in (1, 2))
+    entry.run("node", "--bootstrap", single.address, *entry._common())
+    single.run("node", "--bootstrap", entry.address, *single._common())
+    node = Dhtget(lab, folder, label="both families")
+    # Without --listen it listens on every address of both families.
+    node.run("node", *(f"--bootstrap={b}" for b in (entry.address, *entries6)), "--no-state", "--json")
+    wait_until(lambda: (e := node.event("node")) and e["nodes_v4"] >= 2 and e["nodes_v6"] >= 8, 40,
+               "a node of both families knows nodes of both", [node.process, entry.process, single.process])
+    told = {}
+    with Probe(lab) as probe:
+        for want in (["n4"], ["n6"], ["n4", "n6"], None):
+            wish = {} if want is None else {"want": want}
+            # Its IPv4 socket is bound to no address: it answers from the first one of the namespace.
+            reply = probe.query(("198.18.0.1", node.event("started")["port"]), "find_node", {"target": os.urandom(20), **wish})[b"r"]
+            told[str(want)] = [len(reply.get(b"nodes", b"")) // 26, len(reply.get(b"nodes6", b"")) // 38]
+    expect("nodes of each family", told, {"['n4']": [2, 0], "['n6']": [0, 8], "['n4', 'n6']": [2, 8], "None": [2, 0]})
 
 
 def dhtget6(lab, folder, bootstrap, label):
