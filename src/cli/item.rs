@@ -88,6 +88,10 @@ async fn put_now(
         if plan.seq.is_some() { None } else { newest(client, target, &plan.salt, reporter).await? };
     let old = in_store.as_ref().and_then(Item::seq);
     let seq = plan.seq.unwrap_or_else(|| old.map_or(1, |seq| seq.saturating_add(1)));
+    // Nodes that missed a version would take this one all the same, and two would be about.
+    if plan.cas.is_some_and(|cas| old.is_some_and(|old| cas != old)) {
+        return Err(newer(Some(seq)));
+    }
     let item = sign(key, &plan.salt, seq, &plan.value)?;
     let nodes = store(client, item.clone(), plan.cas.or(old), reporter).await?;
     told(&item, nodes, reporter)
@@ -122,14 +126,9 @@ pub async fn store(
     let search =
         client.dht().put_item(item, cas).map_err(|e| CliError::new(Code::BadOption, e.to_string()))?;
     let (_, stats) = follow_search(search, reporter).await?;
-    let newer = || {
-        let message = format!("version {} is not stored: another one is there already", seq.unwrap_or(0));
-        CliError::new(Code::Unknown, message)
-            .hint("someone else with this key was faster: `dhtget item get KEY` shows what is in store")
-    };
     match (stats.announced_to, stats.refused) {
         (1.., _) => Ok(stats.announced_to),
-        (0, Some(code::OLD_SEQ | code::CAS)) => Err(newer()),
+        (0, Some(code::OLD_SEQ | code::CAS)) => Err(newer(seq)),
         (0, refused) => {
             let why = refused.map(|code| format!(" (last error {code})")).unwrap_or_default();
             let asked = count(stats.answered as usize, "node");
@@ -138,6 +137,12 @@ pub async fn store(
                 .hint("most nodes store items, not all: try again later"))
         }
     }
+}
+
+fn newer(seq: Option<i64>) -> CliError {
+    let message = format!("version {} is not stored: another one is there already", seq.unwrap_or(0));
+    CliError::new(Code::Unknown, message)
+        .hint("someone else with this key was faster: `dhtget item get KEY` shows what is in store")
 }
 
 /// The newest version of an item that is in store.

@@ -315,7 +315,7 @@ class Commanded:
         return wait_until(lambda: next((e for e in self.process.events()[since:] if fits(e)), None), seconds,
                           f"{self._label} told {event} {fields}", [self.process])
 
-    def do(self, do, event=None, fields=None, seconds=30, **arguments):
+    def do(self, do, event=None, fields=None, seconds=60, **arguments):
         """Gives a command and, if an event is named, waits for the one it leads to."""
         since = len(self.process.events())
         with open(self.commands, "a") as out:
