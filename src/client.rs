@@ -112,7 +112,7 @@ impl Client {
             network,
             read_only: config.no_dht || config.presence == Presence::ReadOnly,
             read_only_behind_nat: config.presence == Presence::ServingIfReachable,
-            local_ips: local_ips(),
+            local_ips: local_ips(config.listen),
             limits: config.dht_limits,
             ..dht::Config::default()
         };

@@ -159,7 +159,7 @@ impl Node {
             Ok(Message { body: Body::Reply(reply), transaction, version, ip, .. }) => {
                 self.on_reply(now, from, transaction, &reply, (version, ip));
             }
-            Ok(Message { body: Body::Error(error), transaction, .. }) => {
+            Ok(Message { body: Body::Error(error), transaction, ip, .. }) => {
                 match self.inflight.take(now, transaction, from) {
                     Some(query) => {
                         tracing::debug!(code = error.code, "a node refused a query");
@@ -167,6 +167,8 @@ impl Node {
                         self.counters.traffic.on_error_in(error.code);
                         self.note_refusal(&query, error.code);
                         self.on_failure(now, &query);
+                        // Who is refused for his id learns here which address it should follow (BEP 42).
+                        self.on_vote(now, from, ip);
                     }
                     None => self.on_unmatched(),
                 }
@@ -296,6 +298,7 @@ impl Node {
                 self.remember_saved(contact);
             }
         }
+        self.seed_searches_with_saved(now);
         self.join_now(now);
     }
 

@@ -187,8 +187,12 @@ fn unfragmented(socket: &Socket, addr: SocketAddr) {
     let _ = (socket, addr);
 }
 
-/// The addresses from which this machine would speak to the world; nothing is sent to learn them.
-pub fn local_ips() -> Vec<IpAddr> {
+/// The addresses from which this machine would speak to the world; nothing is sent to learn them. Where
+/// it listens on one address only, it speaks from there.
+pub fn local_ips(listen: Option<SocketAddr>) -> Vec<IpAddr> {
+    if let Some(addr) = listen.filter(|addr| !addr.ip().is_unspecified()) {
+        return vec![addr.ip()];
+    }
     // Addresses for documentation (RFC 5737, RFC 3849): the default route decides, and nobody is there.
     let pairs = [("0.0.0.0:0", "192.0.2.1:9"), ("[::]:0", "[2001:db8::1]:9")];
     let ask = |(from, to): (&str, &str)| {
@@ -216,6 +220,13 @@ mod tests {
         let error = listen(Some(addr)).unwrap_err();
         assert!(matches!(error, ListenError::InUse { .. }));
         assert!(error.to_string().contains(&addr.to_string()));
+    }
+
+    #[test]
+    fn a_chosen_address_is_the_one_this_machine_speaks_from() {
+        let chosen: SocketAddr = "203.0.113.9:6881".parse().unwrap();
+        assert_eq!(local_ips(Some(chosen)), [chosen.ip()]);
+        assert_eq!(local_ips(Some("0.0.0.0:6881".parse().unwrap())), local_ips(None));
     }
 
     #[test]

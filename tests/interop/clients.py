@@ -18,6 +18,15 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 PORT = 6881
 
 
+def interop_home():
+    """Where setup.sh puts what does not come from apt."""
+    return os.environ.get("DHTGET_INTEROP_HOME") or os.path.expanduser("~/.cache/dhtget-interop")
+
+
+# Read before any process gets a HOME of its own.
+NODE_HOME = f"{interop_home()}/node"
+
+
 def dhtget_binary():
     path = os.environ.get("DHTGET") or os.path.join(HERE, "..", "..", "target", "release", "dhtget")
     return os.path.abspath(path)
@@ -237,6 +246,14 @@ class Dhtget(Client):
         self._start([dhtget_binary(), target, "-d", self.out, *self._common(state), *named, *options])
         return self
 
+    def ask(self, *arguments, expect=0, seconds=40):
+        """A command that ends by itself, within the DHT; any other exit code than `expect` is a failure."""
+        self.run(*arguments, *self._common())
+        code = self.process.wait(seconds)
+        if code != expect:
+            raise Failed(f"dhtget {' '.join(arguments[:2])} ended with {code}, not {expect}\n{self.process.tail()}")
+        return self
+
     def run(self, *arguments):
         """Any other command line, ended by itself."""
         self._start([dhtget_binary(), *arguments])
@@ -269,19 +286,77 @@ class Dhtget(Client):
                 raise Failed(f"--no-state left behind {left}")
 
 
+class Commanded:
+    """A process with one or more DHT nodes that does what it is told, one command after the other."""
+
+    name = ""
+
+    def __init__(self, lab, folder, bootstrap=(), label=None, size=1, addresses=None):
+        label = label or self.name
+        self.addresses = addresses or [f"{lab.address()}:{PORT}" for _ in range(size)]
+        self.nodes = [(a.rsplit(":", 1)[0].strip("[]"), int(a.rsplit(":", 1)[1])) for a in self.addresses]
+        self.work = lab.folder(folder, label)
+        self.commands = f"{self.work}/commands"
+        open(self.commands, "w").close()
+        self.config = {"listen": self.addresses, "bootstrap": list(bootstrap), "commands": self.commands}
+        self._lab, self._label = lab, label
+
+    def start(self, seconds=30, **config):
+        """Starts it and waits until every node has joined."""
+        command = self._command({**self.config, **config})
+        self.process = Process(self._lab, command, self.work, self._label.replace(" ", "-"))
+        self.wait_for("ready", seconds)
+        return self
+
+    def wait_for(self, event, seconds=30, since=0, **fields):
+        """The first event of that name with these fields, of those after the first `since`."""
+        def fits(e):
+            return e["event"] == event and all(e.get(k) == v for k, v in fields.items())
+        return wait_until(lambda: next((e for e in self.process.events()[since:] if fits(e)), None), seconds,
+                          f"{self._label} told {event} {fields}", [self.process])
+
+    def do(self, do, event=None, fields=None, seconds=60, **arguments):
+        """Gives a command and, if an event is named, waits for the one it leads to."""
+        since = len(self.process.events())
+        with open(self.commands, "a") as out:
+            out.write(json.dumps({"do": do, **arguments}) + "\n")
+        return self.wait_for(event, seconds, since, **(fields or {})) if event else None
+
+    def stop(self):
+        self.process.stop()
+
+
+class LibtorrentNodes(Commanded):
+    name = "libtorrent nodes"
+
+    def _command(self, config):
+        return [sys.executable, f"{HERE}/libtorrent_peer.py", json.dumps({"role": "obeys", **config})]
+
+
+class BittorrentDhtNodes(Commanded):
+    """The npm package of WebTorrent. Answers with its whole table, which in a small network still fits a datagram."""
+
+    name = "bittorrent-dht nodes"
+
+    def _command(self, config):
+        return ["node", f"{HERE}/bittorrent_dht.mjs", json.dumps({"home": NODE_HOME, **config})]
+
+
 REAL = (Libtorrent, Aria2, Transmission)
 
 
 def missing_programs():
     """Sentences about what is not installed; the tests fail for it, they never skip."""
     said = []
-    for program in ("aria2c", "transmission-daemon", "ip", "ss", "setpriv"):
+    for program in ("aria2c", "transmission-daemon", "node", "ip", "ss", "setpriv"):
         if not shutil.which(program):
             said.append(f"{program} is not installed")
     try:
         import libtorrent  # noqa: F401
     except ImportError:
         said.append(f"libtorrent does not load in {sys.executable}")
+    if not os.path.isfile(f"{NODE_HOME}/node_modules/bittorrent-dht/index.js"):
+        said.append(f"bittorrent-dht is not installed in {NODE_HOME}")
     if not os.access(dhtget_binary(), os.X_OK):
         said.append(f"no dhtget at {dhtget_binary()}")
     return said

@@ -30,7 +30,7 @@ class Lab:
         self.name = f"{PREFIX}{os.getpid()}"
         self.root = tempfile.mkdtemp(prefix=PREFIX)
         self._lock = threading.Lock()
-        self._next_address = self._next_probe = 0
+        self._next_address = self._next_probe = self._next_address6 = 0
         self._processes = []
         _enter_namespace(self.name)
 
@@ -41,6 +41,17 @@ class Lab:
             if self._next_address > 240:
                 raise Failed("out of addresses")
             return f"198.18.{self._next_address + 10}.1"
+
+    def address6(self):
+        """The same over IPv6, each in a /64 of its own: 2001:2:0:1::1, ... (2001:2::/48 is set aside as 198.18/15 is)."""
+        with self._lock:
+            self._next_address6 += 1
+            address = f"2001:2:0:{self._next_address6:x}::1"
+        # No whole range here: IPv6 lets nobody bind to an address that is only routed.
+        result = _run("ip", "-6", "addr", "add", f"{address}/128", "dev", "lo", "nodad")
+        if result.returncode:
+            raise Failed(f"no IPv6 address {address}: {result.stderr.strip()}")
+        return address
 
     def probe_address(self):
         """A source address for one batch of questions, so that no node's limit for an address counts two of them."""

@@ -1,8 +1,9 @@
 """One or many libtorrent sessions in a process of their own, told what to do by a JSON object in argv[1].
 
-Prints a JSON object a line on stdout: {"event": "ready" | "metadata" | "done" | "stats" | "peers" | "announce"}.
-Runs until SIGTERM. Keys: role ("peer", "nodes"), listen, bootstrap, torrents [[file, save]], magnets, save,
-connect ["ip:port"], lookup [info hash], upload_limit, direct (no DHT), settings {}.
+Prints a JSON object a line on stdout: {"event": "ready" | "metadata" | "done" | "stats" | "peers" | "announce" | "put" |
+"item" | "samples" | "live"}. Runs until SIGTERM. Keys: role ("peer", "nodes", "obeys"), listen, bootstrap,
+torrents [[file, save]], magnets, save, connect ["ip:port"], lookup [info hash], upload_limit, direct (no DHT), settings {},
+commands (a file to which JSON objects are appended, one a line: see `obey`).
 """
 
 import json
@@ -42,7 +43,11 @@ def say(event, **fields):
 
 def endpoint(text):
     host, port = text.rsplit(":", 1)
-    return host, int(port)
+    return host.strip("[]"), int(port)
+
+
+def written(ip, port):
+    return f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"
 
 
 def open_session(listen, bootstrap, **extra):
@@ -66,17 +71,22 @@ def open_session(listen, bootstrap, **extra):
 def nodes(config):
     """One session a listen address, all told about each other, so that the network is whole after a second."""
     sessions = [open_session(listen, config["listen"][:2], aio_threads=1, hashing_threads=1) for listen in config["listen"]]
-    for _ in range(3):
-        time.sleep(0.5)
-        for session, own in zip(sessions, config["listen"]):
-            for address in config["listen"]:
-                if address != own:
-                    session.add_dht_node(endpoint(address))
+    introduce(sessions, config["listen"])
     say("ready")
     while not stopping:
         time.sleep(0.2)
         for session in sessions:
             session.pop_alerts()
+
+
+def introduce(sessions, addresses):
+    """Tells each of the others, several times: the first may come before there is a DHT."""
+    for _ in range(3):
+        time.sleep(0.5)
+        for session, own in zip(sessions, addresses):
+            for address in addresses:
+                if address != own:
+                    session.add_dht_node(endpoint(address))
 
 
 def add(session, params, save):
@@ -130,6 +140,73 @@ def peer(config):
     session.pause()
 
 
+def obeys(config):
+    """Sessions without torrents that use the DHT as they are told; without `bootstrap` they are a DHT of their own."""
+    sessions = [open_session(listen, config["bootstrap"]) for listen in config["listen"]]
+    joining = set(range(len(sessions)))
+    if not config["bootstrap"]:
+        introduce(sessions, config["listen"])
+        joining.clear()
+        say("ready")
+    with open(config["commands"]) as commands:
+        while not stopping:
+            time.sleep(0.02)
+            if not joining and (line := commands.readline()):
+                obey(sessions, **json.loads(line))
+            for number, session in enumerate(sessions):
+                for alert in session.pop_alerts():
+                    if isinstance(alert, lt.dht_bootstrap_alert) and joining:
+                        joining.discard(number)
+                        if not joining:
+                            say("ready")
+                    tell(alert)
+
+
+def obey(sessions, do, session=0, **a):
+    """One command: do (put, get, announce, lookup, sample, live, settings), the session's number, and what it is about."""
+    dht = sessions[session]
+    raw = {name: bytes.fromhex(a[name]) for name in ("value", "secret", "key", "salt", "target", "hash") if name in a}
+    if do == "put" and "secret" in raw:
+        dht.dht_put_mutable_item(raw["secret"], raw["key"], raw["value"], raw.get("salt", b""))
+    elif do == "put":
+        dht.dht_put_immutable_item(raw["value"])
+    elif do == "get" and "key" in raw:
+        dht.dht_get_mutable_item(raw["key"], raw.get("salt", b""))
+    elif do == "get":
+        dht.dht_get_immutable_item(lt.sha1_hash(raw["target"]))
+    elif do == "announce":
+        dht.dht_announce(lt.sha1_hash(raw["hash"]), a["port"], a.get("flags", 0))
+    elif do == "lookup":
+        dht.dht_get_peers(lt.sha1_hash(raw["hash"]))
+    elif do == "sample":
+        dht.dht_sample_infohashes(endpoint(a["node"]), lt.sha1_hash(raw["target"]))
+    elif do == "live":
+        dht.dht_live_nodes(lt.sha1_hash(raw["target"]))
+    elif do == "settings":
+        dht.apply_settings(a["settings"])
+    else:
+        raise ValueError(do)
+
+
+def tell(alert):
+    if isinstance(alert, lt.dht_put_alert):
+        say("put", target=str(alert.target), key=alert.public_key.hex(), salt=alert.salt.hex(), seq=alert.seq,
+            nodes=alert.num_success)
+    elif isinstance(alert, lt.dht_immutable_item_alert):
+        say("item", target=str(alert.target), value=lt.bencode(alert.item).hex() if alert.item else None)
+    elif isinstance(alert, lt.dht_mutable_item_alert):
+        # Without an item in store it is an empty string, version 0.
+        say("item", key=alert.key.hex(), salt=alert.salt.hex(), seq=alert.seq, authoritative=alert.authoritative,
+            value=lt.bencode(alert.item).hex())
+    elif isinstance(alert, lt.dht_sample_infohashes_alert):
+        say("samples", node=written(*alert.endpoint), num=alert.num_infohashes, interval=str(alert.interval),
+            hashes=[str(h) for h in alert.samples], nodes=alert.num_nodes)
+    elif isinstance(alert, lt.dht_live_nodes_alert):
+        say("live", target=str(alert.node_id), nodes=[[str(n["nid"]), written(*n["endpoint"])] for n in alert.nodes])
+    else:
+        on_alert(alert, [], set())
+
+
 def on_alert(alert, handles, finished):
     if isinstance(alert, lt.dht_bootstrap_alert):
         # Added before the DHT was up, a torrent would wait a whole interval for its first announce.
@@ -146,7 +223,7 @@ def on_alert(alert, handles, finished):
             finished.discard(info_hash)
             say("done", hash=info_hash)
     elif isinstance(alert, lt.dht_get_peers_reply_alert):
-        say("peers", hash=str(alert.info_hash), peers=["%s:%d" % p for p in alert.peers()])
+        say("peers", hash=str(alert.info_hash), peers=[written(*p) for p in alert.peers()])
     elif isinstance(alert, (lt.torrent_error_alert, lt.file_error_alert, lt.listen_failed_alert)):
         print(alert.message(), file=sys.stderr, flush=True)
 
@@ -154,5 +231,5 @@ def on_alert(alert, handles, finished):
 stopping = []
 signal.signal(signal.SIGTERM, lambda *_: stopping.append(1))
 config = json.loads(sys.argv[1])
-nodes(config) if config["role"] == "nodes" else peer(config)
+{"nodes": nodes, "peer": peer, "obeys": obeys}[config["role"]](config)
 os._exit(0)

@@ -233,6 +233,22 @@ mod tests {
     }
 
     #[test]
+    fn a_run_that_asks_and_leaves_is_kept_by_nobody() {
+        let asks_only = |line: &str| match plan(&line.split(' ').collect::<Vec<_>>()).unwrap() {
+            Action::ItemPut(plan) => plan.client.presence == crate::client::Presence::ReadOnly,
+            Action::ItemGet(plan) => plan.client.presence == crate::client::Presence::ReadOnly,
+            Action::Publish(plan) => plan.client.presence == crate::client::Presence::ReadOnly,
+            Action::Follow(plan) => plan.client.presence == crate::client::Presence::ReadOnly,
+            other => panic!("{other:?}"),
+        };
+        let hash = "ab".repeat(20);
+        let key = "ab".repeat(32);
+        let leaving = ["item put x", &format!("item get {hash}"), &format!("publish --key k --once {hash}")];
+        assert!(leaving.iter().all(|line| asks_only(line)) && asks_only(&format!("follow --once {key}")));
+        assert!(!asks_only(&format!("publish --key k {hash}")) && !asks_only(&format!("follow {key}")));
+    }
+
+    #[test]
     fn a_value_becomes_a_byte_string_unless_it_is_bencoded() {
         let value = |words: &[&str]| match plan(words) {
             Ok(Action::ItemPut(plan)) => plan.value,

@@ -180,17 +180,39 @@ impl Node {
             lookup.offer(now, *contact, &self.config);
         }
         if known.len() < K {
-            let ours = |addr: &SocketAddr| family(*addr) == at;
-            let mut saved: Vec<_> = self.upkeep.saved().filter(|c| ours(&c.addr)).collect();
-            saved.sort_by_key(|c| c.id.distance(&target));
-            for contact in saved.into_iter().take(MAX_SEEDS) {
-                lookup.offer(now, *contact, &self.config);
-            }
-            for addr in self.bootstrap.iter().map(|b| b.addr).filter(ours).take(MAX_SEEDS) {
+            self.offer_saved(now, target, at, &mut lookup);
+            let ours = self.bootstrap.iter().map(|b| b.addr).filter(|addr| family(*addr) == at);
+            for addr in ours.take(MAX_SEEDS) {
                 lookup.offer_address(now, addr);
             }
         }
         lookup
+    }
+
+    fn offer_saved(&self, now: Instant, target: Id160, at: usize, lookup: &mut Lookup) {
+        let mut saved: Vec<_> = self.upkeep.saved().filter(|c| family(c.addr) == at).collect();
+        saved.sort_by_key(|c| c.id.distance(&target));
+        for contact in saved.into_iter().take(MAX_SEEDS) {
+            lookup.offer(now, *contact, &self.config);
+        }
+    }
+
+    /// Gives what was saved to every search that has not had an answer yet.
+    pub(super) fn seed_searches_with_saved(&mut self, now: Instant) {
+        let mut searches = std::mem::take(&mut self.searches);
+        let mut ids = Vec::new();
+        for search in searches.iter_mut().filter(|s| s.announcing.is_none()) {
+            for (at, lookup) in search.lookups.iter_mut().enumerate() {
+                if let Some(lookup) = lookup.as_mut().filter(|l| l.answered() == 0) {
+                    self.offer_saved(now, search.target, at, lookup);
+                    ids.push(search.id);
+                }
+            }
+        }
+        self.searches = searches;
+        for id in ids {
+            self.drive(now, id);
+        }
     }
 
     /// Gives an address to every search that has not had an answer yet.

@@ -1,3 +1,5 @@
+use std::collections::BTreeSet;
+
 use super::*;
 use crate::dht::config::{MAX_PAYLOAD, MAX_TRANSMITS, Network};
 
@@ -46,6 +48,18 @@ fn events(node: &mut Node) -> Vec<Event> {
 fn ask(node: &mut Node, now: Instant, bytes: &[u8]) -> Option<String> {
     node.handle_datagram(now, at(99), bytes);
     node.poll_transmit().map(|t| String::from_utf8_lossy(&t.payload).into_owned())
+}
+
+#[test]
+fn saved_nodes_are_asked_at_once_though_the_search_has_begun() {
+    let now = Instant::now();
+    let mut n = node(1, now);
+    // Names that do not resolve: the search for the neighbourhood has nobody to ask.
+    n.add_bootstrap(now, []);
+    assert!(n.poll_transmit().is_none());
+    n.add_saved(now, (2..5).map(|i| Contact { id: Id160([i; 20]), addr: at(i) }));
+    let asked: BTreeSet<_> = std::iter::from_fn(|| n.poll_transmit()).map(|t| t.to).collect();
+    assert_eq!(asked, (2..5).map(at).collect());
 }
 
 #[test]

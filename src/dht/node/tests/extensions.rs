@@ -5,7 +5,7 @@ use ed25519_dalek::SigningKey;
 use super::*;
 use crate::dht::config::{MAX_ITEM_PAYLOAD, MAX_SAMPLES};
 use crate::wire::item::{Item, MutableItem};
-use crate::wire::krpc::{Put, Signed};
+use crate::wire::krpc::{ErrorBody, Put, Signed};
 
 fn owned(seq: i64, value: &[u8]) -> Item {
     Item::Mutable(MutableItem::sign(&SigningKey::from_bytes(&[9; 32]), b"salt", seq, value).unwrap())
@@ -233,6 +233,23 @@ fn the_id_follows_the_address_that_strangers_see() {
     answer_all(&mut n, now, moved);
     assert!(n.id() != second && n.id().is_bound_to(moved.ip()));
     assert_eq!(n.snapshot(now).external[0], Some(moved.ip()));
+}
+
+#[test]
+fn nodes_that_refuse_an_id_tell_which_address_it_should_follow() {
+    let now = Instant::now();
+    let mut n = Node::new(Config { ipv6: false, ..Config::default() }, [1; 32], now);
+    let seen: SocketAddr = "80.1.2.3:6881".parse().unwrap();
+    strangers().for_each(|s| assert!(n.ping(now, s).is_ok()));
+    while let Some(t) = n.poll_transmit() {
+        let transaction = Message::parse(&t.payload).unwrap().transaction;
+        let body = Body::Error(ErrorBody { code: code::PROTOCOL, text: b"invalid node ID" });
+        let mut refusal = Vec::new();
+        Message { transaction, version: None, ip: Some(seen), read_only: false, body }.emit(&mut refusal);
+        n.handle_datagram(now, t.to, &refusal);
+    }
+    assert!(n.id().is_bound_to(seen.ip()));
+    assert_eq!(n.table_sizes(), (0, 0));
 }
 
 #[test]
