@@ -63,8 +63,7 @@ impl Table {
 
     /// Whether exactly this contact is known.
     pub fn contains(&self, contact: &Contact) -> bool {
-        self.index(&contact.id)
-            .is_some_and(|at| self.entries_of(at).iter().any(|e| e.contact == *contact))
+        self.index(&contact.id).is_some_and(|at| self.entries_of(at).iter().any(|e| e.contact == *contact))
     }
 
     /// A node has answered us.
