@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use self::search::{Kind, Search};
 use self::upkeep::Upkeep;
+use super::allowance::Allowance;
 use super::announced::Announced;
 use super::config::{
     Config, K, MAX_BOOTSTRAP, MAX_EVENTS, MAX_PINGS, MAX_SEARCHES, MAX_TRANSMITS, PING_TIMEOUT,
@@ -48,6 +49,9 @@ pub struct Node {
     tokens: Tokens,
     announced: Announced,
     limiter: Limiter,
+    allowance: Allowance,
+    /// How long the answer to the query at hand may be.
+    answer_room: usize,
     searches: Vec<Search>,
     upkeep: Upkeep,
     bootstrap: Vec<BootstrapState>,
@@ -86,6 +90,8 @@ impl Node {
             tokens: Tokens::new(now, rng.child()),
             announced: Announced::new(config.limits.store_bytes),
             limiter: Limiter::new(&config),
+            allowance: Allowance::new(now, &config),
+            answer_room: 0,
             searches: Vec::new(),
             upkeep: Upkeep::new(now),
             bootstrap: Vec::new(),
@@ -115,7 +121,7 @@ impl Node {
         match Message::parse(bytes) {
             Ok(Message { body: Body::Query(query), transaction, read_only, .. }) => {
                 if self.admits(now, from) && query.id != self.id {
-                    self.serve(now, from, transaction, &query, read_only);
+                    self.serve_within_bounds(now, from, bytes.len(), transaction, &query, read_only);
                 }
             }
             Ok(Message { body: Body::Reply(reply), transaction, version, .. }) => {

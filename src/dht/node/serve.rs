@@ -11,15 +11,28 @@ use crate::id::Id160;
 use crate::wire::compact::{self, Contact};
 use crate::wire::krpc::{Body, ErrorBody, Message, Method, Query, Reply, Want, code};
 
+/// What a reply holds beside its nodes, the transaction id not counted.
+const REPLY_FRAME: usize = 110;
+
 impl Node {
-    pub(super) fn serve(
+    /// Answers so that the bytes that go out stay in proportion to those that came in.
+    pub(super) fn serve_within_bounds(
         &mut self,
         now: Instant,
         from: SocketAddr,
+        received: usize,
         tid: &[u8],
         query: &Query<'_>,
         read_only: bool,
     ) {
+        self.answer_room = self.allowance.room(now, from.ip(), received);
+        let before = self.transmits.len();
+        self.serve(now, from, tid, query, read_only);
+        let sent = self.transmits.iter().skip(before).map(|t| t.payload.len()).sum();
+        self.allowance.spend(from.ip(), received, sent);
+    }
+
+    fn serve(&mut self, now: Instant, from: SocketAddr, tid: &[u8], query: &Query<'_>, read_only: bool) {
         if !is_sendable(from) {
             return;
         }
@@ -57,7 +70,7 @@ impl Node {
         // What the datagram has room for: "6:" or "18:" and the peer, inside "6:valuesl" ... "e".
         let mut bare = Vec::with_capacity(MAX_PAYLOAD);
         self.reply_message(from, tid, reply).emit(&mut bare);
-        let room = MAX_PAYLOAD.saturating_sub(bare.len() + 10);
+        let room = self.answer_room.saturating_sub(bare.len() + 10);
         let each = if from.is_ipv4() { 2 + compact::PEER_V4 } else { 3 + compact::PEER_V6 };
         let peers = self.announced.peers(now, &hash, from.is_ipv4(), room / each, &mut self.rng);
         let mut values = Vec::new();
@@ -88,8 +101,10 @@ impl Node {
             }
         }
         let [mut nodes, mut nodes6] = out;
-        nodes.truncate(K * compact::NODE_V4);
-        nodes6.truncate(K * compact::NODE_V6);
+        let room = self.answer_room.saturating_sub(REPLY_FRAME);
+        nodes.truncate(K.min(room / compact::NODE_V4) * compact::NODE_V4);
+        let room = room - nodes.len();
+        nodes6.truncate(K.min(room / compact::NODE_V6) * compact::NODE_V6);
         (nodes, nodes6)
     }
 
