@@ -424,8 +424,9 @@ impl World {
             self.plot.members.push(Contact { id, addr });
         }
         if h.shares {
-            // First the node joins; then at some time within a minute.
-            let at = self.now + 10_000_000 + self.rng.below(50_000_000) as u64;
+            // First the node joins, and in the beginning everyone else has to.
+            let settled = micros(self.options.arrival) + 60_000_000;
+            let at = settled.max(self.now + 10_000_000) + self.rng.below(50_000_000) as u64;
             self.queue.push(at, Thing::Announce { host, session });
         }
         self.with_node(host, |node, now| node.add_bootstrap(now, routers));
