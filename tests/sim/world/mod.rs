@@ -4,7 +4,7 @@
 //! [`Options`] holds every choice and fault. A [`World`] keeps the contract of the machine: one input, then
 //! every poll. Time is microseconds from the start; the order of everything that happens is by time, and then
 //! by when it was decided.
-#![allow(dead_code, reason = "each test and example uses its part of it")]
+#![allow(dead_code, unused_imports, reason = "each test and example uses its part of it")]
 
 pub mod address;
 mod evil;
@@ -20,6 +20,7 @@ use std::hash::Hasher as _;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use dhtget::dht::config::K;
 use dhtget::dht::{Config, Event, LookupId, LookupStats, Node};
 use dhtget::id::NodeId;
 use dhtget::rng::Rng;
@@ -31,6 +32,7 @@ pub use self::host::Host;
 use self::host::Nat;
 pub use self::options::{Churn, Fault, Malice, Options};
 use self::queue::{Due, Queue};
+pub use self::searches::PEER_PORT;
 use self::searches::Wanted;
 pub use self::tally::{COLUMNS, Row, Tables, Tally};
 
@@ -70,6 +72,8 @@ pub struct World {
     /// Peers found by searches that a test started itself, and how these ended.
     pub found: BTreeMap<(u32, LookupId), Vec<SocketAddr>>,
     pub done: BTreeMap<(u32, LookupId), (LookupStats, Vec<Contact>)>,
+    /// How often a victim was named in a poisoned answer.
+    pub poisoned: u64,
     /// Datagrams to addresses outside the network.
     pub strays: BTreeMap<SocketAddr, u64>,
     /// A host whose memory is weighed, by what, and what it holds now.
@@ -100,6 +104,7 @@ impl World {
             searches: BTreeMap::new(),
             found: BTreeMap::new(),
             done: BTreeMap::new(),
+            poisoned: 0,
             strays: BTreeMap::new(),
             weighed: None,
             trace: SipHasher13::new(),
@@ -318,7 +323,10 @@ impl World {
         match self.plot.judge(kind, me, at, from, payload, &mut self.rng) {
             Verdict::Honest => None,
             Verdict::Silent => Some(None),
-            Verdict::Answer(bytes) => Some(Some(bytes)),
+            Verdict::Answer(bytes) => {
+                self.poisoned += if let Malice::Poison(_) = kind { K as u64 } else { 0 };
+                Some(Some(bytes))
+            }
         }
     }
 

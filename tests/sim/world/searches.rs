@@ -39,8 +39,12 @@ impl World {
 
     /// A host announces its torrent.
     pub fn announce(&mut self, host: u32) {
-        let h = &self.hosts[host as usize];
-        let (hash, peer) = (h.torrent(), SocketAddr::new(h.addr().ip(), PEER_PORT));
+        self.announce_as(host, self.hosts[host as usize].torrent());
+    }
+
+    /// A host announces that torrent.
+    pub fn announce_as(&mut self, host: u32, hash: InfoHash) {
+        let peer = SocketAddr::new(self.hosts[host as usize].addr().ip(), PEER_PORT);
         let lookup = self.with_node(host, |node, now| node.announce(now, hash, PEER_PORT));
         if let Some(Ok(lookup)) = lookup {
             let wanted = Wanted { peer, started: self.now, first: None, is_announce: true };
