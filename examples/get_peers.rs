@@ -28,7 +28,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let sockets = listen::listen(listen_on)?;
     let dht = Dht::spawn(Config::default(), sockets.udp, clock::entropy_seed()?, None, nodes)?;
     let mut search = match announce {
-        Some(port) => dht.get_peers_and_announce(hash, port),
+        Some(port) => dht.get_peers_and_announce(hash, port, false),
         None => dht.get_peers(hash),
     };
     while let Some(event) = search.next().await {
@@ -37,8 +37,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
                 eprintln!("{:?}: {} peers", started.elapsed(), peers.len());
                 peers.iter().for_each(|peer| println!("{peer}"));
             }
-            SearchEvent::Progress { .. } => {}
             SearchEvent::Done(stats) => eprintln!("{:?}: {stats:?}", started.elapsed()),
+            _ => {}
         }
     }
     tokio::time::sleep(Duration::from_secs(stay)).await;

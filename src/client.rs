@@ -15,7 +15,7 @@ use tracing::{debug, warn};
 
 use crate::dht;
 use crate::driver::download::{self, Surroundings};
-use crate::driver::listen::{ListenError, listen};
+use crate::driver::listen::{ListenError, listen, local_ips};
 use crate::driver::state::StateFolder;
 use crate::driver::tcp::{Doors, Links};
 use crate::driver::throttle::Throttle;
@@ -52,6 +52,8 @@ pub struct ClientConfig {
     pub bootstrap: Vec<String>,
     /// The bootstrap list is the user's own: private addresses are as good as any.
     pub private_network: bool,
+    /// The run is over soon: behind a NAT nobody needs to remember its node (BEP 43).
+    pub short_run: bool,
     /// Stay out of the DHT: only peers that are named, and whoever finds us.
     pub no_dht: bool,
     /// Where the node id and known nodes outlive the process; none: nowhere.
@@ -79,7 +81,7 @@ pub struct Client {
     dht: Dht,
     around: Surroundings,
     seeds: std::sync::Mutex<Rng>,
-    state: Option<StateFolder>,
+    state: Option<Arc<StateFolder>>,
     listeners: Vec<AbortHandle>,
 }
 
@@ -92,7 +94,14 @@ impl Client {
         let state = config.state_dir.as_deref().map(|dir| StateFolder::open(dir, network));
         let saved = state.as_ref().and_then(|s| s.load(&mut rng));
         let network = if config.private_network { dht::Network::Local } else { dht::Network::Public };
-        let dht_config = dht::Config { network, read_only: config.no_dht, ..dht::Config::default() };
+        let dht_config = dht::Config {
+            network,
+            read_only: config.no_dht,
+            read_only_behind_nat: config.short_run,
+            local_ips: local_ips(),
+            ..dht::Config::default()
+        };
+        let state = state.map(Arc::new);
         let dht = Dht::spawn(dht_config, listening.udp, rng.child(), saved, config.bootstrap)?;
         let doors = Doors::default();
         let mut listeners = Vec::new();
@@ -152,13 +161,12 @@ impl Client {
         Transfer { events: ends.events, status: ends.status, stop: Some(ends.stop), helpers }
     }
 
-    /// Writes the DHT's nodes to the state folder, where there is one.
+    /// Writes what the DHT node keeps to the state folder, where there is one.
     pub async fn save_state(&self) {
-        if self.state.is_some() {
-            let snapshot = self.dht.snapshot().await;
-            if !snapshot.nodes_v4.is_empty() || !snapshot.nodes_v6.is_empty() {
-                self.store(snapshot.into());
-            }
+        if self.state.is_some()
+            && let Some(saved) = self.dht.saved().await
+        {
+            self.store(saved).await;
         }
     }
 
@@ -166,13 +174,17 @@ impl Client {
     pub async fn shutdown(self) {
         self.listeners.iter().for_each(AbortHandle::abort);
         if let Some(saved) = self.dht.shutdown().await {
-            self.store(saved);
+            self.store(saved).await;
         }
     }
 
-    fn store(&self, saved: state::SavedNodes) {
-        if let Some(state) = &self.state {
-            state.store(&saved);
+    async fn store(&self, saved: state::SavedNodes) {
+        if let Some(state) = self.state.clone() {
+            // Megabytes to write and to sync: not beside the sockets.
+            let written = tokio::task::spawn_blocking(move || state.store(&saved)).await;
+            if let Err(error) = written {
+                warn!("the state could not be saved: {error}");
+            }
         }
     }
 }
@@ -294,8 +306,9 @@ impl Finder {
 
     /// One search.
     async fn search(&self) {
+        let seeding = self.status.borrow().stage == Stage::Seeding;
         let mut search = match self.announce {
-            Some(port) => self.dht.get_peers_and_announce(self.hash, port),
+            Some(port) => self.dht.get_peers_and_announce(self.hash, port, seeding),
             None => self.dht.get_peers(self.hash),
         };
         let mut status = self.dht.status();
@@ -318,6 +331,7 @@ impl Finder {
                         });
                         return;
                     }
+                    Some(SearchEvent::Item(_) | SearchEvent::Scrape { .. }) => {}
                     None => return,
                 },
                 Ok(()) = status.changed() => self.note_status(&mut status),

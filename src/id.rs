@@ -1,9 +1,10 @@
 //! 160-bit identifiers: node ids, info-hashes and the XOR metric between them.
 //!
-//! Owns [`Id160`] and its two meanings, [`NodeId`] and [`InfoHash`]. Knows nothing of messages,
-//! tables or torrents.
+//! Owns [`Id160`] and its two meanings, [`NodeId`] and [`InfoHash`], and which ids an address may have
+//! (BEP 42). Knows nothing of messages, tables or torrents.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
 
 use data_encoding::{BASE32_NOPAD, HEXLOWER, HEXLOWER_PERMISSIVE};
@@ -74,6 +75,48 @@ impl Id160 {
         if bits < 160 {
             id.set_bit(bits, !self.bit(bits));
         }
+        id
+    }
+}
+
+/// Bits of an id that follow from the address (BEP 42, "Node ID restriction").
+const BOUND_BITS: usize = 21;
+/// Choices of an id for one address, kept in the low bits of its last byte.
+const CHOICES: u8 = 8;
+
+impl Id160 {
+    /// A random id that a node at `ip` may have (BEP 42).
+    pub fn random_for(ip: IpAddr, rng: &mut Rng) -> Self {
+        let mut id = Self::random(rng);
+        let prefix = Self::prefix_for(ip, id.0[19] % CHOICES);
+        for bit in 0..BOUND_BITS {
+            id.set_bit(bit, prefix.bit(bit));
+        }
+        id
+    }
+
+    /// Whether a node at `ip` may have this id (BEP 42).
+    pub fn is_bound_to(&self, ip: IpAddr) -> bool {
+        self.shared_prefix(&Self::prefix_for(ip, self.0[19] % CHOICES)) as usize >= BOUND_BITS
+    }
+
+    /// The first four bytes are the CRC-32C of the masked address, in which the choice takes the top bits.
+    fn prefix_for(ip: IpAddr, choice: u8) -> Self {
+        let crc = match ip {
+            IpAddr::V4(ip) => {
+                let mut bytes = (u32::from(ip) & 0x030f_3fff).to_be_bytes();
+                bytes[0] |= choice << 5;
+                crc32c::crc32c(&bytes)
+            }
+            IpAddr::V6(ip) => {
+                let network = (u128::from(ip) >> 64) as u64;
+                let mut bytes = (network & 0x0103_070f_1f3f_7fff).to_be_bytes();
+                bytes[0] |= choice << 5;
+                crc32c::crc32c(&bytes)
+            }
+        };
+        let mut id = Self::ZERO;
+        id.0[..4].copy_from_slice(&crc.to_be_bytes());
         id
     }
 }
@@ -151,6 +194,29 @@ mod tests {
         assert_eq!("z".repeat(40).parse::<InfoHash>(), Err(ParseIdError::Alphabet("hexadecimal")));
         assert_eq!("1".repeat(32).parse::<InfoHash>(), Err(ParseIdError::Alphabet("base32")));
         assert!("ä".repeat(20).parse::<InfoHash>().is_err());
+    }
+
+    /// BEP 42, "Test vectors": address, choice, and the first bits of the id.
+    #[test]
+    fn the_ids_of_bep_42_belong_to_their_addresses() {
+        let mut rng = Rng::from_u64(1);
+        for (ip, id) in [
+            ("124.31.75.21", "5fbfbff10c5d6a4ec8a88e4c6ab4c28b95eee401"),
+            ("21.75.31.124", "5a3ce9c14e7a08645677bbd1cfe7d8f956d53256"),
+            ("65.23.51.170", "a5d43220bc8f112a3d426c84764f8c2a1150e616"),
+            ("84.124.73.14", "1b0321dd1bb1fe518101ceef99462b947a01ff41"),
+            ("43.213.53.83", "e56f6cbf5b7c4be0237986d5243b87aa6d51305a"),
+        ] {
+            let (ip, mut id): (IpAddr, Id160) = (ip.parse().unwrap(), id.parse().unwrap());
+            assert!(id.is_bound_to(ip), "{ip}");
+            id.set_bit(20, !id.bit(20));
+            assert!(!id.is_bound_to(ip));
+            assert!(Id160::random_for(ip, &mut rng).is_bound_to(ip));
+        }
+        let (a, b): (IpAddr, IpAddr) = ("2001:db8:1:2::3".parse().unwrap(), "2001:db8:9::3".parse().unwrap());
+        let id = Id160::random_for(a, &mut rng);
+        assert!(id.is_bound_to(a) && !id.is_bound_to(b));
+        assert_ne!(Id160::random_for(a, &mut rng), id);
     }
 
     #[test]

@@ -23,8 +23,8 @@ async fn finish(mut search: PeerSearch) -> (Vec<SocketAddr>, LookupStats, Option
                 first.get_or_insert(start.elapsed());
                 peers.extend(more);
             }
-            SearchEvent::Progress { .. } => {}
             SearchEvent::Done(stats) => return (peers, stats, first),
+            _ => {}
         }
     }
     panic!("ended without Done");
@@ -38,7 +38,7 @@ async fn twenty_nodes_announce_and_find() {
         all.push((first, start));
         tokio::time::sleep(Duration::from_secs(2)).await;
         let hash = Id160([7; 20]);
-        let (_, stats, _) = finish(all[3].0.get_peers_and_announce(hash, 7777)).await;
+        let (_, stats, _) = finish(all[3].0.get_peers_and_announce(hash, 7777, false)).await;
         assert!(stats.announced_to >= 8, "{stats:?}");
 
         // A newcomer with nothing but the address of one node.
@@ -70,7 +70,7 @@ async fn ipv6_alone_works_and_a_silent_start_is_named() {
         let a = Dht::spawn(config(), a.udp, [1; 32], None, vec![]).unwrap();
         let b = Dht::spawn(config(), b.udp, [2; 32], None, vec![start, silent.to_string()]).unwrap();
         let hash = Id160([3; 20]);
-        let (_, stats, _) = finish(b.get_peers_and_announce(hash, 99)).await;
+        let (_, stats, _) = finish(b.get_peers_and_announce(hash, 99, false)).await;
         assert_eq!((stats.announced_to, stats.answered), (1, 1));
         let (peers, ..) = finish(a.get_peers(hash)).await;
         assert_eq!(peers, ["[::1]:99".parse().unwrap()]);
@@ -92,7 +92,7 @@ async fn sixty_four_nodes_that_start_at_once_serve_as_soon_as_they_have_joined()
         println!("all joined after {:?}", begin.elapsed());
         all.push(first);
         for (n, node) in all.iter().enumerate().take(10) {
-            let (_, stats, _) = finish(node.get_peers_and_announce(Id160([n as u8; 20]), 7777)).await;
+            let (_, stats, _) = finish(node.get_peers_and_announce(Id160([n as u8; 20]), 7777, false)).await;
             assert!(stats.announced_to >= 8, "{stats:?}");
         }
         for (n, node) in all.iter().skip(30).enumerate().take(10) {

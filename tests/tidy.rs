@@ -63,7 +63,8 @@ struct Source {
 impl Source {
     fn new(path: &str, text: &str) -> Self {
         let code: Vec<String> = blank(text).lines().map(str::to_owned).collect();
-        let whole_file = path.ends_with("/tests.rs") || path.starts_with("tests/");
+        let whole_file =
+            path.ends_with("/tests.rs") || path.contains("/tests/") || path.starts_with("tests/");
         let test = if whole_file { vec![true; code.len()] } else { test_lines(&code) };
         Self { path: path.to_owned(), text: text.to_owned(), code, test }
     }
@@ -541,6 +542,7 @@ fn what_is_unfinished_is_caught() {
     let tests = "#[cfg(test)]\nmod tests {\n  fn f() { x.unwrap() }\n}\nx.unwrap();";
     assert_eq!(lines_of(unfinished, "src/x.rs", tests), [5]);
     assert_eq!(lines_of(unfinished, "src/x/tests.rs", "x.unwrap();"), [0usize; 0]);
+    assert_eq!(lines_of(unfinished, "src/x/tests/y.rs", "x.unwrap();"), [0usize; 0]);
 }
 
 #[test]

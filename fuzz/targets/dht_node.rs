@@ -9,7 +9,9 @@ use dhtget::dht::config::{MAX_EVENTS, MAX_PAYLOAD, MAX_TRANSMITS, is_sendable};
 use dhtget::dht::{Config, Event, Network, Node};
 use dhtget::id::Id160;
 use dhtget::wire::compact::{Contact, canonical};
-use dhtget::wire::krpc::{Body, ErrorBody, Message, Method, Query, Reply, Want};
+use dhtget::wire::krpc::{
+    Body, ErrorBody, Filters, Message, Method, Put, Query, Reply, Samples, Signed, Want,
+};
 
 use super::script::{Script, Trace};
 
@@ -111,11 +113,14 @@ impl World {
 
     fn wish(&mut self, script: &mut Script<'_>) {
         let (now, id) = (self.now, Id160(script.id()));
-        let done = match script.u8() % 5 {
+        let done = match script.u8() % 8 {
             0 => self.node.get_peers(now, id).map(|l| l.0),
             1 => self.node.announce(now, id, script.u16()).map(|l| l.0),
             2 => self.node.find_node(now, id).map(|l| l.0),
             3 => self.node.ping(now, script.addr()).map(|p| p.0),
+            4 => self.node.scrape(now, id).map(|l| l.0),
+            5 => self.node.get_item(now, id, script.slice(1)).map(|l| l.0),
+            6 => self.node.sample_infohashes(now, script.addr(), id).map(|p| p.0),
             _ => {
                 self.node.cancel(dhtget::dht::LookupId(script.u8().into()));
                 Ok(0)
@@ -132,13 +137,22 @@ impl World {
         let method = match kind % 6 {
             0 => Method::Ping,
             1 => Method::FindNode { target },
-            2 => Method::GetPeers { info_hash: target },
+            2 => Method::GetPeers { info_hash: target, scrape: kind & 64 == 64, no_seeds: kind & 128 == 128 },
             3 | 4 => {
                 from = given.0;
                 let (port, implied_port) = (script.u16(), script.flag());
-                Method::AnnouncePeer { info_hash: target, port, implied_port, token: &given.1 }
+                let (info_hash, seed, token) = (target, kind & 64 == 64, given.1.as_slice());
+                Method::AnnouncePeer { info_hash, port, implied_port, seed, token }
             }
-            _ => Method::Other { name: b"get", target: (kind & 64 == 0).then_some(target) },
+            _ if kind & 192 == 0 => Method::Other { name: b"vote", target: script.flag().then_some(target) },
+            _ if kind & 192 == 64 => Method::SampleInfohashes { target },
+            _ if kind & 192 == 128 => Method::Get { target, seq: script.flag().then_some(4) },
+            _ => {
+                from = given.0;
+                let signed = script.flag().then_some(Signed { key: &[7; 32], seq: 4, signature: &[7; 64] });
+                let (cas, salt) = (script.flag().then_some(3), script.slice(1));
+                Method::Put(Put { token: &given.1, value: b"12:Hello World!", signed, cas, salt })
+            }
         };
         let want = Want { v4: kind & 8 == 8, v6: kind & 16 == 16 };
         let body = Body::Query(Query { id, want, method });
@@ -164,7 +178,20 @@ impl World {
             let token = (kind & 4 == 4).then(|| script.slice(1));
             let values: &[u8] =
                 if kind & 8 == 8 { b"l6:\x08\x08\x08\x08\x1a\xe16:\x7f\0\0\x01\0\0e" } else { &[] };
-            Body::Reply(Reply { id, nodes, nodes6, token, values })
+            let value: &[u8] = if kind & 16 == 16 { b"12:Hello World!" } else { &[] };
+            let samples = (kind & 32 == 32).then_some(Samples { interval: -1, num: i64::MAX, hashes: nodes });
+            let filters = (kind & 64 == 64).then_some(Filters { seeds: &[7; 256], peers: &[255; 256] });
+            Body::Reply(Reply {
+                id,
+                nodes,
+                nodes6,
+                token,
+                values,
+                value,
+                samples,
+                filters,
+                ..Reply::default()
+            })
         };
         let message = Message { transaction: &tid, version: None, ip: None, read_only: false, body };
         let mut bytes = Vec::new();

@@ -43,8 +43,17 @@ pub enum Command {
     Node(NodeArgs),
     /// Print the peers that the DHT knows for a torrent
     Lookup(LookupArgs),
+    /// Put small values into the DHT, or get them (BEP 44)
+    #[command(subcommand)]
+    Item(ItemCommand),
+    /// Publish a link that stays the same while the torrent behind it changes (BEP 46)
+    Publish(PublishArgs),
+    /// Print the torrent that such a link points at, and each new one
+    Follow(FollowArgs),
     /// Ask one DHT node whether it is there
     Ping(PingArgs),
+    /// Ask one DHT node which torrents it knows peers of (BEP 51)
+    Sample(SampleArgs),
     /// A whole network in one process: 64 nodes, three sharers, one download, every byte compared
     Demo(DemoArgs),
 }
@@ -224,9 +233,123 @@ pub struct LookupArgs {
     /// Info-hash (40 hex or 32 base32 digits), magnet link or path of a .torrent
     #[arg(value_name = "INFOHASH")]
     pub target: OsString,
+    /// Count seeds and leechers instead of listing them (BEP 33)
+    #[arg(long)]
+    pub scrape: bool,
     /// How to join.
     #[command(flatten)]
     pub network: NetworkArgs,
+    /// How to report.
+    #[command(flatten)]
+    pub report: ReportArgs,
+}
+
+/// `dhtget item`.
+#[derive(Debug, Subcommand)]
+pub enum ItemCommand {
+    /// Store a value of up to 1000 bytes for two hours; prints the name to get it by
+    Put(ItemPutArgs),
+    /// Print a value
+    Get(ItemGetArgs),
+}
+
+/// `dhtget item put`.
+#[derive(Debug, Args)]
+pub struct ItemPutArgs {
+    /// The value, stored as a byte string; `-` reads it from stdin
+    pub value: OsString,
+    /// The value is bencoded already
+    #[arg(long)]
+    pub bencoded: bool,
+    /// Sign it with the secret key in this file, so that it can be replaced; made if it is not there
+    #[arg(long, value_name = "FILE")]
+    pub key: Option<PathBuf>,
+    /// Tells several items of one key apart
+    #[arg(long, value_name = "TEXT", requires = "key")]
+    pub salt: Option<String>,
+    /// Give the version this number [default: one more than the version in store]
+    #[arg(long, value_name = "N", requires = "key")]
+    pub seq: Option<i64>,
+    /// Replace this version and no other
+    #[arg(long, value_name = "N", requires = "key")]
+    pub cas: Option<i64>,
+    /// How to join.
+    #[command(flatten)]
+    pub network: NetworkArgs,
+    /// How to report.
+    #[command(flatten)]
+    pub report: ReportArgs,
+}
+
+/// `dhtget item get`.
+#[derive(Debug, Args)]
+pub struct ItemGetArgs {
+    /// The item's name (40 hex digits), a public key (64), or a magnet link with `xs=urn:btpk:`
+    pub name: String,
+    /// The salt it was put with
+    #[arg(long, value_name = "TEXT")]
+    pub salt: Option<String>,
+    /// Print the value bencoded, whatever it is
+    #[arg(long)]
+    pub bencoded: bool,
+    /// How to join.
+    #[command(flatten)]
+    pub network: NetworkArgs,
+    /// How to report.
+    #[command(flatten)]
+    pub report: ReportArgs,
+}
+
+/// `dhtget publish`.
+#[derive(Debug, Args)]
+pub struct PublishArgs {
+    /// What the link shall point at: magnet link, info-hash or path of a .torrent
+    pub target: OsString,
+    /// The secret key; made if it is not there. Whoever has it can change where the link points
+    #[arg(long, value_name = "FILE")]
+    pub key: PathBuf,
+    /// Tells several links of one key apart
+    #[arg(long, value_name = "TEXT")]
+    pub salt: Option<String>,
+    /// Publish and leave; it is forgotten after two hours, unless published again
+    #[arg(long)]
+    pub once: bool,
+    /// How to join.
+    #[command(flatten)]
+    pub network: NetworkArgs,
+    /// How to report.
+    #[command(flatten)]
+    pub report: ReportArgs,
+}
+
+/// `dhtget follow`.
+#[derive(Debug, Args)]
+pub struct FollowArgs {
+    /// Magnet link with `xs=urn:btpk:`, or a public key (64 hex digits)
+    pub link: String,
+    /// The salt it was published with, where the link has none
+    #[arg(long, value_name = "TEXT")]
+    pub salt: Option<String>,
+    /// Print what it points at now, and leave
+    #[arg(long)]
+    pub once: bool,
+    /// Look again after this long
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = duration)]
+    pub interval: Duration,
+    /// How to join.
+    #[command(flatten)]
+    pub network: NetworkArgs,
+    /// How to report.
+    #[command(flatten)]
+    pub report: ReportArgs,
+}
+
+/// `dhtget sample`.
+#[derive(Debug, Args)]
+pub struct SampleArgs {
+    /// The node
+    #[arg(value_name = "HOST:PORT", value_parser = host_port)]
+    pub address: HostPort,
     /// How to report.
     #[command(flatten)]
     pub report: ReportArgs,

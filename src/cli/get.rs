@@ -11,6 +11,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use super::error::{CliError, Code};
 use super::json::{Event, MetadataEvent};
 use super::plan::{GetPlan, SeedGoal};
+use super::pointer;
 use super::progress::{Patience, bytes, count, ratio, seconds};
 use super::report::Reporter;
 use super::signals::Signals;
@@ -43,12 +44,19 @@ pub async fn run(plan: &GetPlan, reporter: &mut Reporter, signals: &mut Signals)
     reporter.tell(&Event::Started {
         command: "get",
         version: env!("CARGO_PKG_VERSION"),
-        info_hash: Some(plan.target.hash().to_string()),
+        info_hash: plan.target.torrent().map(|t| t.hash.to_string()),
         port: Some(client.port()),
     });
     reporter.detail(&format!("listening on port {}", client.port()));
+    let torrent = match pointer::settle(&client, &plan.target, reporter, signals).await {
+        Ok(torrent) => torrent,
+        Err(error) => {
+            goodbye(client, Vec::new()).await;
+            return Err(error);
+        }
+    };
     let mut transfer = client.add(Job {
-        source: plan.target.source(),
+        source: torrent.source,
         placement: plan.placement.clone(),
         peers: plan.peers.clone(),
         seed: plan.seed.is_some(),

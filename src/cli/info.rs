@@ -14,6 +14,7 @@ use super::error::{CliError, Code};
 use super::get::goodbye;
 use super::json::{Event, MetadataEvent};
 use super::plan::InfoPlan;
+use super::pointer;
 use super::progress::{Patience, bytes};
 use super::report::Reporter;
 use super::signals::Signals;
@@ -47,7 +48,7 @@ pub async fn run(plan: &InfoPlan, reporter: &mut Reporter, signals: &mut Signals
 }
 
 fn started(plan: &InfoPlan, reporter: &Reporter, port: Option<u16>) {
-    let info_hash = Some(plan.target.hash().to_string());
+    let info_hash = plan.target.torrent().map(|t| t.hash.to_string());
     reporter.tell(&Event::Started { command: "info", version: env!("CARGO_PKG_VERSION"), info_hash, port });
 }
 
@@ -58,8 +59,15 @@ async fn ask_peers(
 ) -> Result<Arc<Info>, CliError> {
     let client = Client::start(plan.client.clone()).await?;
     started(plan, reporter, Some(client.port()));
+    let torrent = match pointer::settle(&client, &plan.target, reporter, signals).await {
+        Ok(torrent) => torrent,
+        Err(error) => {
+            goodbye(client, Vec::new()).await;
+            return Err(error);
+        }
+    };
     let mut transfer = client.add(Job {
-        source: plan.target.source(),
+        source: torrent.source,
         placement: Placement::Nowhere,
         peers: plan.peers.clone(),
         seed: false,

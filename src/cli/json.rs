@@ -82,6 +82,40 @@ pub enum Event<'a> {
         hops: u32,
         lookup_s: f64,
     },
+    Scrape {
+        seeds: u32,
+        leechers: u32,
+        answered: u32,
+    },
+    Samples {
+        address: String,
+        hashes: Vec<String>,
+        num: u64,
+        interval_s: u64,
+    },
+    Item {
+        target: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        key: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        seq: Option<i64>,
+        bencoded_hex: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        text: Option<&'a str>,
+    },
+    Stored {
+        target: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        key: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        seq: Option<i64>,
+        nodes: u32,
+    },
+    Pointer {
+        magnet: String,
+        info_hash: String,
+        seq: i64,
+    },
     Node {
         nodes_v4: usize,
         nodes_v6: usize,

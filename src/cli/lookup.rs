@@ -12,11 +12,12 @@ use super::error::{CliError, Code};
 use super::get::goodbye;
 use super::json::Event;
 use super::node;
+use super::plan::LookupPlan;
+use super::pointer;
 use super::progress::{count, seconds};
 use super::report::Reporter;
 use super::signals::Signals;
-use super::target::Target;
-use crate::client::{Client, ClientConfig};
+use crate::client::Client;
 use crate::dht::LookupStats;
 use crate::driver::clock;
 use crate::driver::udp::{DhtStatus, SearchEvent};
@@ -29,29 +30,77 @@ const TICK: Duration = Duration::from_millis(100);
 /// Addresses remembered to print each one once.
 const MAX_PEERS: usize = 100_000;
 
-/// Looks up `target`.
-pub async fn run(
-    target: &Target,
-    config: &ClientConfig,
-    reporter: &mut Reporter,
-    signals: &mut Signals,
-) -> Result<(), CliError> {
-    let client = Client::start(config.clone()).await?;
-    let hash = target.hash();
+/// Looks up the target of `plan`.
+pub async fn run(plan: &LookupPlan, reporter: &mut Reporter, signals: &mut Signals) -> Result<(), CliError> {
+    let client = Client::start(plan.client.clone()).await?;
     reporter.tell(&Event::Started {
         command: "lookup",
         version: env!("CARGO_PKG_VERSION"),
-        info_hash: Some(hash.to_string()),
+        info_hash: plan.target.torrent().map(|t| t.hash.to_string()),
         port: Some(client.port()),
     });
-    let result = tokio::select! {
-        biased;
-        stop = signals.next() => Err(stop),
-        result = search_until_joined(&client, hash, reporter) => result,
+    let result = match pointer::settle(&client, &plan.target, reporter, signals).await {
+        Err(error) => Err(error),
+        Ok(torrent) => tokio::select! {
+            biased;
+            stop = signals.next() => Err(stop),
+            result = ask(&client, torrent.hash, plan.scrape, reporter) => result,
+        },
     };
     reporter.clear();
     goodbye(client, Vec::new()).await;
     result
+}
+
+async fn ask(client: &Client, hash: InfoHash, scrape: bool, reporter: &mut Reporter) -> Result<(), CliError> {
+    if scrape {
+        count_swarm(client, hash, reporter).await
+    } else {
+        search_until_joined(client, hash, reporter).await
+    }
+}
+
+/// Until the own neighbourhood is known, or at least somebody when that takes too long.
+pub async fn joined(client: &Client, reporter: &mut Reporter) -> Result<(), CliError> {
+    let deadline = clock::now() + JOIN_LIMIT;
+    let status = client.dht().status();
+    let mut tick = interval(TICK / 10);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        let now = status.borrow().clone();
+        if now.bootstrapped {
+            return Ok(());
+        }
+        if clock::now() >= deadline {
+            return if now.nodes_v4 + now.nodes_v6 > 0 { Ok(()) } else { Err(unreachable(&now)) };
+        }
+        reporter.node(clock::now(), &now, &node::words(&now));
+    }
+}
+
+/// How many share it, without asking any of them (BEP 33).
+async fn count_swarm(client: &Client, hash: InfoHash, reporter: &mut Reporter) -> Result<(), CliError> {
+    joined(client, reporter).await?;
+    let mut search = client.dht().scrape(hash);
+    let mut counted = (0, 0);
+    while let Some(event) = search.next().await {
+        match event {
+            SearchEvent::Scrape { seeds, leechers } => counted = (seeds, leechers),
+            SearchEvent::Done(stats) => {
+                let (seeds, leechers) = counted;
+                reporter.clear();
+                reporter.tell(&Event::Scrape { seeds, leechers, answered: stats.answered });
+                let (s, l) = (count(seeds as usize, "seed"), count(leechers as usize, "leecher"));
+                data(&format!("{s}, {l}"), reporter)?;
+                let nodes = count(stats.answered as usize, "node");
+                reporter.note(&format!("addresses, estimated from the filters of {nodes} (BEP 33)"));
+                return Ok(());
+            }
+            _ => {}
+        }
+    }
+    Err(CliError::new(Code::Unknown, "the DHT node is busy: the swarm was not counted"))
 }
 
 /// Searches as soon as one node is known, and again if that was before the node had joined: a search
@@ -111,6 +160,7 @@ async fn search(
                 reporter.step(clock::now(), &words);
             }
             SearchEvent::Done(stats) => return Ok(stats),
+            SearchEvent::Item(_) | SearchEvent::Scrape { .. } => {}
         }
     }
     Ok(LookupStats::default())
@@ -118,8 +168,16 @@ async fn search(
 
 fn print(peer: SocketAddr, reporter: &Reporter) -> Result<(), CliError> {
     let address = peer.to_string();
-    let printed = reporter.data(&address).and_then(|()| reporter.event(&Event::Peer { address }));
-    match printed {
+    printed(reporter.data(&address).and_then(|()| reporter.event(&Event::Peer { address })))
+}
+
+/// Writes a line of data.
+pub fn data(line: &str, reporter: &Reporter) -> Result<(), CliError> {
+    printed(reporter.data(line))
+}
+
+fn printed(result: std::io::Result<()>) -> Result<(), CliError> {
+    match result {
         // Whoever read us has seen enough, as `head` does.
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
         other => other.map_err(|e| CliError::new(Code::Unknown, format!("stdout: {e}"))),
@@ -140,7 +198,7 @@ fn summary(stats: &LookupStats, peers: usize, reporter: &Reporter) -> Result<(),
     Ok(())
 }
 
-fn unreachable(status: &DhtStatus) -> CliError {
+pub fn unreachable(status: &DhtStatus) -> CliError {
     let why = node::trouble(status).unwrap_or_else(|| "no bootstrap node answered".to_owned());
     CliError::new(Code::NotFound, format!("the DHT is out of reach: {why}"))
         .hint("is UDP blocked here? --bootstrap HOST:PORT names a node that you know")

@@ -9,11 +9,13 @@ mod demo;
 pub mod error;
 mod get;
 mod info;
+mod item;
 pub mod json;
 mod lookup;
 mod node;
 mod ping;
 pub mod plan;
+mod pointer;
 pub mod progress;
 mod report;
 mod share;
@@ -92,8 +94,13 @@ async fn dispatch(plan: &Plan, reporter: &mut Reporter, signals: &mut Signals) -
         Action::Share(plan) => share::run(plan, reporter, signals).await,
         Action::Info(plan) => info::run(plan, reporter, signals).await,
         Action::Node(config) => node::run(config, reporter, signals).await,
-        Action::Lookup(target, config) => lookup::run(target, config, reporter, signals).await,
+        Action::Lookup(plan) => lookup::run(plan, reporter, signals).await,
+        Action::ItemPut(plan) => item::put(plan, reporter, signals).await,
+        Action::ItemGet(plan) => item::get(plan, reporter, signals).await,
+        Action::Publish(plan) => pointer::publish(plan, reporter, signals).await,
+        Action::Follow(plan) => pointer::follow(plan, reporter, signals).await,
         Action::Ping(address) => ping::run(address, reporter, signals).await,
+        Action::Sample(address) => ping::sample(address, reporter, signals).await,
         Action::Demo { size, dir } => demo::run(*size, dir, reporter, signals).await,
     }
 }

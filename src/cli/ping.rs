@@ -1,4 +1,4 @@
-//! `dhtget ping`: asks one DHT node whether it is there.
+//! `dhtget ping` and `dhtget sample`: ask one DHT node whether it is there, and what it knows.
 //!
 //! Owns a node that only asks and leaves nothing behind.
 
@@ -6,12 +6,15 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::error::{CliError, Code};
 use super::json::Event;
+use super::lookup;
 use super::report::Reporter;
 use super::signals::Signals;
 use crate::dht;
 use crate::driver::clock;
 use crate::driver::listen::{UdpSockets, udp_socket};
 use crate::driver::udp::{Dht, PingError, PingReply};
+use crate::id::Id160;
+use crate::rng::Rng;
 use crate::wire::magnet::HostPort;
 
 /// Pings `address`, each of its addresses in turn until one answers.
@@ -30,10 +33,7 @@ pub async fn run(address: &HostPort, reporter: &mut Reporter, signals: &mut Sign
 }
 
 async fn ping(address: &HostPort, reporter: &Reporter) -> Result<(), CliError> {
-    let addrs = tokio::net::lookup_host((address.host(), address.port())).await.map_err(|e| {
-        CliError::new(Code::Unknown, format!("{address} does not resolve: {e}"))
-            .hint("check the name, or give the IP address")
-    })?;
+    let addrs = resolve(address).await?;
     let dht = asking_node().map_err(|e| CliError::new(Code::Unknown, format!("no UDP socket: {e}")))?;
     let mut last = PingError::Timeout;
     for addr in addrs {
@@ -45,6 +45,54 @@ async fn ping(address: &HostPort, reporter: &Reporter) -> Result<(), CliError> {
     let code = if last == PingError::Timeout { Code::Timeout } else { Code::Unknown };
     Err(CliError::new(code, format!("{address}: {last}"))
         .hint("a node answers on UDP; is the port right, and does a firewall let it through?"))
+}
+
+/// Asks `address` which torrents it has peers of (BEP 51).
+pub async fn sample(
+    address: &HostPort,
+    reporter: &mut Reporter,
+    signals: &mut Signals,
+) -> Result<(), CliError> {
+    let version = env!("CARGO_PKG_VERSION");
+    reporter.tell(&Event::Started { command: "sample", version, info_hash: None, port: None });
+    tokio::select! {
+        biased;
+        stop = signals.next() => Err(stop),
+        result = sample_of(address, reporter) => result,
+    }
+}
+
+async fn sample_of(address: &HostPort, reporter: &Reporter) -> Result<(), CliError> {
+    let addrs = resolve(address).await?;
+    let dht = asking_node().map_err(|e| CliError::new(Code::Unknown, format!("no UDP socket: {e}")))?;
+    let mut rng =
+        Rng::from_seed(clock::entropy_seed().map_err(|e| CliError::new(Code::Unknown, e.to_string()))?);
+    for addr in addrs {
+        let Ok(sample) = dht.sample_infohashes(addr, Id160::random(&mut rng)).await else { continue };
+        let hashes: Vec<String> = sample.hashes.iter().map(ToString::to_string).collect();
+        if !hashes.is_empty() {
+            lookup::data(&hashes.join("\n"), reporter)?;
+        }
+        let (shown, interval) = (hashes.len(), sample.interval);
+        reporter.note(&format!(
+            "{shown} of {} info-hashes; the same ones for {} s",
+            sample.num,
+            interval.as_secs()
+        ));
+        let address = addr.to_string();
+        reporter.tell(&Event::Samples { address, hashes, num: sample.num, interval_s: interval.as_secs() });
+        return Ok(());
+    }
+    Err(CliError::new(Code::Timeout, format!("{address}: no answer with samples within 5 seconds"))
+        .hint("not every node knows the question (BEP 51); `dhtget ping` tells whether it is there"))
+}
+
+async fn resolve(address: &HostPort) -> Result<Vec<SocketAddr>, CliError> {
+    let addrs = tokio::net::lookup_host((address.host(), address.port())).await.map_err(|e| {
+        CliError::new(Code::Unknown, format!("{address} does not resolve: {e}"))
+            .hint("check the name, or give the IP address")
+    })?;
+    Ok(addrs.collect())
 }
 
 fn asking_node() -> std::io::Result<Dht> {

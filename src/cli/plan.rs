@@ -3,16 +3,22 @@
 //! Owns [`Env`], all that a run learns of its machine, so that a test can make one up, and [`Plan`].
 //! Reads the files that flags name; must not open a socket or print.
 
+mod small;
+
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::args::{Command, GetArgs, InfoArgs, NetworkArgs, ReportArgs, SeedArgs, ShareArgs, TransferArgs};
+use super::args::{
+    Command, GetArgs, InfoArgs, ItemCommand, NetworkArgs, ReportArgs, SeedArgs, ShareArgs, TransferArgs,
+};
 use super::error::{CliError, Code};
 use super::target::Target;
 use crate::client::{ClientConfig, Placement};
 use crate::driver::bootstrap;
 use crate::wire::magnet::HostPort;
+
+pub use self::small::{FollowPlan, ItemGetPlan, ItemName, ItemPutPlan, PublishPlan};
 
 /// Bytes read of a bootstrap file: thousands of entries, more than a join can use.
 const MAX_BOOTSTRAP_BYTES: u64 = 256 << 10;
@@ -123,6 +129,17 @@ pub struct InfoPlan {
     pub client: ClientConfig,
 }
 
+/// A run of `lookup`.
+#[derive(Debug)]
+pub struct LookupPlan {
+    /// What.
+    pub target: Target,
+    /// Count instead of listing.
+    pub scrape: bool,
+    /// The node.
+    pub client: ClientConfig,
+}
+
 /// What to do, resolved.
 #[derive(Debug)]
 pub enum Action {
@@ -135,9 +152,19 @@ pub enum Action {
     /// Take part.
     Node(ClientConfig),
     /// Print peers.
-    Lookup(Target, ClientConfig),
+    Lookup(Box<LookupPlan>),
+    /// Store a value.
+    ItemPut(Box<ItemPutPlan>),
+    /// Read a value.
+    ItemGet(Box<ItemGetPlan>),
+    /// Make a link point somewhere.
+    Publish(Box<PublishPlan>),
+    /// See where a link points.
+    Follow(Box<FollowPlan>),
     /// Ask one node.
     Ping(HostPort),
+    /// Ask one node what it knows.
+    Sample(HostPort),
     /// Show it all.
     Demo {
         /// Bytes of payload.
@@ -164,8 +191,12 @@ impl Plan {
             Action::Share(_) => "share",
             Action::Info(_) => "info",
             Action::Node(_) => "node",
-            Action::Lookup(..) => "lookup",
+            Action::Lookup(_) => "lookup",
+            Action::ItemPut(_) | Action::ItemGet(_) => "item",
+            Action::Publish(_) => "publish",
+            Action::Follow(_) => "follow",
             Action::Ping(_) => "ping",
+            Action::Sample(_) => "sample",
             Action::Demo { .. } => "demo",
         }
     }
@@ -181,10 +212,20 @@ impl Plan {
             }
             Command::Lookup(args) => {
                 let target = Target::resolve(&args.target, &env.cwd)?;
-                let config = client(&args.network, &TransferArgs::default(), target.nodes(), env)?;
-                (Action::Lookup(target, config), args.report)
+                let config = short(&args.network, &TransferArgs::default(), target.nodes(), env)?;
+                let plan = LookupPlan { target, scrape: args.scrape, client: config };
+                (Action::Lookup(Box::new(plan)), args.report)
             }
+            Command::Item(ItemCommand::Put(args)) => {
+                (Action::ItemPut(Box::new(small::item_put(&args, env)?)), args.report)
+            }
+            Command::Item(ItemCommand::Get(args)) => {
+                (Action::ItemGet(Box::new(small::item_get(&args, env)?)), args.report)
+            }
+            Command::Publish(args) => (Action::Publish(Box::new(small::publish(&args, env)?)), args.report),
+            Command::Follow(args) => (Action::Follow(Box::new(small::follow(&args, env)?)), args.report),
             Command::Ping(args) => (Action::Ping(args.address), args.report),
+            Command::Sample(args) => (Action::Sample(args.address), args.report),
             Command::Demo(args) => {
                 if args.size == 0 {
                     return Err(bad_option("--size 0: there would be nothing to fetch", "give --size 64M"));
@@ -211,7 +252,11 @@ fn get(args: &GetArgs, env: &Env) -> Result<GetPlan, CliError> {
     let target = Target::resolve(&args.target, &env.cwd)?;
     let goal = goal(&args.seeding);
     let seed = (args.seed || goal != SeedGoal::default()).then_some(goal);
-    let client = client(&args.network, &args.transfer, target.nodes(), env)?;
+    // Who stays to seed is no passer-by.
+    let client = match seed {
+        Some(_) => client(&args.network, &args.transfer, target.nodes(), env)?,
+        None => short(&args.network, &args.transfer, target.nodes(), env)?,
+    };
     let peers = peers(&args.transfer.peer, &target);
     Ok(GetPlan { target, placement, peers, seed, stop_timeout: args.patience.stop_timeout, client })
 }
@@ -234,7 +279,7 @@ fn info(args: &InfoArgs, env: &Env) -> Result<InfoPlan, CliError> {
         overwrite: args.overwrite,
         peers: peers(&args.peer, &target),
         stop_timeout: args.patience.stop_timeout,
-        client: client(&args.network, &TransferArgs::default(), target.nodes(), env)?,
+        client: short(&args.network, &TransferArgs::default(), target.nodes(), env)?,
         target,
     })
 }
@@ -302,11 +347,22 @@ fn client(
         listen: network.listen,
         bootstrap,
         private_network: own || network.no_dht,
+        short_run: false,
         no_dht: network.no_dht,
         state_dir,
         limit_download: transfer.limit_rate,
         limit_upload: transfer.limit_upload,
     })
+}
+
+/// A run that is over soon.
+fn short(
+    network: &NetworkArgs,
+    transfer: &TransferArgs,
+    nodes: &[String],
+    env: &Env,
+) -> Result<ClientConfig, CliError> {
+    Ok(ClientConfig { short_run: true, ..client(network, transfer, nodes, env)? })
 }
 
 fn read_bootstrap(path: &Path) -> Result<Vec<String>, CliError> {

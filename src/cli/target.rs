@@ -14,12 +14,15 @@ use crate::client::Source;
 use crate::id::InfoHash;
 use crate::wire::magnet::{Magnet, MagnetError};
 use crate::wire::metainfo::{Info, MAX_TORRENT_BYTES, Metainfo};
+use crate::wire::pointer::Pointer;
 
 /// A torrent that was named on the command line.
 #[derive(Debug, Clone)]
 pub enum Target {
     /// A magnet link.
     Magnet(Magnet),
+    /// A pointer to a torrent that may change (BEP 46).
+    Pointer(Pointer),
     /// A bare info-hash.
     Hash(InfoHash),
     /// A `.torrent` file.
@@ -31,11 +34,23 @@ pub enum Target {
     },
 }
 
+/// A torrent whose hash is known.
+#[derive(Debug, Clone)]
+pub struct Torrent {
+    /// Its hash.
+    pub hash: InfoHash,
+    /// What the client is asked for.
+    pub source: Source,
+}
+
 impl Target {
     /// Decides what `text` is; paths are relative to `cwd`.
     pub fn resolve(text: &OsStr, cwd: &Path) -> Result<Self, CliError> {
         if let Some(text) = text.to_str() {
             if Magnet::looks_like(text) {
+                if let Some(pointer) = Pointer::in_magnet(text).map_err(|e| bad_magnet(&e))? {
+                    return Ok(Self::Pointer(pointer));
+                }
                 return text.parse().map(Self::Magnet).map_err(|e| bad_magnet(&e));
             }
             if let Ok(hash) = text.trim().parse() {
@@ -53,28 +68,22 @@ impl Target {
         }
     }
 
-    /// The info-hash.
-    pub fn hash(&self) -> InfoHash {
-        match self {
-            Self::Magnet(magnet) => magnet.hash,
-            Self::Hash(hash) => *hash,
-            Self::Torrent { info, .. } => info.hash(),
-        }
-    }
-
-    /// What the client is asked for.
-    pub fn source(&self) -> Source {
-        match self {
-            Self::Torrent { info, .. } => Source::Info(Arc::clone(info)),
-            _ => Source::Hash(self.hash()),
-        }
+    /// The torrent; none of a pointer, which has to be followed first.
+    pub fn torrent(&self) -> Option<Torrent> {
+        let (hash, source) = match self {
+            Self::Pointer(_) => return None,
+            Self::Magnet(magnet) => (magnet.hash, Source::Hash(magnet.hash)),
+            Self::Hash(hash) => (*hash, Source::Hash(*hash)),
+            Self::Torrent { info, .. } => (info.hash(), Source::Info(Arc::clone(info))),
+        };
+        Some(Torrent { hash, source })
     }
 
     /// The name, where it is known; in a magnet link it is a stranger's claim.
     pub fn name(&self) -> Option<&str> {
         match self {
             Self::Magnet(magnet) => magnet.name.as_deref(),
-            Self::Hash(_) => None,
+            Self::Hash(_) | Self::Pointer(_) => None,
             Self::Torrent { info, .. } => Some(info.name()),
         }
     }
@@ -118,6 +127,9 @@ fn bad_magnet(error: &MagnetError) -> CliError {
             "a magnet link looks like magnet:?xt=urn:btih:HASH"
         }
         MagnetError::NoTopic => "put the link in quotes: the shell cuts it at each `&`",
+        MagnetError::Key | MagnetError::Salt(_) => {
+            "copy the link again, whole; `dhtget publish` prints such links"
+        }
         MagnetError::Hash(_) => "copy the link again: 40 hex or 32 base32 digits follow `urn:btih:`",
     };
     CliError::new(Code::BadTarget, error.to_string()).hint(hint)
@@ -186,6 +198,7 @@ mod tests {
             ("magnet:?dn=x", "names no torrent"),
             ("magnet:?xt=urn:btmh:1220aa", "v2"),
             ("magnet:?xt=urn:btih:abc", "this one has 3"),
+            ("magnet:?xs=urn:btpk:abc", "64 hex digits"),
             (&"a".repeat(39), "this one has 39"),
             (&"a".repeat(64), "this one has 64"),
             ("https://example.org/a.torrent", "web address"),
@@ -207,9 +220,13 @@ mod tests {
         let link = format!("magnet:?xt=urn:btih:{hex}&x.pe=1.2.3.4:5&tr=http://a&so=1");
         let cwd = Path::new("/");
         let target = Target::resolve(OsStr::new(&link), cwd).unwrap();
-        assert_eq!((target.hash().to_string().as_str(), target.peers()), (hex, vec!["1.2.3.4:5".to_owned()]));
+        let hash = target.torrent().unwrap().hash.to_string();
+        assert_eq!((hash.as_str(), target.peers()), (hex, vec!["1.2.3.4:5".to_owned()]));
         let (warning, note) = target.unused();
         assert!(warning.is_some() && note.unwrap().contains("1 trackers"));
+        let link = format!("magnet:?xs=urn:btpk:{}", "ab".repeat(32));
+        let target = Target::resolve(OsStr::new(&link), cwd).unwrap();
+        assert!(matches!(target, Target::Pointer(_)) && target.torrent().is_none());
         assert!(matches!(Target::resolve(OsStr::new(hex), cwd), Ok(Target::Hash(_))));
     }
 }

@@ -56,6 +56,11 @@ impl Bucket {
         &self.entries
     }
 
+    /// Everyone, spares last.
+    pub fn into_entries(self) -> impl Iterator<Item = Entry> {
+        self.entries.into_iter().chain(self.spares)
+    }
+
     /// The entry at that place.
     pub fn entry_mut(&mut self, contact: &Contact) -> Option<&mut Entry> {
         self.entries.iter_mut().chain(&mut self.spares).find(|e| e.contact == *contact)

@@ -104,8 +104,25 @@ pub const STORE_BYTES: usize = 8 << 20;
 pub const MAX_PEERS_PER_HASH: usize = 1000;
 /// Ports of one address announced for one hash: several users behind one NAT, not a crowd made up by one.
 pub const MAX_PORTS_PER_ADDRESS: usize = 16;
+/// Info-hashes in one answer to `sample_infohashes`: they share 1024 B with nodes of both families.
+pub const MAX_SAMPLES: usize = 20;
+/// Time for which that answer stays the same (BEP 51: 0 to 21,600 s).
+pub const SAMPLE_INTERVAL: Duration = Duration::from_secs(10 * 60);
+/// Time an item is kept since it was last put (BEP 44, "Expiration").
+pub const ITEM_EXPIRY: Duration = Duration::from_secs(2 * 60 * 60);
+/// Part of the memory for strangers' data that items may take; announced peers take the rest.
+pub const ITEM_SHARE: f64 = 0.25;
+/// Signatures checked each second: each takes about 50 us, so that a flood of items costs a twentieth of a core.
+pub const SIGNATURES_PER_SECOND: u32 = 1000;
+/// Addresses whose word about our own address is remembered (BEP 42).
+pub const MAX_VOTES: usize = 64;
+/// Strangers who must agree on our address before it is believed; each /24 has one voice.
+pub const MIN_VOTES: usize = 5;
 /// Payload of a reply: larger ones meet firewalls and the limits of other nodes.
 pub const MAX_PAYLOAD: usize = 1024;
+
+/// The same where an item of up to 1000 B is in it (BEP 44): below what any link carries whole.
+pub const MAX_ITEM_PAYLOAD: usize = 1400;
 
 /// Queries per second of one address; many nodes may share it behind a NAT.
 pub const LIMIT_PER_IP: u32 = 25;
@@ -172,6 +189,10 @@ pub struct Config {
     pub ipv6: bool,
     /// Ask only, never answer, enter no table (BEP 43).
     pub read_only: bool,
+    /// The same while a NAT keeps strangers out: for runs that are over soon, whom nobody should remember.
+    pub read_only_behind_nat: bool,
+    /// This machine's own addresses, by which a NAT is told.
+    pub local_ips: Vec<IpAddr>,
     /// What strangers may take.
     pub limits: Limits,
 }
@@ -184,6 +205,8 @@ impl Default for Config {
             ipv4: true,
             ipv6: true,
             read_only: false,
+            read_only_behind_nat: false,
+            local_ips: Vec::new(),
             limits: Limits::default(),
         }
     }

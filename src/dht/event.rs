@@ -2,11 +2,12 @@
 //!
 //! A leaf: every other file of this module may use it, it uses none of them.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use crate::id::NodeId;
+use crate::id::{InfoHash, NodeId};
 use crate::wire::compact::Contact;
+use crate::wire::item::Item;
 
 /// A datagram to send.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +45,22 @@ pub enum Event {
         /// Nodes that answered so far.
         answered: u32,
     },
+    /// An item was found, newer than any the search had found before (BEP 44).
+    Item {
+        /// The search.
+        lookup: LookupId,
+        /// The item; its hash or signature holds.
+        item: Item,
+    },
+    /// How many peers a torrent has, as the nodes closest to it know (BEP 33).
+    Scrape {
+        /// The search; its end follows at once.
+        lookup: LookupId,
+        /// Addresses that have everything.
+        seeds: u32,
+        /// Addresses that do not.
+        leechers: u32,
+    },
     /// The search is over; nothing more will come under this id.
     Done {
         /// The search.
@@ -63,6 +80,19 @@ pub enum Event {
         rtt: Duration,
         /// The software, as it calls itself.
         version: Option<[u8; 4]>,
+    },
+    /// A node has named some of the info-hashes it has peers of (BEP 51).
+    Samples {
+        /// The question.
+        ping: PingId,
+        /// Some of them.
+        hashes: Vec<InfoHash>,
+        /// How many it has.
+        num: u64,
+        /// For how long it would name the same ones.
+        interval: Duration,
+        /// Nodes close to the target that was asked about.
+        nodes: Vec<Contact>,
     },
     /// A ping was not answered in time.
     PingFailed {
@@ -84,8 +114,10 @@ pub struct LookupStats {
     pub timeouts: u32,
     /// Distinct peers found.
     pub peers: u32,
-    /// Nodes that accepted our announce.
+    /// Nodes that accepted our announce or item.
     pub announced_to: u32,
+    /// The last error one of them refused it with, see [`crate::wire::krpc::code`].
+    pub refused: Option<i64>,
     /// From start to end.
     pub elapsed: Duration,
 }
@@ -159,4 +191,30 @@ pub struct Snapshot {
     pub bootstrap: Vec<BootstrapState>,
     /// Info-hashes for which peers are stored here.
     pub stored_hashes: usize,
+    /// Items stored here.
+    pub stored_items: usize,
+    /// Our own address as others see it, IPv4 and IPv6 (BEP 42).
+    pub external: [Option<IpAddr>; 2],
+}
+
+/// What strangers entrusted to a node, with ages, for its next run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stored {
+    /// Announced peers, the torrents least recently asked for first.
+    pub peers: Vec<StoredPeer>,
+    /// Items, likewise, and how long ago each was put.
+    pub items: Vec<(Item, Duration)>,
+}
+
+/// An announced peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StoredPeer {
+    /// Of this torrent.
+    pub hash: InfoHash,
+    /// Where it listens.
+    pub addr: SocketAddr,
+    /// Whether it has everything.
+    pub seed: bool,
+    /// How long ago it was announced.
+    pub age: Duration,
 }

@@ -97,6 +97,11 @@ impl<P> InFlight<P> {
         self.queries.remove(&tid)
     }
 
+    /// Whether an answer from there is awaited. Rare, like [`InFlight::take_to`].
+    pub fn has_asked(&self, to: SocketAddr) -> bool {
+        self.queries.values().any(|q| q.to == to)
+    }
+
     /// When the next query's time is up.
     pub fn next_deadline(&self) -> Option<Instant> {
         self.deadlines.first().map(|(at, _)| *at)

@@ -2,7 +2,8 @@
 //!
 //! [`Node`] wires small machines together, one for each idea: who is known ([`table`], [`bucket`]), how a
 //! search proceeds ([`lookup`]), what is under way ([`inflight`]), who may announce ([`token`]), what was
-//! announced ([`announced`]) and how much strangers may ask ([`limiter`]) and be told ([`allowance`]). None of them has a socket, a
+//! announced ([`announced`]) and stored ([`items`]), where we are seen to be ([`external`]), how much
+//! strangers may ask ([`limiter`]) and how much they may be told ([`allowance`]). None of them has a socket, a
 //! clock or a source of randomness; time is passed in and a seed is given once, so that a node behaves in
 //! a simulated network of thousands exactly as it does on a UDP socket.
 //!
@@ -13,7 +14,9 @@ pub mod announced;
 pub mod bucket;
 pub mod config;
 pub mod event;
+pub mod external;
 pub mod inflight;
+pub mod items;
 pub mod limiter;
 pub mod lookup;
 pub mod node;
@@ -22,6 +25,7 @@ pub mod token;
 
 pub use config::{Config, Limits, Network};
 pub use event::{
-    BootstrapState, Counters, Event, Full, LookupId, LookupStats, PingId, Reason, Snapshot, Transmit,
+    BootstrapState, Counters, Event, Full, LookupId, LookupStats, PingId, Reason, Snapshot, Stored,
+    StoredPeer, Transmit,
 };
 pub use node::Node;

@@ -1,7 +1,8 @@
 //! One DHT node: the wiring of the machines beside it, and their queues.
 //!
 //! The methods come in four kinds. *Input*: [`Node::handle_datagram`], [`Node::handle_timeout`].
-//! *Wishes*: [`Node::get_peers`], [`Node::announce`], [`Node::find_node`], [`Node::ping`],
+//! *Wishes*: [`Node::get_peers`], [`Node::announce`], [`Node::find_node`], [`Node::scrape`],
+//! [`Node::get_item`], [`Node::put_item`], [`Node::ping`], [`Node::sample_infohashes`],
 //! [`Node::add_bootstrap`], [`Node::add_contact`], [`Node::cancel`]. *Output*: [`Node::poll_transmit`],
 //! [`Node::poll_event`], [`Node::poll_timeout`]. *View*: [`Node::snapshot`].
 //!
@@ -9,6 +10,9 @@
 //! nothing, then ask `poll_timeout` when to call `handle_timeout`, and only then go on. Must not know
 //! sockets, clocks or files.
 
+mod identity;
+mod items;
+mod scrape;
 mod search;
 mod serve;
 mod upkeep;
@@ -22,11 +26,13 @@ use self::upkeep::Upkeep;
 use super::allowance::Allowance;
 use super::announced::Announced;
 use super::config::{
-    Config, K, MAX_BOOTSTRAP, MAX_EVENTS, MAX_PINGS, MAX_SEARCHES, MAX_TRANSMITS, PING_TIMEOUT,
+    Config, ITEM_SHARE, K, MAX_BOOTSTRAP, MAX_EVENTS, MAX_PINGS, MAX_SEARCHES, MAX_TRANSMITS, PING_TIMEOUT,
     QUERY_TIMEOUT, VERSION, is_private, is_sendable,
 };
 use super::event::{BootstrapState, Counters, Event, Full, LookupId, PingId, Reason, Snapshot, Transmit};
+use super::external::External;
 use super::inflight::{InFlight, Pending};
+use super::items::Items;
 use super::limiter::Limiter;
 use super::table::Table;
 use super::token::Tokens;
@@ -40,6 +46,8 @@ use crate::wire::krpc::{Body, Message, Method, ParseError, Query, Reply, Want, c
 pub struct Node {
     /// When somebody last answered.
     last_reply: Option<Instant>,
+    /// Whether a stranger's query has ever come in.
+    was_reached: bool,
     config: Config,
     id: NodeId,
     rng: Rng,
@@ -48,6 +56,9 @@ pub struct Node {
     inflight: InFlight<Purpose>,
     tokens: Tokens,
     announced: Announced,
+    items: Items,
+    /// IPv4, IPv6.
+    external: [External; 2],
     limiter: Limiter,
     allowance: Allowance,
     /// How long the answer to the query at hand may be.
@@ -68,6 +79,7 @@ enum Purpose {
     Search(LookupId),
     Announce(LookupId),
     Ping(PingId),
+    Sample(PingId),
     Check,
 }
 
@@ -82,13 +94,17 @@ impl Node {
         let mut rng = Rng::from_seed(seed);
         let random_id = Id160::random(&mut rng);
         let id = config.id.unwrap_or(random_id);
+        let item_bytes = (config.limits.store_bytes as f64 * ITEM_SHARE) as usize;
         Self {
             last_reply: None,
+            was_reached: false,
             id,
             tables: [Table::new(id), Table::new(id)],
             inflight: InFlight::new(rng.child()),
             tokens: Tokens::new(now, rng.child()),
-            announced: Announced::new(config.limits.store_bytes),
+            announced: Announced::new(config.limits.store_bytes - item_bytes),
+            items: Items::new(item_bytes),
+            external: Default::default(),
             limiter: Limiter::new(&config),
             allowance: Allowance::new(now, &config),
             answer_room: 0,
@@ -120,18 +136,20 @@ impl Node {
         let from = canonical(from);
         match Message::parse(bytes) {
             Ok(Message { body: Body::Query(query), transaction, read_only, .. }) => {
+                self.note_reached(from);
                 if self.admits(now, from) && query.id != self.id {
                     self.serve_within_bounds(now, from, bytes.len(), transaction, &query, read_only);
                 }
             }
-            Ok(Message { body: Body::Reply(reply), transaction, version, .. }) => {
-                self.on_reply(now, from, transaction, &reply, version);
+            Ok(Message { body: Body::Reply(reply), transaction, version, ip, .. }) => {
+                self.on_reply(now, from, transaction, &reply, (version, ip));
             }
             Ok(Message { body: Body::Error(error), transaction, .. }) => {
                 match self.inflight.take(now, transaction, from) {
                     Some(query) => {
                         tracing::debug!(code = error.code, "a node refused a query");
                         self.counters.errors_in += 1;
+                        self.note_refusal(&query, error.code);
                         self.on_failure(now, &query);
                     }
                     None => self.counters.unmatched += 1,
@@ -148,7 +166,7 @@ impl Node {
     }
 
     fn admits(&mut self, now: Instant, from: SocketAddr) -> bool {
-        if self.config.read_only {
+        if self.is_read_only() {
             return false;
         }
         let admitted = self.limiter.admits(now, from.ip());
@@ -201,7 +219,12 @@ impl Node {
 
     /// Searches for peers of a torrent, and afterwards announces `port` to the nodes closest to it.
     pub fn announce(&mut self, now: Instant, hash: InfoHash, port: u16) -> Result<LookupId, Full> {
-        self.search(now, hash, Kind::Announce { port })
+        self.search(now, hash, Kind::Announce { port, seed: false })
+    }
+
+    /// The same for one who has everything (BEP 33).
+    pub fn announce_seed(&mut self, now: Instant, hash: InfoHash, port: u16) -> Result<LookupId, Full> {
+        self.search(now, hash, Kind::Announce { port, seed: true })
     }
 
     /// Searches for the nodes closest to an id.
@@ -295,6 +318,8 @@ impl Node {
             counters: self.counters,
             bootstrap: self.bootstrap.clone(),
             stored_hashes: self.announced.hashes(),
+            stored_items: self.items.len(),
+            external: [0, 1].map(|at| self.external[at].address()),
         }
     }
 
@@ -319,7 +344,7 @@ impl Node {
         from: SocketAddr,
         tid: &[u8],
         reply: &Reply<'_>,
-        version: Option<[u8; 4]>,
+        (version, ip): (Option<[u8; 4]>, Option<SocketAddr>),
     ) {
         let Some(query) = self.inflight.take(now, tid, from) else {
             self.counters.unmatched += 1;
@@ -351,9 +376,11 @@ impl Node {
                 self.pings -= 1;
                 self.push_event(Event::Pong { ping, id: reply.id, rtt, version });
             }
+            Purpose::Sample(ping) => self.on_samples(ping, from, reply),
             Purpose::Check => self.on_checked(now, from, reply),
         }
         self.seed_searches(now, from);
+        self.on_vote(now, from, ip);
     }
 
     /// Marks an address to start from as answering; true for a router, which stays out of the table.
@@ -392,7 +419,7 @@ impl Node {
         match query.purpose {
             Purpose::Search(id) => self.on_search_failure(now, id, query.to),
             Purpose::Announce(id) => self.on_announced(now, id, false),
-            Purpose::Ping(ping) => {
+            Purpose::Ping(ping) | Purpose::Sample(ping) => {
                 self.pings -= 1;
                 self.push_event(Event::PingFailed { ping });
             }
@@ -416,10 +443,11 @@ impl Node {
             state.asked = true;
         }
         let both = self.config.ipv4 && self.config.ipv6;
-        let searching = matches!(method, Method::FindNode { .. } | Method::GetPeers { .. });
+        let searching =
+            matches!(method, Method::FindNode { .. } | Method::GetPeers { .. } | Method::Get { .. });
         let want = Want { v4: both && searching, v6: both && searching };
         let body = Body::Query(Query { id: self.id, want, method });
-        let read_only = self.config.read_only;
+        let read_only = self.is_read_only();
         self.send(to, Message { transaction: &tid, version: Some(VERSION), ip: None, read_only, body });
         Some(())
     }

@@ -44,6 +44,18 @@ impl Table {
         self.buckets.iter().flat_map(|b| b.entries())
     }
 
+    /// Takes another own id; everyone stays who finds room in his new bucket.
+    pub fn rebucket(&mut self, now: Instant, own: NodeId, config: &Config) {
+        let old = std::mem::replace(self, Self::new(own));
+        for entry in old.buckets.into_iter().flat_map(Bucket::into_entries) {
+            if let Some(at) = self.index(&entry.contact.id)
+                && self.is_diverse(&entry.contact, at, config)
+            {
+                self.buckets[at].insert(now, entry, capacity(at));
+            }
+        }
+    }
+
     fn index(&self, id: &NodeId) -> Option<usize> {
         let shared = self.own.shared_prefix(id) as usize;
         (shared < 160).then_some(shared)

@@ -172,6 +172,18 @@ pub fn udp_socket(addr: SocketAddr) -> io::Result<UdpSocket> {
     Ok(socket.into())
 }
 
+/// The addresses from which this machine would speak to the world; nothing is sent to learn them.
+pub fn local_ips() -> Vec<IpAddr> {
+    // Addresses for documentation (RFC 5737, RFC 3849): the default route decides, and nobody is there.
+    let pairs = [("0.0.0.0:0", "192.0.2.1:9"), ("[::]:0", "[2001:db8::1]:9")];
+    let ask = |(from, to): (&str, &str)| {
+        let socket = UdpSocket::bind(from).ok()?;
+        socket.connect(to).ok()?;
+        socket.local_addr().ok().map(|addr| addr.ip())
+    };
+    pairs.into_iter().filter_map(ask).collect()
+}
+
 fn v6_only(socket: &Socket, addr: SocketAddr) -> io::Result<()> {
     if addr.is_ipv6() { socket.set_only_v6(true) } else { Ok(()) }
 }

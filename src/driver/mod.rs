@@ -10,6 +10,7 @@ pub mod clock;
 pub mod create;
 pub mod disk;
 pub mod download;
+pub mod keyfile;
 pub mod listen;
 pub mod place;
 pub mod state;
@@ -19,4 +20,4 @@ pub mod throttle;
 pub mod transfer;
 pub mod udp;
 
-pub use udp::{Dht, DhtStatus, PeerSearch, PingError, PingReply, SearchEvent};
+pub use udp::{Dht, DhtStatus, PeerSearch, PingError, PingReply, SampleReply, SearchEvent};

@@ -1,11 +1,14 @@
-//! What a node keeps across restarts: its id and the contacts that answered.
+//! What a node keeps across restarts: its id, the contacts that answered, and what strangers entrusted to it.
 //!
 //! Owns one file and its format. A damaged file is reported and ignored: a node without memory starts
 //! slower, nothing else.
 
+mod stored;
+
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use data_encoding::HEXLOWER;
 use rustix::fs::{FlockOperation, flock};
@@ -15,7 +18,7 @@ use sha1::{Digest as _, Sha1};
 use thiserror::Error;
 
 use super::clock;
-use crate::dht::Snapshot;
+use crate::dht::{Snapshot, Stored};
 use crate::id::{Id160, NodeId};
 use crate::rng::Rng;
 use crate::wire::compact::{self, Contact};
@@ -24,8 +27,8 @@ use crate::wire::compact::{self, Contact};
 pub const FILE_NAME: &str = "dht.state";
 /// Who holds a lock on this file owns the id.
 const LOCK_NAME: &str = "dht.lock";
-/// A file larger than this is none of ours: 256 contacts of each family take 17 kB.
-const MAX_FILE: u64 = 1 << 20;
+/// A file larger than this is none of ours: what is stored for others is cut before it comes near.
+const MAX_FILE: u64 = 64 << 20;
 /// Contacts of each family that are saved: more than a start can use.
 const MAX_CONTACTS: usize = 256;
 const FORMAT: i64 = 1;
@@ -37,13 +40,21 @@ pub struct SavedNodes {
     pub id: NodeId,
     /// Nodes that answered, both families, most trusted first.
     pub contacts: Vec<Contact>,
+    /// What strangers entrusted to it; ages are as of now, whenever that is read.
+    pub stored: Stored,
 }
 
-impl From<Snapshot> for SavedNodes {
-    fn from(snapshot: Snapshot) -> Self {
+impl SavedNodes {
+    /// What is worth keeping of a node.
+    pub fn new(snapshot: Snapshot, stored: Stored) -> Self {
         let family = |nodes: Vec<Contact>| nodes.into_iter().take(MAX_CONTACTS);
         let contacts = family(snapshot.nodes_v4).chain(family(snapshot.nodes_v6)).collect();
-        Self { id: snapshot.id, contacts }
+        Self { id: snapshot.id, contacts, stored }
+    }
+
+    /// Whether nobody has answered: an earlier run's memory is worth more then.
+    pub fn is_empty(&self) -> bool {
+        self.contacts.is_empty()
     }
 }
 
@@ -65,6 +76,10 @@ struct OnDisk {
     nodes: ByteBuf,
     nodes6: ByteBuf,
     saved_unix_s: u64,
+    #[serde(default)]
+    announced: Vec<stored::Swarm>,
+    #[serde(default)]
+    items: Vec<stored::StoredItem>,
 }
 
 /// Reads what was saved; nothing where there is no file, and, with a warning, where it is unusable.
@@ -99,7 +114,9 @@ fn decode(bytes: &[u8]) -> Result<SavedNodes, String> {
     }
     let id = Id160::from_slice(&disk.id).ok_or("the id has not 20 bytes")?;
     let contacts = compact::nodes_v4(&disk.nodes).chain(compact::nodes_v6(&disk.nodes6)).collect();
-    Ok(SavedNodes { id, contacts })
+    let asleep = clock::unix_time().saturating_sub(Duration::from_secs(disk.saved_unix_s));
+    let stored = stored::decode(&disk.announced, disk.items, asleep);
+    Ok(SavedNodes { id, contacts, stored })
 }
 
 /// Writes beside the old file, syncs, and puts it in its place.
@@ -108,7 +125,10 @@ fn save(dir: &Path, saved: &SavedNodes) -> io::Result<()> {
     for contact in &saved.contacts {
         compact::write_node(contact, if contact.addr.is_ipv4() { &mut nodes } else { &mut nodes6 });
     }
+    let (announced, items) = stored::encode(&saved.stored);
     let disk = OnDisk {
+        announced,
+        items,
         format: FORMAT,
         id: ByteBuf::from(saved.id.as_bytes().as_slice()),
         nodes: ByteBuf::from(nodes),
@@ -198,7 +218,7 @@ mod tests {
     fn two_runs_never_share_an_id_and_networks_never_share_contacts() {
         let dir = tempfile::tempdir().unwrap();
         let mut rng = Rng::from_u64(1);
-        let saved = SavedNodes { id: Id160([7; 20]), contacts: Vec::new() };
+        let saved = SavedNodes { id: Id160([7; 20]), ..SavedNodes::default() };
         let first = StateFolder::open(dir.path(), None);
         first.store(&saved);
         let second = StateFolder::open(dir.path(), None);
@@ -213,7 +233,8 @@ mod tests {
 
     fn some() -> SavedNodes {
         let contact = |addr: &str| Contact { id: Id160([3; 20]), addr: addr.parse().unwrap() };
-        SavedNodes { id: Id160([9; 20]), contacts: vec![contact("1.2.3.4:5"), contact("[2001:db8::1]:6")] }
+        let contacts = vec![contact("1.2.3.4:5"), contact("[2001:db8::1]:6")];
+        SavedNodes { id: Id160([9; 20]), contacts, stored: Stored::default() }
     }
 
     #[test]

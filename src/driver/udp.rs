@@ -13,7 +13,9 @@ use super::clock;
 use super::listen::UdpSockets;
 use super::state::SavedNodes;
 use crate::dht::{self, Counters, LookupStats};
-use crate::id::{InfoHash, NodeId};
+use crate::id::{Id160, InfoHash, NodeId};
+use crate::wire::compact::Contact;
+use crate::wire::item::{Item, ItemError};
 
 mod mailbox;
 mod resolve;
@@ -85,6 +87,15 @@ pub enum PingError {
 pub enum SearchEvent {
     /// Peers not told before.
     Peers(Vec<SocketAddr>),
+    /// An item, newer than any told before (BEP 44).
+    Item(Item),
+    /// How many addresses share a torrent (BEP 33).
+    Scrape {
+        /// Those that have everything.
+        seeds: u32,
+        /// Those that do not.
+        leechers: u32,
+    },
     /// The search goes on.
     Progress {
         /// Nodes asked so far.
@@ -94,6 +105,19 @@ pub enum SearchEvent {
     },
     /// The search is over; nothing follows.
     Done(LookupStats),
+}
+
+/// What a node has peers of (BEP 51).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SampleReply {
+    /// Some of its info-hashes.
+    pub hashes: Vec<InfoHash>,
+    /// How many it has.
+    pub num: u64,
+    /// For how long it would name the same ones.
+    pub interval: Duration,
+    /// Nodes close to the target that was asked about.
+    pub nodes: Vec<Contact>,
 }
 
 /// A search under way; dropping it ends it.
@@ -133,7 +157,10 @@ impl Dht {
         let mut node = dht::Node::new(config, seed, now);
         let list = resolve::sort_out(bootstrap);
         node.add_bootstrap(now, list.addrs);
-        node.add_saved(now, saved.into_iter().flat_map(|s| s.contacts));
+        if let Some(saved) = saved {
+            node.add_saved(now, saved.contacts);
+            node.restore(now, saved.stored);
+        }
         let (commands, inbox) = mpsc::channel(MAX_COMMANDS);
         let first = DhtStatus { unresolved: list.names, bad_bootstrap: list.bad, ..DhtStatus::default() };
         for name in first.unresolved.clone() {
@@ -150,9 +177,34 @@ impl Dht {
         self.search(hash, SearchKind::GetPeers)
     }
 
-    /// Searches for peers of a torrent, then announces that one listens at `port`.
-    pub fn get_peers_and_announce(&self, hash: InfoHash, port: u16) -> PeerSearch {
-        self.search(hash, SearchKind::Announce(port))
+    /// Searches for peers of a torrent, then announces that one listens at `port`, and whether it has
+    /// everything.
+    pub fn get_peers_and_announce(&self, hash: InfoHash, port: u16, seed: bool) -> PeerSearch {
+        self.search(hash, SearchKind::Announce { port, seed })
+    }
+
+    /// Counts the peers of a torrent (BEP 33).
+    pub fn scrape(&self, hash: InfoHash) -> PeerSearch {
+        self.search(hash, SearchKind::Scrape)
+    }
+
+    /// Searches for an item (BEP 44). Of a mutable one, the salt must be known.
+    pub fn get_item(&self, target: Id160, salt: &[u8]) -> PeerSearch {
+        self.search(target, SearchKind::GetItem { salt: salt.to_vec() })
+    }
+
+    /// Puts an item on the nodes closest to its target (BEP 44); with `cas`, only in place of that version.
+    pub fn put_item(&self, item: Item, cas: Option<i64>) -> Result<PeerSearch, ItemError> {
+        item.check()?;
+        Ok(self.search(item.target(), SearchKind::PutItem { item: Box::new(item), cas }))
+    }
+
+    /// Asks one node which torrents it has peers of (BEP 51).
+    pub async fn sample_infohashes(&self, addr: SocketAddr, target: Id160) -> Result<SampleReply, PingError> {
+        let (reply, answer) = oneshot::channel();
+        let sent = self.commands.send(Command::Sample(addr, target, reply)).await;
+        sent.map_err(|_| PingError::Stopped)?;
+        answer.await.unwrap_or(Err(PingError::Stopped))
     }
 
     fn search(&self, hash: InfoHash, kind: SearchKind) -> PeerSearch {
@@ -189,12 +241,18 @@ impl Dht {
         answer.await.unwrap_or_default()
     }
 
-    /// Ends the node, whatever handles there are, and returns what to save; nothing if nobody ever
-    /// answered, so that an earlier run's contacts are not overwritten with none.
+    /// What to save for the next run; nothing if nobody ever answered, so that an earlier run's contacts are
+    /// not overwritten with none.
+    pub async fn saved(&self) -> Option<SavedNodes> {
+        let (reply, answer) = oneshot::channel();
+        let _ = self.commands.send(Command::Save(reply)).await;
+        answer.await.ok().filter(|saved| !saved.is_empty())
+    }
+
+    /// Ends the node, whatever handles there are, and returns what to save, as [`Dht::saved`] does.
     pub async fn shutdown(&self) -> Option<SavedNodes> {
         let (reply, answer) = oneshot::channel();
         let _ = self.commands.send(Command::Shutdown(reply)).await;
-        let saved = SavedNodes::from(answer.await.ok()?);
-        (!saved.contacts.is_empty()).then_some(saved)
+        answer.await.ok().filter(|saved| !saved.is_empty())
     }
 }

@@ -78,6 +78,12 @@ impl<'a> Value<'a> {
         self.raw.get(colon + 1..)
     }
 
+    /// Whether this is the one way to write it: sorted keys without repeats and no zeros before a length
+    /// (BEP 3, "bencoding"). What is hashed or signed must be.
+    pub fn is_canonical(&self) -> bool {
+        is_canonical(self.raw)
+    }
+
     /// A byte string that is UTF-8.
     pub fn text(&self) -> Option<&'a str> {
         std::str::from_utf8(self.bytes()?).ok()
@@ -263,6 +269,49 @@ fn check(bytes: &[u8], limits: Limits) -> Result<usize, BencodeError> {
     }
 }
 
+/// The same for bytes that `check` has passed, without recursion.
+fn is_canonical(bytes: &[u8]) -> bool {
+    /// Whether a key comes next, and the key before it.
+    type Keys<'a> = (bool, Option<&'a [u8]>);
+    // One for each open container; None for a list.
+    let mut open: Vec<Option<Keys<'_>>> = Vec::new();
+    let mut at = 0;
+    while let Some(&byte) = bytes.get(at) {
+        let mut closed = true;
+        match byte {
+            b'e' => {
+                open.pop();
+                at += 1;
+            }
+            b'i' => at += skip(&bytes[at..]).unwrap_or(1),
+            b'l' | b'd' => {
+                open.push((byte == b'd').then_some((true, None)));
+                at += 1;
+                closed = false;
+            }
+            _ => {
+                let value = &bytes[at..];
+                let Some(end) = skip(value) else { return false };
+                let text = Value { raw: &value[..end] }.bytes().unwrap_or_default();
+                if byte == b'0' && end > 2 {
+                    return false;
+                }
+                if let Some(Some((true, last))) = open.last_mut() {
+                    if last.is_some_and(|last| last >= text) {
+                        return false;
+                    }
+                    *last = Some(text);
+                }
+                at += end;
+            }
+        }
+        if closed && let Some(Some((key_next, _))) = open.last_mut() {
+            *key_next = !*key_next;
+        }
+    }
+    true
+}
+
 /// Appends bencoded values to a buffer. Keys of a dictionary must be written in sorted order, which a
 /// debug build cannot check for nested writers; the tests of each message do.
 #[derive(Debug)]
@@ -411,6 +460,26 @@ mod tests {
                 proptest::prop_assert_eq!(value.raw(), &bytes[..]);
                 let _ = (value.int(), value.bytes(), value.list().count(), value.dict().count());
             }
+        }
+    }
+
+    #[test]
+    fn only_one_spelling_is_canonical() {
+        for (text, canonical) in [
+            (&b"i1e"[..], true),
+            (b"0:", true),
+            (b"02:ab", false),
+            (b"d1:ai1e1:bi2ee", true),
+            (b"d1:bi1e1:ai2ee", false),
+            (b"d1:ai1e1:ai2ee", false),
+            (b"d0:i1e1:ai2ee", true),
+            (b"d0:1:d0:i2ee", false),
+            (b"ld1:ad1:b0:1:cleeed1:bi1e1:ai1eee", false),
+            (b"ld1:ad1:b0:1:cleeed1:ai1e1:bi1eee", true),
+            (b"d1:a1:d1:b1:ce", true),
+        ] {
+            let value = Value::parse(text, Limits::MESSAGE).unwrap();
+            assert_eq!(value.is_canonical(), canonical, "{}", String::from_utf8_lossy(text));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! KRPC, the message format of the mainline DHT (BEPs 5, 32, 42 and 43).
+//! KRPC, the message format of the mainline DHT (BEPs 5, 32, 33, 42, 43, 44 and 51).
 //!
 //! Owns the mapping between one datagram and one [`Message`], both ways, borrowing from the datagram.
 //! Must not know a routing table, a transaction or an address family's policy. Written strictly (sorted
@@ -6,11 +6,14 @@
 //! as real nodes send them. Each method is one variant of [`Method`] and each reply key one field of
 //! [`Reply`], so an extension adds a variant or a field and a line in the reader and the writer.
 
+mod read;
+
 use std::net::SocketAddr;
 
 use thiserror::Error;
 
 use super::bencode::{BencodeError, Limits, Value, Writer};
+use super::bloom::FILTER_BYTES;
 use super::compact::{self, Contact};
 use crate::id::{Id160, InfoHash, NodeId};
 
@@ -74,6 +77,10 @@ pub enum Method<'a> {
     GetPeers {
         /// Peers of this torrent are wanted.
         info_hash: InfoHash,
+        /// The Bloom filters are wanted too (BEP 33).
+        scrape: bool,
+        /// Peers that have everything are of no use (BEP 33).
+        no_seeds: bool,
     },
     /// `announce_peer`
     AnnouncePeer {
@@ -83,8 +90,24 @@ pub enum Method<'a> {
         port: u16,
         /// The datagram's source port is the peer's port.
         implied_port: bool,
+        /// The peer has everything (BEP 33).
+        seed: bool,
         /// What `get_peers` gave.
         token: &'a [u8],
+    },
+    /// `get` (BEP 44)
+    Get {
+        /// The item.
+        target: Id160,
+        /// Only a version newer than this is wanted.
+        seq: Option<i64>,
+    },
+    /// `put` (BEP 44)
+    Put(Put<'a>),
+    /// `sample_infohashes` (BEP 51)
+    SampleInfohashes {
+        /// Nodes close to this id are wanted besides.
+        target: Id160,
     },
     /// Any other query, with its `target` or `info_hash` where it has one.
     Other {
@@ -93,6 +116,52 @@ pub enum Method<'a> {
         /// What a node that does not know the query may answer as `find_node`.
         target: Option<Id160>,
     },
+}
+
+/// The arguments of `put` (BEP 44).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Put<'a> {
+    /// What `get` gave.
+    pub token: &'a [u8],
+    /// The value as it stands in the message.
+    pub value: &'a [u8],
+    /// What makes it mutable.
+    pub signed: Option<Signed<'a>>,
+    /// Replace this version only.
+    pub cas: Option<i64>,
+    /// Empty where there is none.
+    pub salt: &'a [u8],
+}
+
+/// Whose a mutable item is, and which version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Signed<'a> {
+    /// `k`
+    pub key: &'a [u8; 32],
+    /// `seq`
+    pub seq: i64,
+    /// `sig`
+    pub signature: &'a [u8; 64],
+}
+
+/// The filters of a swarm (BEP 33).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Filters<'a> {
+    /// `BFsd`
+    pub seeds: &'a [u8; FILTER_BYTES],
+    /// `BFpe`
+    pub peers: &'a [u8; FILTER_BYTES],
+}
+
+/// The answer to `sample_infohashes` (BEP 51).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Samples<'a> {
+    /// Seconds for which the answer stays the same.
+    pub interval: i64,
+    /// Info-hashes in store.
+    pub num: i64,
+    /// Some of them, 20 bytes each.
+    pub hashes: &'a [u8],
 }
 
 /// An answer. Fields that are absent are empty.
@@ -108,6 +177,16 @@ pub struct Reply<'a> {
     pub token: Option<&'a [u8]>,
     /// Peers: the bencoded list of strings, as it stands in the message.
     pub values: &'a [u8],
+    /// How many there are (BEP 33).
+    pub filters: Option<Filters<'a>>,
+    /// An item's value, bencoded, as it stands in the message (BEP 44).
+    pub value: &'a [u8],
+    /// Whose it is, if mutable.
+    pub signed: Option<Signed<'a>>,
+    /// The version in store, where the value was not worth sending.
+    pub seq: Option<i64>,
+    /// Info-hashes in store (BEP 51).
+    pub samples: Option<Samples<'a>>,
 }
 
 impl<'a> Reply<'a> {
@@ -142,6 +221,16 @@ pub mod code {
     pub const PROTOCOL: i64 = 203;
     /// Method unknown.
     pub const METHOD: i64 = 204;
+    /// The value of an item is too big (BEP 44, "Errors").
+    pub const TOO_BIG: i64 = 205;
+    /// Its signature does not hold (BEP 44).
+    pub const SIGNATURE: i64 = 206;
+    /// Its salt is too big (BEP 44).
+    pub const SALT: i64 = 207;
+    /// Another version than the one to be replaced is in store (BEP 44).
+    pub const CAS: i64 = 301;
+    /// A newer version is in store (BEP 44).
+    pub const OLD_SEQ: i64 = 302;
 }
 
 /// Why a datagram is no message.
@@ -164,28 +253,6 @@ pub enum ParseError<'a> {
 }
 
 impl<'a> Message<'a> {
-    /// Reads one datagram; bytes behind the message are ignored.
-    pub fn parse(datagram: &'a [u8]) -> Result<Self, ParseError<'a>> {
-        let (top, _) = Value::parse_prefix(datagram, Limits::MESSAGE)?;
-        let field = |key: &[u8]| top.get(key);
-        let transaction = field(b"t").and_then(|v| v.bytes()).ok_or(ParseError::Shape("no t"))?;
-        let body = match field(b"y").and_then(|v| v.bytes()) {
-            Some(b"q") => {
-                parse_query(top).map(Body::Query).map_err(|what| ParseError::Query { transaction, what })?
-            }
-            Some(b"r") => Body::Reply(parse_reply(top).ok_or(ParseError::Shape("no r with an id"))?),
-            Some(b"e") => Body::Error(parse_error(top)),
-            _ => return Err(ParseError::Shape("y is neither q, r nor e")),
-        };
-        Ok(Self {
-            transaction,
-            version: field(b"v").and_then(|v| v.bytes()?.try_into().ok()),
-            ip: field(b"ip").and_then(|v| compact::peer(v.bytes()?)),
-            read_only: field(b"ro").and_then(|v| v.int()).is_some_and(|n| n != 0),
-            body,
-        })
-    }
-
     /// Appends the message, keys sorted.
     pub fn emit(&self, out: &mut Vec<u8>) {
         let mut scratch = Vec::new();
@@ -232,80 +299,67 @@ impl<'a> Method<'a> {
             Method::FindNode { .. } => b"find_node",
             Method::GetPeers { .. } => b"get_peers",
             Method::AnnouncePeer { .. } => b"announce_peer",
+            Method::Get { .. } => b"get",
+            Method::Put(_) => b"put",
+            Method::SampleInfohashes { .. } => b"sample_infohashes",
             Method::Other { name, .. } => name,
         }
     }
 }
 
-fn id_of(arguments: Value<'_>, key: &[u8]) -> Option<Id160> {
-    arguments.get(key).and_then(|v| Id160::from_slice(v.bytes()?))
-}
-
-fn parse_query(top: Value<'_>) -> Result<Query<'_>, &'static str> {
-    let name = top.get(b"q").and_then(|v| v.bytes()).ok_or("no q")?;
-    let a = top.get(b"a").filter(Value::is_dict).ok_or("no arguments")?;
-    let id = id_of(a, b"id").ok_or("id is not 20 bytes")?;
-    let (target, info_hash) = (id_of(a, b"target"), id_of(a, b"info_hash"));
-    let method = match name {
-        b"ping" => Method::Ping,
-        b"find_node" => Method::FindNode { target: target.ok_or("target is not 20 bytes")? },
-        b"get_peers" => Method::GetPeers { info_hash: info_hash.ok_or("info_hash is not 20 bytes")? },
-        b"announce_peer" => Method::AnnouncePeer {
-            info_hash: info_hash.ok_or("info_hash is not 20 bytes")?,
-            implied_port: a.get(b"implied_port").and_then(|v| v.int()).is_some_and(|n| n != 0),
-            // With implied_port the port need not be there, nor make sense (BEP 5, "announce_peer").
-            port: a.get(b"port").and_then(|v| v.uint()?.try_into().ok()).unwrap_or(0),
-            token: a.get(b"token").and_then(|v| v.bytes()).ok_or("no token")?,
-        },
-        name => Method::Other { name, target: target.or(info_hash) },
-    };
-    let mut want = Want::default();
-    for family in a.get(b"want").iter().flat_map(Value::list).take(MAX_WANT) {
-        want.v4 |= family.bytes() == Some(b"n4");
-        want.v6 |= family.bytes() == Some(b"n6");
+fn emit_put(id: &NodeId, put: &Put<'_>, w: &mut Writer<'_>) {
+    w.bytes(b"a").begin_dict();
+    if let Some(cas) = put.cas {
+        w.bytes(b"cas").int(cas);
     }
-    Ok(Query { id, want, method })
-}
-
-/// Entries of `want` that are looked at: there are two families.
-const MAX_WANT: usize = 4;
-
-fn parse_reply(top: Value<'_>) -> Option<Reply<'_>> {
-    let r = top.get(b"r")?;
-    let bytes = |key: &[u8]| r.get(key).and_then(|v| v.bytes());
-    Some(Reply {
-        id: id_of(r, b"id")?,
-        nodes: bytes(b"nodes").unwrap_or_default(),
-        nodes6: bytes(b"nodes6").unwrap_or_default(),
-        token: bytes(b"token"),
-        values: r.get(b"values").filter(Value::is_list).map(|v| v.raw()).unwrap_or_default(),
-    })
-}
-
-fn parse_error(top: Value<'_>) -> ErrorBody<'_> {
-    let mut list = top.get(b"e").into_iter().flat_map(|v| v.list());
-    ErrorBody {
-        code: list.next().and_then(|v| v.int()).unwrap_or(code::GENERIC),
-        text: list.next().and_then(|v| v.bytes()).unwrap_or_default(),
+    w.bytes(b"id").bytes(id.as_bytes());
+    if let Some(signed) = &put.signed {
+        w.bytes(b"k").bytes(signed.key);
+        if !put.salt.is_empty() {
+            w.bytes(b"salt").bytes(put.salt);
+        }
+        w.bytes(b"seq").int(signed.seq).bytes(b"sig").bytes(signed.signature);
     }
+    w.bytes(b"token").bytes(put.token).bytes(b"v").raw(put.value).end();
 }
 
 fn emit_arguments(query: &Query<'_>, w: &mut Writer<'_>) {
+    if let Method::Put(put) = &query.method {
+        return emit_put(&query.id, put, w);
+    }
     w.bytes(b"a").begin_dict().bytes(b"id").bytes(query.id.as_bytes());
     match &query.method {
-        Method::Ping | Method::Other { target: None, .. } => {}
-        Method::FindNode { target } | Method::Other { target: Some(target), .. } => {
+        Method::Ping | Method::Other { target: None, .. } | Method::Put(_) => {}
+        Method::FindNode { target }
+        | Method::Other { target: Some(target), .. }
+        | Method::SampleInfohashes { target } => {
             w.bytes(b"target").bytes(target.as_bytes());
         }
-        Method::GetPeers { info_hash } => {
+        Method::GetPeers { info_hash, scrape, no_seeds } => {
             w.bytes(b"info_hash").bytes(info_hash.as_bytes());
+            if *no_seeds {
+                w.bytes(b"noseed").int(1);
+            }
+            if *scrape {
+                w.bytes(b"scrape").int(1);
+            }
         }
-        Method::AnnouncePeer { info_hash, port, implied_port, token } => {
+        Method::AnnouncePeer { info_hash, port, implied_port, seed, token } => {
             if *implied_port {
                 w.bytes(b"implied_port").int(1);
             }
             w.bytes(b"info_hash").bytes(info_hash.as_bytes());
-            w.bytes(b"port").int(i64::from(*port)).bytes(b"token").bytes(token);
+            w.bytes(b"port").int(i64::from(*port));
+            if *seed {
+                w.bytes(b"seed").int(1);
+            }
+            w.bytes(b"token").bytes(token);
+        }
+        Method::Get { target, seq } => {
+            if let Some(seq) = seq {
+                w.bytes(b"seq").int(*seq);
+            }
+            w.bytes(b"target").bytes(target.as_bytes());
         }
     }
     if query.want != Want::default() {
@@ -322,15 +376,37 @@ fn emit_arguments(query: &Query<'_>, w: &mut Writer<'_>) {
 }
 
 fn emit_reply(reply: &Reply<'_>, w: &mut Writer<'_>) {
-    w.bytes(b"r").begin_dict().bytes(b"id").bytes(reply.id.as_bytes());
+    w.bytes(b"r").begin_dict();
+    if let Some(filters) = &reply.filters {
+        w.bytes(b"BFpe").bytes(filters.peers).bytes(b"BFsd").bytes(filters.seeds);
+    }
+    w.bytes(b"id").bytes(reply.id.as_bytes());
+    if let Some(samples) = &reply.samples {
+        w.bytes(b"interval").int(samples.interval);
+    }
+    if let Some(signed) = &reply.signed {
+        w.bytes(b"k").bytes(signed.key);
+    }
     if !reply.nodes.is_empty() {
         w.bytes(b"nodes").bytes(reply.nodes);
     }
     if !reply.nodes6.is_empty() {
         w.bytes(b"nodes6").bytes(reply.nodes6);
     }
+    if let Some(samples) = &reply.samples {
+        w.bytes(b"num").int(samples.num).bytes(b"samples").bytes(samples.hashes);
+    }
+    if let Some(seq) = reply.signed.map(|s| s.seq).or(reply.seq) {
+        w.bytes(b"seq").int(seq);
+    }
+    if let Some(signed) = &reply.signed {
+        w.bytes(b"sig").bytes(signed.signature);
+    }
     if let Some(token) = reply.token {
         w.bytes(b"token").bytes(token);
+    }
+    if !reply.value.is_empty() {
+        w.bytes(b"v").raw(reply.value);
     }
     if !reply.values.is_empty() {
         w.bytes(b"values").raw(reply.values);
@@ -366,7 +442,7 @@ mod tests {
         );
         round_trip(
             "d1:ad2:id20:abcdefghij01234567899:info_hash20:mnopqrstuvwxyz123456e1:q9:get_peers1:t2:aa1:y1:qe",
-            query(Method::GetPeers { info_hash: OTHER }),
+            query(Method::GetPeers { info_hash: OTHER, scrape: false, no_seeds: false }),
         );
         round_trip(
             "d1:ad2:id20:abcdefghij012345678912:implied_porti1e9:info_hash20:mnopqrstuvwxyz1234564:porti6881e5:token8:aoeusnthe1:q13:announce_peer1:t2:aa1:y1:qe",
@@ -374,6 +450,7 @@ mod tests {
                 info_hash: OTHER,
                 port: 6881,
                 implied_port: true,
+                seed: false,
                 token: b"aoeusnth",
             }),
         );
@@ -394,6 +471,79 @@ mod tests {
         assert_eq!(
             reply.peers().map(|p| p.to_string()).collect::<Vec<_>>(),
             ["97.120.106.101:11893", "105.100.104.116:28269"]
+        );
+    }
+
+    #[test]
+    fn scrapes_and_seeds_are_written_as_bep_33_shows() {
+        round_trip(
+            "d1:ad2:id20:abcdefghij01234567899:info_hash20:mnopqrstuvwxyz1234566:noseedi1e6:scrapei1ee1:q9:get_peers1:t2:aa1:y1:qe",
+            query(Method::GetPeers { info_hash: OTHER, scrape: true, no_seeds: true }),
+        );
+        round_trip(
+            "d1:ad2:id20:abcdefghij01234567899:info_hash20:mnopqrstuvwxyz1234564:porti6881e4:seedi1e5:token8:aoeusnthe1:q13:announce_peer1:t2:aa1:y1:qe",
+            query(Method::AnnouncePeer {
+                info_hash: OTHER,
+                port: 6881,
+                implied_port: false,
+                seed: true,
+                token: b"aoeusnth",
+            }),
+        );
+        let (peers, seeds) = ([b'p'; FILTER_BYTES], [b's'; FILTER_BYTES]);
+        let filters = Some(Filters { seeds: &seeds, peers: &peers });
+        let (p, s) = ("p".repeat(FILTER_BYTES), "s".repeat(FILTER_BYTES));
+        round_trip(
+            &format!("d1:rd4:BFpe256:{p}4:BFsd256:{s}2:id20:mnopqrstuvwxyz1234565:token1:xe1:t2:aa1:y1:re"),
+            Body::Reply(Reply { id: OTHER, filters, token: Some(b"x"), ..Reply::default() }),
+        );
+    }
+
+    #[test]
+    fn items_are_written_as_bep_44_shows() {
+        round_trip(
+            "d1:ad2:id20:abcdefghij01234567893:seqi4e6:target20:mnopqrstuvwxyz123456e1:q3:get1:t2:aa1:y1:qe",
+            query(Method::Get { target: OTHER, seq: Some(4) }),
+        );
+        let put = Put { token: b"tok", value: b"12:Hello World!", signed: None, cas: None, salt: b"" };
+        round_trip(
+            "d1:ad2:id20:abcdefghij01234567895:token3:tok1:v12:Hello World!e1:q3:put1:t2:aa1:y1:qe",
+            query(Method::Put(put)),
+        );
+        let (key, signature) = ([b'k'; 32], [b's'; 64]);
+        let signed = Some(Signed { key: &key, seq: 4, signature: &signature });
+        let (k, s) = ("k".repeat(32), "s".repeat(64));
+        round_trip(
+            &format!(
+                "d1:ad3:casi3e2:id20:abcdefghij01234567891:k32:{k}4:salt6:foobar3:seqi4e3:sig64:{s}5:token3:tok1:v12:Hello World!e1:q3:put1:t2:aa1:y1:qe"
+            ),
+            query(Method::Put(Put { signed, cas: Some(3), salt: b"foobar", ..put })),
+        );
+        let reply = Reply { id: OTHER, token: Some(b"x"), value: b"i5e", ..Reply::default() };
+        round_trip("d1:rd2:id20:mnopqrstuvwxyz1234565:token1:x1:vi5ee1:t2:aa1:y1:re", Body::Reply(reply));
+        round_trip(
+            &format!(
+                "d1:rd2:id20:mnopqrstuvwxyz1234561:k32:{k}5:nodes26:abcdefghijklmnopqrstuvwxyz3:seqi4e3:sig64:{s}5:token1:x1:vi5ee1:t2:aa1:y1:re"
+            ),
+            Body::Reply(Reply { signed, seq: Some(4), nodes: b"abcdefghijklmnopqrstuvwxyz", ..reply }),
+        );
+    }
+
+    #[test]
+    fn samples_are_written_as_bep_51_shows() {
+        round_trip(
+            "d1:ad2:id20:abcdefghij01234567896:target20:mnopqrstuvwxyz123456e1:q17:sample_infohashes1:t2:aa1:y1:qe",
+            query(Method::SampleInfohashes { target: OTHER }),
+        );
+        let samples = Some(Samples { interval: 600, num: 9, hashes: OTHER.as_bytes() });
+        round_trip(
+            "d1:rd2:id20:mnopqrstuvwxyz1234568:intervali600e5:nodes26:abcdefghijklmnopqrstuvwxyz3:numi9e7:samples20:mnopqrstuvwxyz123456e1:t2:aa1:y1:re",
+            Body::Reply(Reply {
+                id: OTHER,
+                samples,
+                nodes: b"abcdefghijklmnopqrstuvwxyz",
+                ..Reply::default()
+            }),
         );
     }
 
@@ -422,7 +572,7 @@ mod tests {
             body: Body::Query(Query {
                 id: ASKER,
                 want: Want { v4: true, v6: true },
-                method: Method::Other { name: b"sample_infohashes", target: Some(OTHER) },
+                method: Method::Other { name: b"vote", target: Some(OTHER) },
             }),
         };
         let mut out = Vec::new();

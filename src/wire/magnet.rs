@@ -65,6 +65,12 @@ pub enum MagnetError {
     /// No `xt` at all, or none of BitTorrent.
     #[error("the magnet link names no torrent: it has no `xt=urn:btih:` part")]
     NoTopic,
+    /// A pointer whose key cannot be read (BEP 46).
+    #[error("the public key of the magnet link cannot be read: after `urn:btpk:` stand 64 hex digits")]
+    Key,
+    /// A pointer whose salt cannot be read (BEP 46).
+    #[error("the salt of the magnet link cannot be read: after `s=` stand hex digits, {0} at most")]
+    Salt(usize),
     /// Only a v2 hash (BEP 52).
     #[error("the magnet link names a v2 torrent only (`urn:btmh:`, BEP 52)")]
     V2Only,
@@ -163,7 +169,7 @@ impl Topics {
 }
 
 /// Parameters may carry a number (`xt.1`, `x.pe` stays whole) and may come out of HTML (`&amp;`).
-fn plain_key(key: &str) -> String {
+pub(super) fn plain_key(key: &str) -> String {
     let key = percent_decode(key).to_ascii_lowercase();
     let key = key.strip_prefix("amp;").unwrap_or(&key);
     match key.rsplit_once('.') {
@@ -224,7 +230,7 @@ impl fmt::Display for Magnet {
 }
 
 /// Decodes `%41`; what is no escape stays as it is, bytes that are no UTF-8 become visible.
-fn percent_decode(text: &str) -> String {
+pub(super) fn percent_decode(text: &str) -> String {
     let mut out = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let [first, tail @ ..] = rest {

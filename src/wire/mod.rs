@@ -3,9 +3,12 @@
 //! Parsing never panics, never recurses and never allocates by a number that a stranger sent.
 
 pub mod bencode;
+pub mod bloom;
 pub mod compact;
 pub mod extended;
+pub mod item;
 pub mod krpc;
 pub mod magnet;
 pub mod metainfo;
 pub mod peer;
+pub mod pointer;

@@ -6,11 +6,13 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Instant;
 
+use super::items::ItemSearch;
 use super::{Node, Purpose, family};
 use crate::dht::config::{K, MAX_PEERS_FOUND, MAX_SEEDS, PATIENCE_OTHER_FAMILY};
 use crate::dht::event::{Event, LookupId, LookupStats};
 use crate::dht::lookup::{Lookup, Step};
 use crate::id::Id160;
+use crate::wire::bloom::Bloom;
 use crate::wire::compact::Contact;
 use crate::wire::krpc::{Method, Reply};
 
@@ -23,7 +25,25 @@ pub(super) enum Kind {
     GetPeers,
     Announce {
         port: u16,
+        seed: bool,
     },
+    Scrape,
+    GetItem,
+    PutItem,
+}
+
+impl Kind {
+    /// The query that everyone on the way is asked.
+    fn method(self, target: Id160) -> Method<'static> {
+        match self {
+            Kind::Join | Kind::FindNode => Method::FindNode { target },
+            Kind::GetItem | Kind::PutItem => Method::Get { target, seq: None },
+            Kind::GetPeers | Kind::Announce { .. } | Kind::Scrape => {
+                let scrape = self == Kind::Scrape;
+                Method::GetPeers { info_hash: target, scrape, no_seeds: false }
+            }
+        }
+    }
 }
 
 /// One search.
@@ -40,9 +60,24 @@ pub(super) struct Search {
     /// Announces under way, once the lookups are over.
     announcing: Option<u32>,
     announced_to: u32,
+    /// The last error a node refused to store with.
+    pub(super) refused: Option<i64>,
+    /// Nothing further is to be found.
+    pub(super) is_satisfied: bool,
+    pub(super) item: Option<Box<ItemSearch>>,
+    /// Seeds and others (BEP 33).
+    filters: Option<Box<[Bloom; 2]>>,
 }
 
 impl Search {
+    pub(super) fn target(&self) -> Id160 {
+        self.target
+    }
+
+    pub(super) fn is_get_item(&self) -> bool {
+        self.kind == Kind::GetItem
+    }
+
     pub(super) fn id(&self) -> LookupId {
         self.id
     }
@@ -71,6 +106,7 @@ impl Search {
             timeouts: self.sum(Lookup::stalls),
             peers: self.found.len() as u32,
             announced_to: self.announced_to,
+            refused: self.refused,
             elapsed: now.saturating_duration_since(self.started),
         }
     }
@@ -104,12 +140,19 @@ impl Node {
             found,
             announcing,
             announced_to: 0,
+            refused: None,
+            is_satisfied: false,
+            item: None,
+            filters: None,
         };
+        if kind == Kind::Scrape {
+            search.filters = self.announced.filters(now, &target).map(Box::new);
+        }
         if matches!(kind, Kind::GetPeers | Kind::Announce { .. }) {
             // The own store answers first: in a tiny network we may be the one who was told.
             let max = MAX_PEERS_FOUND / 2;
-            let mut own = self.announced.peers(now, &target, true, max, &mut self.rng);
-            own.extend(self.announced.peers(now, &target, false, max, &mut self.rng));
+            let mut own = self.announced.peers(now, &target, true, false, max, &mut self.rng);
+            own.extend(self.announced.peers(now, &target, false, false, max, &mut self.rng));
             let peers = search.fresh_peers(own.into_iter());
             if !peers.is_empty() {
                 self.push_event(Event::Peers { lookup: id, peers });
@@ -173,7 +216,7 @@ impl Node {
             search.announcing = search.announcing.filter(|_| !due).or(Some(0));
         } else {
             search.wake = None;
-            if self.drive_lookups(now, &mut search) {
+            if search.is_satisfied || self.drive_lookups(now, &mut search) {
                 self.start_announcing(now, &mut search);
             }
         }
@@ -182,10 +225,7 @@ impl Node {
 
     /// True when the lookups of all families are over.
     fn drive_lookups(&mut self, now: Instant, search: &mut Search) -> bool {
-        let method = match search.kind {
-            Kind::Join | Kind::FindNode => Method::FindNode { target: search.target },
-            Kind::GetPeers | Kind::Announce { .. } => Method::GetPeers { info_hash: search.target },
-        };
+        let method = search.kind.method(search.target);
         // A family in which nobody answers must not hold up the other one.
         let answered = search.sum(Lookup::answered) > 0;
         let mut over = true;
@@ -216,13 +256,22 @@ impl Node {
 
     fn start_announcing(&mut self, now: Instant, search: &mut Search) {
         search.announcing = Some(0);
-        let Kind::Announce { port } = search.kind else { return };
+        if !matches!(search.kind, Kind::Announce { .. } | Kind::PutItem) {
+            return;
+        }
         let mut sent = 0;
         for lookup in search.lookups.iter().flatten() {
             let willing = lookup.closest().filter_map(|(contact, token)| Some((contact, token?)));
             for (contact, token) in willing.take(K) {
                 let info_hash = search.target;
-                let method = Method::AnnouncePeer { info_hash, port, implied_port: false, token };
+                let item = || search.item.as_ref().and_then(|i| i.put_method(token));
+                let method = match search.kind {
+                    Kind::Announce { port, seed } => {
+                        Some(Method::AnnouncePeer { info_hash, port, implied_port: false, seed, token })
+                    }
+                    _ => item(),
+                };
+                let Some(method) = method else { continue };
                 let purpose = Purpose::Announce(search.id);
                 let query = self.query(now, contact.addr, Some(contact.id), Self::TIMEOUT, method, purpose);
                 sent += u32::from(query.is_some());
@@ -238,6 +287,10 @@ impl Node {
         tracing::debug!(?stats, kind = ?search.kind, "search over");
         if search.is_join() {
             return self.on_joined(now, stats.answered > 0);
+        }
+        if let Kind::Scrape = search.kind {
+            let count = |at: usize| search.filters.as_ref().map_or(0, |f| f[at].estimate().round() as u32);
+            self.push_event(Event::Scrape { lookup: search.id, seeds: count(0), leechers: count(1) });
         }
         let closest = search.lookups().flat_map(|l| l.closest().take(K)).map(|(c, _)| c).collect();
         self.push_event(Event::Done { lookup: search.id, stats, closest });
@@ -264,10 +317,18 @@ impl Node {
                 of_family.iter().take(K).for_each(|c| lookup.offer(now, *c, config));
             }
         }
+        if let Some(filters) = reply.filters.filter(|_| search.kind == Kind::Scrape) {
+            let [seeds, peers] = &mut **search.filters.get_or_insert_default();
+            seeds.merge(filters.seeds);
+            peers.merge(filters.peers);
+        }
         let usable = |p: &SocketAddr| config.accepts(*p, from.addr.ip());
         let peers = search.fresh_peers(reply.peers().filter(usable));
         if !peers.is_empty() {
             self.push_event(Event::Peers { lookup: id, peers });
+        }
+        if !reply.value.is_empty() {
+            self.on_item_reply(now, id, reply);
         }
         self.progress(id);
         self.drive(now, id);

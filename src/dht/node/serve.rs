@@ -9,7 +9,7 @@ use super::{Node, family};
 use crate::dht::config::{K, MAX_PAYLOAD, SMALL_TABLE, VERIFY_DELAY, VERSION, is_private, is_sendable};
 use crate::id::Id160;
 use crate::wire::compact::{self, Contact};
-use crate::wire::krpc::{Body, ErrorBody, Message, Method, Query, Reply, Want, code};
+use crate::wire::krpc::{Body, ErrorBody, Filters, Message, Method, Query, Reply, Want, code};
 
 /// What a reply holds beside its nodes, the transaction id not counted.
 const REPLY_FRAME: usize = 110;
@@ -42,8 +42,13 @@ impl Node {
                 let (nodes, nodes6) = self.closest_compact(from, target, query.want);
                 self.answer(from, tid, Reply { nodes: &nodes, nodes6: &nodes6, ..Reply::default() });
             }
-            Method::GetPeers { info_hash } => self.serve_get_peers(now, from, tid, info_hash, query.want),
-            Method::AnnouncePeer { info_hash, port, implied_port, token } => {
+            Method::GetPeers { info_hash, scrape, no_seeds } => {
+                self.serve_get_peers(now, from, tid, (info_hash, scrape, no_seeds), query.want);
+            }
+            Method::Get { target, seq } => self.serve_get(now, from, tid, (target, seq), query.want),
+            Method::Put(put) => self.serve_put(now, from, tid, &put),
+            Method::SampleInfohashes { target } => self.serve_samples(now, from, tid, target, query.want),
+            Method::AnnouncePeer { info_hash, port, implied_port, seed, token } => {
                 let port = if implied_port { from.port() } else { port };
                 if !self.tokens.accepts(from.ip(), token) {
                     return self.refuse(from, tid, code::PROTOCOL, "bad token");
@@ -51,7 +56,7 @@ impl Node {
                 if port == 0 {
                     return self.refuse(from, tid, code::PROTOCOL, "bad port");
                 }
-                self.announced.insert(now, info_hash, SocketAddr::new(from.ip(), port));
+                self.announced.insert(now, info_hash, SocketAddr::new(from.ip(), port), seed);
                 self.answer(from, tid, Reply::default());
             }
             Method::Other { target: None, .. } => {
@@ -63,16 +68,27 @@ impl Node {
         }
     }
 
-    fn serve_get_peers(&mut self, now: Instant, from: SocketAddr, tid: &[u8], hash: Id160, want: Want) {
+    fn serve_get_peers(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        tid: &[u8],
+        (hash, scrape, no_seeds): (Id160, bool, bool),
+        want: Want,
+    ) {
+        // Filters and nodes of both families together would not fit.
+        let want = if scrape { Want::default() } else { want };
         let (nodes, nodes6) = self.closest_compact(from, hash, want);
         let token = self.tokens.issue(from.ip());
         let mut reply = Reply { nodes: &nodes, nodes6: &nodes6, token: Some(&token), ..Reply::default() };
+        let filters = if scrape { self.announced.filters(now, &hash) } else { None };
+        reply.filters = filters.as_ref().map(|[s, p]| Filters { seeds: s.as_bytes(), peers: p.as_bytes() });
         // What the datagram has room for: "6:" or "18:" and the peer, inside "6:valuesl" ... "e".
         let mut bare = Vec::with_capacity(MAX_PAYLOAD);
         self.reply_message(from, tid, reply).emit(&mut bare);
         let room = self.answer_room.saturating_sub(bare.len() + 10);
         let each = if from.is_ipv4() { 2 + compact::PEER_V4 } else { 3 + compact::PEER_V6 };
-        let peers = self.announced.peers(now, &hash, from.is_ipv4(), room / each, &mut self.rng);
+        let peers = self.announced.peers(now, &hash, from.is_ipv4(), no_seeds, room / each, &mut self.rng);
         let mut values = Vec::new();
         if !peers.is_empty() {
             values.push(b'l');
@@ -86,7 +102,7 @@ impl Node {
         self.answer(from, tid, reply);
     }
 
-    fn closest_compact(&self, from: SocketAddr, target: Id160, want: Want) -> (Vec<u8>, Vec<u8>) {
+    pub(super) fn closest_compact(&self, from: SocketAddr, target: Id160, want: Want) -> (Vec<u8>, Vec<u8>) {
         // Without a wish it is the family of the query (BEP 32).
         let none = want == Want::default();
         let wanted = [want.v4 || none && from.is_ipv4(), want.v6 || none && from.is_ipv6()];
@@ -108,12 +124,17 @@ impl Node {
         (nodes, nodes6)
     }
 
-    fn reply_message<'a>(&self, to: SocketAddr, transaction: &'a [u8], reply: Reply<'a>) -> Message<'a> {
+    pub(super) fn reply_message<'a>(
+        &self,
+        to: SocketAddr,
+        transaction: &'a [u8],
+        reply: Reply<'a>,
+    ) -> Message<'a> {
         let body = Body::Reply(Reply { id: self.id, ..reply });
         Message { transaction, version: Some(VERSION), ip: Some(to), read_only: false, body }
     }
 
-    fn answer(&mut self, to: SocketAddr, tid: &[u8], reply: Reply<'_>) {
+    pub(super) fn answer(&mut self, to: SocketAddr, tid: &[u8], reply: Reply<'_>) {
         let message = self.reply_message(to, tid, reply);
         self.send(to, message);
     }

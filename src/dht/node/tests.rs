@@ -1,6 +1,8 @@
 use super::*;
 use crate::dht::config::{MAX_PAYLOAD, Network};
 
+mod extensions;
+
 const HASH: InfoHash = Id160([0xab; 20]);
 
 fn local() -> Config {
@@ -149,11 +151,11 @@ fn a_reply_with_many_peers_fits_and_carries_nodes() {
     let now = Instant::now();
     let mut n = node(1, now);
     for i in 0..=255u8 {
-        n.announced.insert(now, HASH, ([10, 0, 0, i], 80).into());
+        n.announced.insert(now, HASH, ([10, 0, 0, i], 80).into(), false);
         let contact = Contact { id: Id160([i; 20]), addr: at(i) };
         n.tables[0].on_answer(now, contact, Duration::ZERO, &n.config);
     }
-    let method = Method::GetPeers { info_hash: HASH };
+    let method = Method::GetPeers { info_hash: HASH, scrape: false, no_seeds: false };
     let body = Body::Query(Query { id: Id160([7; 20]), want: Want::default(), method });
     let mut query = Vec::new();
     Message { transaction: b"abcd", version: None, ip: None, read_only: true, body }.emit(&mut query);

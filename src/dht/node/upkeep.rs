@@ -149,6 +149,7 @@ impl Node {
         if self.upkeep_at().is_some_and(|at| at <= now) {
             self.upkeep.last_check = now;
             self.announced.expire(now);
+            self.items.expire(now);
             self.check_one(now);
         }
     }

@@ -10,10 +10,14 @@ use tokio::sync::Notify;
 
 use super::SearchEvent;
 use crate::dht::LookupStats;
+use crate::wire::item::Item;
 
 #[derive(Debug, Default)]
 struct Content {
     peers: Vec<SocketAddr>,
+    /// The newest version; the ones before it are of no use any more.
+    item: Option<Item>,
+    scrape: Option<(u32, u32)>,
     progress: Option<(u32, u32)>,
     done: Option<LookupStats>,
     closed: bool,
@@ -52,6 +56,12 @@ impl Mailbox {
                 if !content.peers.is_empty() {
                     return Some(SearchEvent::Peers(std::mem::take(&mut content.peers)));
                 }
+                if let Some(item) = content.item.take() {
+                    return Some(SearchEvent::Item(item));
+                }
+                if let Some((seeds, leechers)) = content.scrape.take() {
+                    return Some(SearchEvent::Scrape { seeds, leechers });
+                }
                 if let Some((asked, answered)) = content.progress.take() {
                     return Some(SearchEvent::Progress { asked, answered });
                 }
@@ -74,6 +84,8 @@ impl Sender {
             let mut content = self.0.lock();
             match event {
                 SearchEvent::Peers(peers) => content.peers.extend(peers),
+                SearchEvent::Item(item) => content.item = Some(item),
+                SearchEvent::Scrape { seeds, leechers } => content.scrape = Some((seeds, leechers)),
                 SearchEvent::Progress { asked, answered } => content.progress = Some((asked, answered)),
                 SearchEvent::Done(stats) => content.done = Some(stats),
             }

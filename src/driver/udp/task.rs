@@ -10,11 +10,13 @@ use tokio::net::UdpSocket;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::mailbox::Sender;
-use super::{DhtStatus, PingError, PingReply, SearchEvent};
+use super::{DhtStatus, PingError, PingReply, SampleReply, SearchEvent};
 use crate::dht::{self, Event, LookupId, PingId};
 use crate::driver::listen::UdpSockets;
+use crate::driver::state::SavedNodes;
 use crate::driver::{bootstrap, clock};
-use crate::id::InfoHash;
+use crate::id::{Id160, InfoHash};
+use crate::wire::item::Item;
 
 /// Datagrams taken in one turn, so that a flood does not starve timers and wishes.
 const BUDGET: usize = 64;
@@ -32,23 +34,28 @@ const STATUS_EVERY: Duration = Duration::from_millis(50);
 pub(super) enum Command {
     Search(InfoHash, SearchKind, Sender),
     Ping(SocketAddr, oneshot::Sender<Result<PingReply, PingError>>),
+    Sample(SocketAddr, Id160, oneshot::Sender<Result<SampleReply, PingError>>),
     Contact(SocketAddr),
     Resolved(String, Vec<SocketAddr>),
     Snapshot(oneshot::Sender<dht::Snapshot>),
-    Shutdown(oneshot::Sender<dht::Snapshot>),
+    Save(oneshot::Sender<SavedNodes>),
+    Shutdown(oneshot::Sender<SavedNodes>),
 }
 
 /// What a search is to do.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(super) enum SearchKind {
     GetPeers,
-    Announce(u16),
+    Announce { port: u16, seed: bool },
+    Scrape,
+    GetItem { salt: Vec<u8> },
+    PutItem { item: Box<Item>, cas: Option<i64> },
 }
 
 /// Why the task woke up, in order of priority.
 #[derive(Debug)]
 enum Wake {
-    Shutdown(Option<oneshot::Sender<dht::Snapshot>>),
+    Shutdown(Option<oneshot::Sender<SavedNodes>>),
     Timer,
     Command(Command),
     Network,
@@ -63,6 +70,7 @@ pub(super) struct Task {
     inbox: mpsc::Receiver<Command>,
     searches: BTreeMap<LookupId, Sender>,
     pings: BTreeMap<PingId, oneshot::Sender<Result<PingReply, PingError>>>,
+    samples: BTreeMap<PingId, oneshot::Sender<Result<SampleReply, PingError>>>,
     status: watch::Sender<DhtStatus>,
     status_at: Instant,
     sweep_at: Instant,
@@ -87,6 +95,7 @@ impl Task {
             inbox,
             searches: BTreeMap::new(),
             pings: BTreeMap::new(),
+            samples: BTreeMap::new(),
             status,
             status_at: now,
             sweep_at: now + SWEEP,
@@ -99,10 +108,9 @@ impl Task {
         loop {
             match self.wake().await {
                 Wake::Shutdown(reply) => {
-                    let snapshot = self.node.snapshot(clock::now());
                     if let Some(reply) = reply {
                         // Whoever asked may have gone meanwhile.
-                        let _ = reply.send(snapshot);
+                        let _ = reply.send(self.saved(clock::now()));
                     }
                     return;
                 }
@@ -154,18 +162,16 @@ impl Task {
     fn on_command(&mut self, command: Command) {
         let now = clock::now();
         match command {
-            Command::Search(hash, kind, sender) => {
-                let started = match kind {
-                    SearchKind::GetPeers => self.node.get_peers(now, hash),
-                    SearchKind::Announce(port) => self.node.announce(now, hash, port),
-                };
-                match started {
-                    Ok(id) => drop(self.searches.insert(id, sender)),
-                    Err(full) => tracing::debug!(%hash, "search not started: {full}"),
-                }
-            }
+            Command::Search(hash, kind, sender) => match self.start(now, hash, kind) {
+                Ok(id) => drop(self.searches.insert(id, sender)),
+                Err(full) => tracing::debug!(%hash, "search not started: {full}"),
+            },
             Command::Ping(addr, reply) => match self.node.ping(now, addr) {
                 Ok(ping) => drop(self.pings.insert(ping, reply)),
+                Err(_) => drop(reply.send(Err(PingError::Busy))),
+            },
+            Command::Sample(addr, target, reply) => match self.node.sample_infohashes(now, addr, target) {
+                Ok(ping) => drop(self.samples.insert(ping, reply)),
                 Err(_) => drop(reply.send(Err(PingError::Busy))),
             },
             Command::Contact(addr) => self.node.add_contact(now, addr),
@@ -181,8 +187,27 @@ impl Task {
                     self.node.add_bootstrap(now, addrs);
                 }
             }
+            Command::Save(reply) => drop(reply.send(self.saved(now))),
             Command::Snapshot(reply) => drop(reply.send(self.node.snapshot(now))),
             Command::Shutdown(_) => {}
+        }
+    }
+
+    fn saved(&self, now: Instant) -> SavedNodes {
+        SavedNodes::new(self.node.snapshot(now), self.node.stored(now))
+    }
+
+    fn start(&mut self, now: Instant, target: Id160, kind: SearchKind) -> Result<LookupId, dht::Full> {
+        match kind {
+            SearchKind::GetPeers => self.node.get_peers(now, target),
+            SearchKind::Announce { port, seed: false } => self.node.announce(now, target, port),
+            SearchKind::Announce { port, seed: true } => self.node.announce_seed(now, target, port),
+            SearchKind::Scrape => self.node.scrape(now, target),
+            SearchKind::GetItem { salt } => self.node.get_item(now, target, &salt),
+            // The handle has checked it already.
+            SearchKind::PutItem { item, cas } => {
+                self.node.put_item(now, *item, cas).unwrap_or(Err(dht::Full))
+            }
         }
     }
 
@@ -233,6 +258,14 @@ impl Task {
             Event::Progress { lookup, asked, answered } => {
                 self.tell(lookup, SearchEvent::Progress { asked, answered });
             }
+            Event::Item { lookup, item } => self.tell(lookup, SearchEvent::Item(item)),
+            Event::Scrape { lookup, seeds, leechers } => {
+                self.tell(lookup, SearchEvent::Scrape { seeds, leechers });
+            }
+            Event::Samples { ping, hashes, num, interval, nodes } => {
+                let reply = self.samples.remove(&ping);
+                reply.map(|reply| reply.send(Ok(SampleReply { hashes, num, interval, nodes })));
+            }
             Event::Done { lookup, stats, .. } => {
                 self.tell(lookup, SearchEvent::Done(stats));
                 self.searches.remove(&lookup);
@@ -243,6 +276,8 @@ impl Task {
             }
             Event::PingFailed { ping } => {
                 let reply = self.pings.remove(&ping);
+                reply.map(|reply| reply.send(Err(PingError::Timeout)));
+                let reply = self.samples.remove(&ping);
                 reply.map(|reply| reply.send(Err(PingError::Timeout)));
             }
         }

@@ -47,7 +47,7 @@ impl Plot {
         };
         let searched = matches!(method, Method::GetPeers { .. });
         let target = match method {
-            Method::FindNode { target } | Method::GetPeers { info_hash: target } => target,
+            Method::FindNode { target } | Method::GetPeers { info_hash: target, .. } => target,
             Method::AnnouncePeer { info_hash, .. } if at != me.addr => {
                 return Verdict::Answer(reply(invented(info_hash, at), transaction, from, &[], false));
             }

@@ -1,0 +1,234 @@
+//! The items that others put here (BEP 44).
+//!
+//! Owns a bounded store and the rules of replacing. Must not know messages or tokens. Items least recently
+//! asked for go first when room is needed.
+
+use std::time::{Duration, Instant};
+
+use lru::LruCache;
+
+use super::config::{ITEM_EXPIRY, SIGNATURES_PER_SECOND};
+use crate::id::Id160;
+use crate::wire::item::{Item, ItemError};
+
+/// What an item costs beside its value, with the map's share.
+const ITEM_COST: usize = 320;
+
+/// Items by target.
+#[derive(Debug)]
+pub struct Items {
+    by_target: LruCache<Id160, (Item, Instant)>,
+    bytes: usize,
+    cap: usize,
+    /// Signatures that may still be checked in the second that ends then.
+    checks: (u32, Option<Instant>),
+}
+
+/// Why an item was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PutError {
+    /// Nobody should take it.
+    Invalid(ItemError),
+    /// Another version is in store than the one to be replaced.
+    Cas,
+    /// A newer version is in store, or another value under the same number.
+    OldSeq,
+    /// Too many signatures to check just now.
+    Busy,
+}
+
+impl Items {
+    /// An empty store of at most `cap` bytes.
+    pub fn new(cap: usize) -> Self {
+        Self { by_target: LruCache::unbounded(), bytes: 0, cap, checks: (0, None) }
+    }
+
+    /// Items in store.
+    pub fn len(&self) -> usize {
+        self.by_target.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.by_target.is_empty()
+    }
+
+    /// Bytes in store.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// An item that has not expired.
+    pub fn get(&mut self, now: Instant, target: &Id160) -> Option<&Item> {
+        let (_, at) = self.by_target.peek(target)?;
+        if now.saturating_duration_since(*at) >= ITEM_EXPIRY {
+            self.remove(target);
+            return None;
+        }
+        self.by_target.get(target).map(|(item, _)| item)
+    }
+
+    /// Takes an item or a newer version of it. With `cas`, only in place of that version.
+    pub fn put(&mut self, now: Instant, item: Item, cas: Option<i64>) -> Result<(), PutError> {
+        let target = item.target();
+        if let Some((old, _)) = self.by_target.peek(&target)
+            && let (Some(old_seq), Some(seq)) = (old.seq(), item.seq())
+        {
+            if cas.is_some_and(|cas| cas != old_seq) {
+                return Err(PutError::Cas);
+            }
+            if seq < old_seq || seq == old_seq && old.value() != item.value() {
+                return Err(PutError::OldSeq);
+            }
+        }
+        // The costly check comes last, and not for what is in store word by word.
+        let known = self.by_target.peek(&target).is_some_and(|(old, _)| *old == item);
+        if !known {
+            if item.seq().is_some() && !self.may_check(now) {
+                return Err(PutError::Busy);
+            }
+            item.check().map_err(PutError::Invalid)?;
+        }
+        self.remove(&target);
+        self.bytes += cost(&item);
+        self.by_target.put(target, (item, now));
+        while self.bytes > self.cap && self.by_target.len() > 1 {
+            self.drop_oldest();
+        }
+        Ok(())
+    }
+
+    fn may_check(&mut self, now: Instant) -> bool {
+        if self.checks.1.is_none_or(|until| until <= now) {
+            self.checks = (SIGNATURES_PER_SECOND, Some(now + Duration::from_secs(1)));
+        }
+        let left = self.checks.0;
+        self.checks.0 = left.saturating_sub(1);
+        left > 0
+    }
+
+    /// Takes back what an earlier run had, as old as it is.
+    pub fn restore(&mut self, now: Instant, item: Item, age: Duration) {
+        let at = now.checked_sub(age).unwrap_or(now);
+        let target = item.target();
+        if age < ITEM_EXPIRY && item.check().is_ok() && !self.by_target.contains(&target) {
+            let cost = cost(&item);
+            if self.bytes + cost <= self.cap {
+                self.bytes += cost;
+                self.by_target.put(target, (item, at));
+            }
+        }
+    }
+
+    /// Every item that has not expired with its age, least recently used first.
+    pub fn export(&self, now: Instant) -> impl Iterator<Item = (&Item, Duration)> {
+        let aged = self
+            .by_target
+            .iter()
+            .rev()
+            .map(move |(_, (item, at))| (item, now.saturating_duration_since(*at)));
+        aged.filter(|(_, age)| *age < ITEM_EXPIRY)
+    }
+
+    /// Lets go of what has expired and nobody asks for, a few at a time.
+    pub fn expire(&mut self, now: Instant) {
+        // Bounded, so that a large store costs no single long turn.
+        for _ in 0..16 {
+            let Some((_, (_, at))) = self.by_target.peek_lru() else { return };
+            if now.saturating_duration_since(*at) < ITEM_EXPIRY {
+                return;
+            }
+            self.drop_oldest();
+        }
+    }
+
+    fn remove(&mut self, target: &Id160) {
+        if let Some((item, _)) = self.by_target.pop(target) {
+            self.bytes -= cost(&item);
+        }
+    }
+
+    fn drop_oldest(&mut self) {
+        if let Some((_, (item, _))) = self.by_target.pop_lru() {
+            self.bytes -= cost(&item);
+        }
+    }
+}
+
+fn cost(item: &Item) -> usize {
+    let salt = if let Item::Mutable(item) = item { item.salt.len() } else { 0 };
+    ITEM_COST + item.value().len() + salt
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::item::MutableItem;
+    use ed25519_dalek::SigningKey;
+
+    fn version(seq: i64, value: &str) -> Item {
+        let owner = SigningKey::from_bytes(&[7; 32]);
+        Item::Mutable(MutableItem::sign(&owner, b"salt", seq, value.as_bytes()).unwrap())
+    }
+
+    #[test]
+    fn newer_versions_replace_older_ones_only() {
+        let (now, mut items) = (Instant::now(), Items::new(100_000));
+        assert_eq!(items.put(now, version(5, "i5e"), None), Ok(()));
+        assert_eq!(items.put(now, version(4, "i4e"), None), Err(PutError::OldSeq));
+        assert_eq!(items.put(now, version(5, "i6e"), None), Err(PutError::OldSeq));
+        assert_eq!(items.put(now, version(5, "i5e"), None), Ok(()));
+        assert_eq!(items.put(now, version(6, "i6e"), Some(4)), Err(PutError::Cas));
+        assert_eq!(items.put(now, version(6, "i6e"), Some(5)), Ok(()));
+        let target = version(6, "i6e").target();
+        assert_eq!(items.get(now, &target).unwrap().value(), b"i6e");
+        assert_eq!(items.len(), 1);
+        let Item::Mutable(mut forged) = version(7, "i7e") else { unreachable!() };
+        forged.value = b"i8e".to_vec();
+        let refused = items.put(now, Item::Mutable(forged), None);
+        assert_eq!(refused, Err(PutError::Invalid(ItemError::Signature)));
+    }
+
+    #[test]
+    fn items_expire_and_a_repeat_renews() {
+        let (now, mut items) = (Instant::now(), Items::new(100_000));
+        let item = Item::Immutable { value: b"i1e".to_vec() };
+        let target = item.target();
+        items.put(now, item.clone(), None).unwrap();
+        items.put(now + ITEM_EXPIRY / 2, item, None).unwrap();
+        assert!(items.get(now + ITEM_EXPIRY, &target).is_some());
+        assert!(items.get(now + ITEM_EXPIRY * 2, &target).is_none());
+        assert_eq!((items.len(), items.bytes), (0, 0));
+    }
+
+    #[test]
+    fn a_flood_stays_within_the_cap_and_ages_survive_a_restart() {
+        let (now, mut items) = (Instant::now(), Items::new(10_000));
+        for n in 0..1000 {
+            items.put(now, Item::Immutable { value: format!("i{n}e").into_bytes() }, None).unwrap();
+        }
+        assert!(items.bytes <= 10_000 && items.len() > 20);
+        let later = now + ITEM_EXPIRY / 2;
+        let saved: Vec<_> = items.export(later).map(|(i, age)| (i.clone(), age)).collect();
+        let mut again = Items::new(10_000);
+        saved.iter().for_each(|(item, age)| again.restore(later, item.clone(), *age));
+        assert_eq!(again.export(later).map(|(i, age)| (i.clone(), age)).collect::<Vec<_>>(), saved);
+        assert_eq!(again.export(now + ITEM_EXPIRY).count(), 0);
+        again.expire(now + ITEM_EXPIRY);
+        again.expire(now + ITEM_EXPIRY);
+        assert_eq!((again.len(), again.bytes), (0, 0));
+    }
+
+    #[test]
+    fn signatures_are_checked_at_a_bounded_rate() {
+        let (now, mut items) = (Instant::now(), Items::new(1 << 20));
+        let forged = |n: i64| {
+            let Item::Mutable(item) = version(1, "i1e") else { unreachable!() };
+            Item::Mutable(MutableItem { seq: n, ..item })
+        };
+        let busy = |items: &mut Items, now| items.put(now, forged(9), None) == Err(PutError::Busy);
+        let refused = (0..SIGNATURES_PER_SECOND + 5).filter(|_| busy(&mut items, now)).count();
+        assert_eq!(refused, 5);
+        assert!(!busy(&mut items, now + Duration::from_secs(1)));
+    }
+}

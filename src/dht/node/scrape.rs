@@ -1,0 +1,79 @@
+//! Counting swarms (BEP 33) and naming what is stored (BEP 51), asked and answered.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use super::search::Kind;
+use super::{Node, Purpose};
+use crate::dht::config::{MAX_PINGS, MAX_SAMPLES, PING_TIMEOUT, SAMPLE_INTERVAL, is_sendable};
+use crate::dht::event::{Event, Full, LookupId, PingId};
+use crate::id::{Id160, InfoHash};
+use crate::wire::compact::canonical;
+use crate::wire::krpc::{Method, Reply, Samples, Want};
+
+/// The longest interval a node may ask for (BEP 51, "Message format").
+const MAX_INTERVAL: Duration = Duration::from_secs(21_600);
+
+impl Node {
+    /// Counts the peers of a torrent, without joining them (BEP 33).
+    pub fn scrape(&mut self, now: Instant, hash: InfoHash) -> Result<LookupId, Full> {
+        self.search(now, hash, Kind::Scrape)
+    }
+
+    /// Asks one node which torrents it has peers of, and for nodes close to `target` (BEP 51).
+    pub fn sample_infohashes(
+        &mut self,
+        now: Instant,
+        addr: SocketAddr,
+        target: Id160,
+    ) -> Result<PingId, Full> {
+        if self.pings >= MAX_PINGS {
+            return Err(Full);
+        }
+        let (ping, addr) = (PingId(self.fresh_id()), canonical(addr));
+        if !is_sendable(addr) {
+            self.push_event(Event::PingFailed { ping });
+            return Ok(ping);
+        }
+        let method = Method::SampleInfohashes { target };
+        let query = self.query(now, addr, None, PING_TIMEOUT, method, Purpose::Sample(ping));
+        self.pings += 1;
+        query.map(|()| ping).ok_or(Full).inspect_err(|_| self.pings -= 1)
+    }
+
+    pub(super) fn on_samples(&mut self, ping: PingId, from: SocketAddr, reply: &Reply<'_>) {
+        self.pings -= 1;
+        let nodes = self.acceptable(from, reply);
+        let event = match reply.samples {
+            // Nodes that do not know the query answer it as find_node.
+            None => Event::PingFailed { ping },
+            Some(Samples { interval, num, hashes }) => Event::Samples {
+                ping,
+                hashes: hashes.as_chunks::<20>().0.iter().map(|h| Id160(*h)).collect(),
+                num: num.try_into().unwrap_or(0),
+                interval: Duration::from_secs(interval.try_into().unwrap_or(0)).min(MAX_INTERVAL),
+                nodes,
+            },
+        };
+        self.push_event(event);
+    }
+
+    pub(super) fn serve_samples(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        tid: &[u8],
+        target: Id160,
+        want: Want,
+    ) {
+        let (nodes, nodes6) = self.closest_compact(from, target, want);
+        let mut hashes = Vec::with_capacity(20 * MAX_SAMPLES);
+        for hash in self.announced.samples(now, &mut self.rng) {
+            hashes.extend_from_slice(hash.as_bytes());
+        }
+        let num = self.announced.hashes() as i64;
+        let samples = Samples { interval: SAMPLE_INTERVAL.as_secs() as i64, num, hashes: &hashes };
+        let reply = Reply { nodes: &nodes, nodes6: &nodes6, samples: Some(samples), ..Reply::default() };
+        self.answer(from, tid, reply);
+    }
+}
