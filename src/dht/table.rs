@@ -51,9 +51,17 @@ impl Table {
             if let Some(at) = self.index(&entry.contact.id)
                 && self.is_diverse(&entry.contact, at, config)
             {
-                self.buckets[at].insert(now, entry, capacity(at));
+                self.grown_to(at).insert(now, entry, capacity(at));
             }
         }
+    }
+
+    /// The bucket of that index, which is there from now on.
+    fn grown_to(&mut self, at: usize) -> &mut Bucket {
+        if self.buckets.len() <= at {
+            self.buckets.resize_with(at + 1, Bucket::default);
+        }
+        &mut self.buckets[at]
     }
 
     fn index(&self, id: &NodeId) -> Option<usize> {
@@ -81,10 +89,7 @@ impl Table {
     /// A node has answered us.
     pub fn on_answer(&mut self, now: Instant, contact: Contact, rtt: Duration, config: &Config) {
         let Some(at) = self.index(&contact.id) else { return };
-        if self.buckets.len() <= at {
-            self.buckets.resize_with(at + 1, Bucket::default);
-        }
-        if let Some(entry) = self.buckets[at].entry_mut(&contact) {
+        if let Some(entry) = self.grown_to(at).entry_mut(&contact) {
             (entry.answered, entry.checked, entry.failures, entry.rtt) = (now, now, 0, rtt);
             return;
         }
@@ -110,7 +115,7 @@ impl Table {
         let net = subnet(ip);
         let same =
             |e: &&Entry| e.contact.addr.is_ipv4() == ip.is_ipv4() && subnet(e.contact.addr.ip()) == net;
-        self.buckets[at].entries().iter().filter(same).count() < MAX_PER_SUBNET
+        self.entries_of(at).iter().filter(same).count() < MAX_PER_SUBNET
             && !self.entries().any(|e| e.contact.addr.ip() == ip)
     }
 
