@@ -68,6 +68,11 @@ impl Node {
         }
     }
 
+    /// Whether the one who asks may have an answer many times as long as his query.
+    pub(super) fn may_tell_much(&self) -> bool {
+        self.answer_room >= MAX_PAYLOAD
+    }
+
     fn serve_get_peers(
         &mut self,
         now: Instant,
@@ -81,7 +86,7 @@ impl Node {
         let (nodes, nodes6) = self.closest_compact(from, hash, want);
         let token = self.tokens.issue(from.ip());
         let mut reply = Reply { nodes: &nodes, nodes6: &nodes6, token: Some(&token), ..Reply::default() };
-        let filters = if scrape { self.announced.filters(now, &hash) } else { None };
+        let filters = if scrape && self.may_tell_much() { self.announced.filters(now, &hash) } else { None };
         reply.filters = filters.as_ref().map(|[s, p]| Filters { seeds: s.as_bytes(), peers: p.as_bytes() });
         // What the datagram has room for: "6:" or "18:" and the peer, inside "6:valuesl" ... "e".
         let mut bare = Vec::with_capacity(MAX_PAYLOAD);
