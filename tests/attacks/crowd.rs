@@ -66,7 +66,7 @@ fn honest_searches_succeed_with_a_fifth_of_all_nodes_malicious() {
 
 /// 256 nodes next to one info-hash, each at an address of its own in as many networks as said.
 fn cloud(name: &str, bits: usize, address: fn(u8) -> [u8; 4]) -> (f64, String) {
-    let mut world = World::new(network(None));
+    let mut world = World::new(Options { search_every: None, ..network(None) });
     world.options.malice = Some((0.0, Malice::Swallow));
     world.run_for(minutes(5));
     let hash = Id160([0x5A; 20]);

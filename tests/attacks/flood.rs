@@ -14,7 +14,7 @@ use crate::{COLUMNS, HEAP, MAX_HELD, Victim, alone, query};
 const MAX_RATIO: f64 = 3.0;
 
 fn get_peers(rng: &mut Rng, hash: Id160) -> Vec<u8> {
-    query(Id160::random(rng), Method::GetPeers { info_hash: hash })
+    query(Id160::random(rng), Method::GetPeers { info_hash: hash, scrape: false, no_seeds: false })
 }
 
 /// Peers for one torrent from as many addresses as a reply could ever hold, so that its answers are the largest.
@@ -46,7 +46,7 @@ fn announce_with(
     token: &[u8],
 ) -> bool {
     victim.out.clear();
-    let method = Method::AnnouncePeer { info_hash, port, implied_port: false, token };
+    let method = Method::AnnouncePeer { info_hash, port, implied_port: false, seed: false, token };
     victim.take(from, &query(Id160::random(rng), method));
     let accepted = |bytes: &[u8]| matches!(Message::parse(bytes), Ok(Message { body: Body::Reply(_), .. }));
     victim.out.iter().any(|(to, payload)| *to == from && accepted(payload))
