@@ -62,10 +62,23 @@ impl Allowance {
         if earned >= MAX_PAYLOAD || self.is_exempt(ip) {
             return MAX_PAYLOAD;
         }
+        self.forget_full(now);
         self.all.refill(now, ALLOWANCE_PER_SECOND_ALL, ALLOWANCE_BURST_ALL);
         let own = self.by_ip.get_or_insert_mut(ip, || Balance { bytes: ALLOWANCE_BURST, at: now });
         own.refill(now, ALLOWANCE_PER_SECOND, ALLOWANCE_BURST);
         (earned + own.bytes.min(self.all.bytes)).min(MAX_PAYLOAD)
+    }
+
+    /// Lets go of those who have been silent until their balance was full again: two at most for each that may be
+    /// added, so that no turn is long and the map shrinks in quiet times.
+    fn forget_full(&mut self, now: Instant) {
+        const REFILL_SECONDS: u64 = (ALLOWANCE_BURST / ALLOWANCE_PER_SECOND) as u64;
+        for _ in 0..2 {
+            let oldest = self.by_ip.peek_lru().map(|(_, balance)| balance.at);
+            if oldest.is_some_and(|at| now.saturating_duration_since(at).as_secs() > REFILL_SECONDS) {
+                self.by_ip.pop_lru();
+            }
+        }
     }
 
     /// An answer of `sent` bytes has gone out to a query of `received` bytes.
