@@ -64,8 +64,30 @@ fn honest_searches_succeed_with_a_fifth_of_all_nodes_malicious() {
     assert!(missed.is_empty(), "{missed:#?}");
 }
 
+/// Ids that a cloud of nodes gives itself.
+#[derive(Clone, Copy)]
+enum Ids {
+    /// As near to the target as bits say, whatever the address.
+    MadeUp(usize),
+    /// The nearest of those that the address permits (BEP 42).
+    Permitted,
+}
+
+impl Ids {
+    fn draw(self, target: Id160, addr: SocketAddr, rng: &mut Rng) -> Id160 {
+        match self {
+            Ids::MadeUp(bits) => target.random_with_prefix(bits, rng),
+            // Eight choices; enough draws to see each.
+            Ids::Permitted => (0..64)
+                .map(|_| Id160::random_for(addr.ip(), rng))
+                .min_by_key(|id| id.distance(&target))
+                .unwrap_or(target),
+        }
+    }
+}
+
 /// 256 nodes next to one info-hash, each at an address of its own in as many networks as said.
-fn cloud(name: &str, bits: usize, address: fn(u8) -> [u8; 4]) -> (f64, String) {
+fn cloud(name: &str, ids: Ids, address: fn(u8) -> [u8; 4]) -> (f64, String) {
     let mut world = World::new(Options { search_every: None, ..network(None) });
     world.options.malice = Some((0.0, Malice::Swallow));
     world.run_for(minutes(5));
@@ -73,7 +95,7 @@ fn cloud(name: &str, bits: usize, address: fn(u8) -> [u8; 4]) -> (f64, String) {
     let mut rng = Rng::from_u64(seed());
     for n in 0..=255u8 {
         let addr = SocketAddr::from((address(n), 6881));
-        world.add_named(addr, hash.random_with_prefix(bits, &mut rng), true);
+        world.add_named(addr, ids.draw(hash, addr, &mut rng), true);
     }
     world.run_for(minutes(10));
     world.take_tally();
@@ -98,19 +120,24 @@ fn cloud(name: &str, bits: usize, address: fn(u8) -> [u8; 4]) -> (f64, String) {
 fn a_cloud_of_nodes_round_one_torrent_hides_it_from_few() {
     let _alone = alone();
     let mut rows = Vec::new();
-    let mut worst: f64 = 100.0;
-    for (name, bits, address) in [
-        ("256 next to a torrent, one /16", 28, (|n| [80, 1, n, 7]) as fn(u8) -> [u8; 4]),
-        ("256 next to a torrent, 256 /16", 28, |n| [80, n, 1, 7]),
-        ("256 near a torrent, 256 /16", 16, |n| [80, n, 1, 7]),
+    let mut missed = Vec::new();
+    // Bound ids cannot be had next to a target at will, only eight at each address. In so small a network these
+    // are more than all honest ones near it; in one of millions they are next to nothing.
+    for (name, ids, goal, address) in [
+        ("256 next to it, one /16", Ids::MadeUp(28), 95.0, (|n| [80, 1, n, 7]) as fn(u8) -> [u8; 4]),
+        ("256 next to it, 256 /16", Ids::MadeUp(28), 95.0, |n| [80, n, 1, 7]),
+        ("256 near it, 256 /16", Ids::MadeUp(8), 95.0, |n| [80, n, 1, 7]),
+        ("256 with permitted ids, 256 /16", Ids::Permitted, 80.0, |n| [80, n, 1, 7]),
     ] {
-        let (success, row) = cloud(name, bits, address);
+        let (success, row) = cloud(name, ids, address);
         println!("{row}");
+        if success < goal {
+            missed.push(row.clone());
+        }
         rows.push(row);
-        worst = worst.min(success);
     }
     crate::check("cloud", COLUMNS, &rows);
-    assert!(worst >= 90.0, "{worst:.1} % found");
+    assert!(missed.is_empty(), "{missed:#?}");
 }
 
 #[test]
