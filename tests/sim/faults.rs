@@ -93,7 +93,7 @@ fn each_fault_costs_what_the_table_says() {
     report.run("sessions of 10 min", (95.0, 60.0), Options { churn: wild, ..base() }, (30, 10));
     report.run("clocks jump 8 h, 30 % of hosts", (97.0, 99.0), Options { faults: jump, ..base() }, (15, 10));
     let faults = parted;
-    report.run("two halves for 5 min", (40.0, 60.0), Options { faults: faults.clone(), ..base() }, (16, 5));
+    report.run("two halves for 5 min", (90.0, 95.0), Options { faults: faults.clone(), ..base() }, (16, 5));
     report.run("and after they met again", (97.0, 95.0), Options { faults, ..base() }, (22, 10));
     let faults = upgrade;
     report.run(

@@ -5,13 +5,22 @@
 use std::collections::VecDeque;
 use std::net::IpAddr;
 
-use dhtget::dht::Node;
+use dhtget::dht::{Node, Stored};
 use dhtget::id::{Id160, InfoHash, NodeId};
 use dhtget::rng::Rng;
 use dhtget::wire::compact::Contact;
 
 /// Contacts that a host saves: enough to start from, few enough for a hundred thousand hosts.
 const SAVED: usize = 64;
+
+/// What a host keeps while it is down.
+#[derive(Debug)]
+pub struct Saved {
+    pub id: NodeId,
+    pub contacts: Vec<Contact>,
+    pub stored: Stored,
+    pub at: std::time::Instant,
+}
 
 #[derive(Debug)]
 pub struct Host {
@@ -21,7 +30,7 @@ pub struct Host {
     pub own_addr: Option<std::net::SocketAddr>,
     pub node: Option<Box<Node>>,
     /// What is saved while it is down.
-    pub saved: Option<(NodeId, Vec<Contact>)>,
+    pub saved: Option<Saved>,
     /// Counts its sessions, so that what was meant for one does not befall the next.
     pub session: u32,
     /// When its timer is in the queue, in microseconds.
@@ -57,7 +66,7 @@ impl Host {
         if let Some(node) = &self.node {
             let snapshot = node.snapshot(now);
             let contacts = snapshot.nodes_v4.into_iter().take(SAVED).collect();
-            self.saved = Some((snapshot.id, contacts));
+            self.saved = Some(Saved { id: snapshot.id, contacts, stored: node.stored(now), at: now });
         }
     }
 }

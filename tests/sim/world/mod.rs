@@ -21,7 +21,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use dhtget::dht::config::K;
-use dhtget::dht::{Config, Event, LookupId, LookupStats, Node};
+use dhtget::dht::{Config, Event, LookupId, LookupStats, Node, Stored};
 use dhtget::id::NodeId;
 use dhtget::rng::Rng;
 use dhtget::wire::compact::Contact;
@@ -29,7 +29,7 @@ use siphasher::sip::SipHasher13;
 
 use self::evil::{Plot, Verdict};
 pub use self::host::Host;
-use self::host::Nat;
+use self::host::{Nat, Saved};
 pub use self::options::{Churn, Fault, Malice, Options};
 use self::queue::{Due, Queue};
 pub use self::searches::PEER_PORT;
@@ -385,10 +385,11 @@ impl World {
     /// A host of that id at that address, up from now on; a malicious one joins the plot.
     pub fn add_named(&mut self, addr: SocketAddr, id: NodeId, malicious: bool) -> u32 {
         let host = self.add_host(true);
+        let now = self.clock(host);
         self.named.insert(addr, host);
         let h = &mut self.hosts[host as usize];
         (h.own_addr, h.is_malicious, h.shares) = (Some(addr), malicious, false);
-        h.saved = Some((id, Vec::new()));
+        h.saved = Some(Saved { id, contacts: Vec::new(), stored: Stored::default(), at: now });
         self.come_up(host);
         host
     }
@@ -411,7 +412,7 @@ impl World {
         let routers: Vec<_> = routers.iter().map(|r| self.hosts[*r as usize].addr()).collect();
         let saved = self.hosts[host as usize].saved.take();
         let config = Config {
-            id: saved.as_ref().map(|s| s.0),
+            id: saved.as_ref().map(|s| s.id),
             network: self.options.network,
             ipv6: false,
             ..Config::default()
@@ -438,8 +439,14 @@ impl World {
             self.queue.push(at, Thing::Announce { host, session });
         }
         self.with_node(host, |node, now| node.add_bootstrap(now, routers));
-        if let Some((_, contacts)) = saved.filter(|s| !s.1.is_empty()) {
-            self.with_node(host, |node, now| node.add_saved(now, contacts));
+        if let Some(Saved { contacts, mut stored, at, .. }) = saved {
+            let gone = now.saturating_duration_since(at);
+            stored.peers.iter_mut().for_each(|p| p.age += gone);
+            stored.items.iter_mut().for_each(|(_, age)| *age += gone);
+            self.with_node(host, |node, now| node.restore(now, stored));
+            if !contacts.is_empty() {
+                self.with_node(host, |node, now| node.add_saved(now, contacts));
+            }
         }
     }
 
