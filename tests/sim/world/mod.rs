@@ -361,7 +361,8 @@ impl World {
         let host = self.hosts.len() as u32;
         let shares = self.rng.chance(self.options.sharers);
         let natted = self.rng.chance(self.options.nat);
-        let malicious = self.options.malice.is_some_and(|(share, _)| self.rng.chance(share));
+        let lies = self.options.malice.is_some_and(|(share, _)| self.rng.chance(share));
+        let is_malicious = lies && !is_router;
         let serial = self.fresh_serial(host);
         let access = self.draw_access();
         self.hosts.push(Host {
@@ -375,8 +376,8 @@ impl World {
             ahead: 0,
             nat: (natted && !is_router).then(Nat::default),
             side: false,
-            is_malicious: malicious && !is_router,
-            shares: shares && !(malicious && !is_router),
+            is_malicious,
+            shares: shares && !is_malicious,
             announced_to: 0,
         });
         host
