@@ -148,6 +148,18 @@ pub const BURST_SECONDS: u32 = 10;
 /// Addresses and networks whose rate is remembered: 64 bytes each.
 pub const LIMITER_ENTRIES: usize = 4096;
 
+/// Bytes of answers for each byte of queries that an address gets in the long run: an answer with nodes is about
+/// three times its query, and whoever forges his victim's address gains no more than that.
+pub const AMPLIFICATION: usize = 3;
+/// Bytes beyond that for one address: eight full answers, what a NAT with a few nodes behind it asks at once.
+pub const ALLOWANCE_BURST: usize = 8 << 10;
+/// How fast they come back: within four minutes.
+pub const ALLOWANCE_PER_SECOND: usize = 32;
+/// Bytes beyond that for all addresses together: a flood may forge a new one for each query.
+pub const ALLOWANCE_BURST_ALL: usize = 256 << 10;
+/// How fast they come back: eleven full answers a second.
+pub const ALLOWANCE_PER_SECOND_ALL: usize = 8 << 10;
+
 /// `v` of our messages: dhtget, version 0.1.
 pub const VERSION: [u8; 4] = *b"dg\x00\x01";
 

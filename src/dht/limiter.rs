@@ -4,6 +4,7 @@
 //! the operator wants that. Must not know what was asked. An address gets a NAT's worth of queries, since
 //! many nodes may stand behind it.
 
+use std::hash::Hash;
 use std::net::IpAddr;
 use std::num::NonZeroUsize;
 use std::time::Instant;
@@ -83,6 +84,8 @@ impl Limiter {
             IpAddr::V4(v4) => [v4.octets()[0], v4.octets()[1], 0, 0],
             IpAddr::V6(v6) => [v6.octets()[0], v6.octets()[1], v6.octets()[2], v6.octets()[3]],
         };
+        forget_full(&mut self.by_ip, now);
+        forget_full(&mut self.by_net, now);
         let (per_ip, per_net) = (self.limits.queries_per_ip, self.limits.queries_per_net);
         if !take(self.by_ip.get_or_insert_mut(ip, || full(now, per_ip)), now, per_ip) {
             return false;
@@ -95,6 +98,18 @@ impl Limiter {
 /// A burst, in thousandths of a query.
 fn burst(per_second: u32) -> u64 {
     u64::from(per_second) * u64::from(BURST_SECONDS) * 1000
+}
+
+/// Lets go of those who have been silent for so long that they are as good as new: two at most for each that may
+/// be added, so that no turn is long and the map shrinks in quiet times.
+fn forget_full<K: Hash + Eq>(levels: &mut LruCache<K, Level>, now: Instant) {
+    let refilled =
+        |level: &Level| now.saturating_duration_since(level.1).as_secs() > u64::from(BURST_SECONDS);
+    for _ in 0..2 {
+        if levels.peek_lru().is_some_and(|(_, level)| refilled(level)) {
+            levels.pop_lru();
+        }
+    }
 }
 
 fn full(now: Instant, per_second: u32) -> Level {

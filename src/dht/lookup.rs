@@ -7,6 +7,10 @@
 //! know nearer by, and nobody farther away knows the neighbourhood better. "Alive" leaves out those who
 //! failed and those who are silent for longer than answers usually take; the latter free their place at once,
 //! and still count if they answer late.
+//!
+//! Ids that are bound to their address (BEP 42) and those that are not run two races: the [`K`] closest of each
+//! must have answered. Whoever makes up ids next to a target wins the second race only. Where all ids are of one
+//! sort, which includes every private network, there is one race.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -49,6 +53,8 @@ struct Candidate {
     /// None sorts first: an address to start from may be anywhere.
     distance: Option<Distance>,
     id: Option<NodeId>,
+    /// Whether the id follows from the address, or need not.
+    is_bound: bool,
     addr: SocketAddr,
     state: State,
     /// When its last query stalls, or did.
@@ -104,6 +110,13 @@ impl Lookup {
         answered.filter_map(|c| Some((Contact { id: c.id?, addr: c.addr }, c.token.as_deref())))
     }
 
+    /// The [`K`] closest nodes of either sort that answered.
+    pub fn closest_set(&self) -> impl Iterator<Item = (Contact, Option<&[u8]>)> {
+        let answered = self.candidates.iter().filter(|c| c.state == State::Answered);
+        let chosen = answered.filter(first_of_each_sort());
+        chosen.filter_map(|c| Some((Contact { id: c.id?, addr: c.addr }, c.token.as_deref())))
+    }
+
     /// An address to start from.
     pub fn offer_address(&mut self, now: Instant, addr: SocketAddr) {
         if self.position(addr).is_none() && self.candidates.len() < MAX_CANDIDATES {
@@ -133,7 +146,9 @@ impl Lookup {
                 _ => return,
             }
         }
-        self.candidates.push(candidate(now, distance, Some(contact.id), contact.addr, hop));
+        let mut new = candidate(now, distance, Some(contact.id), contact.addr, hop);
+        new.is_bound = is_bound(&contact, config);
+        self.candidates.push(new);
         self.sort();
     }
 
@@ -176,6 +191,7 @@ impl Lookup {
         let hop = candidate.hop + 1;
         if candidate.id.is_none() {
             candidate.id = Some(from.id);
+            candidate.is_bound = is_bound(&from, config);
             candidate.distance = Some(from.id.distance(&self.target));
             self.sort();
         }
@@ -224,10 +240,12 @@ impl Lookup {
         }
     }
 
-    /// The closest candidates not known to be dead or silent, at most [`K`].
+    /// The closest candidates not known to be dead or silent, at most [`K`] of either sort.
     fn window(&self) -> impl Iterator<Item = (usize, &Candidate)> {
         let alive = |c: &Candidate| !matches!(c.state, State::Failed | State::Stalled);
-        self.candidates.iter().enumerate().filter(move |(_, c)| c.id.is_some() && alive(c)).take(K)
+        let mut chosen = first_of_each_sort();
+        let alive = self.candidates.iter().enumerate().filter(move |(_, c)| c.id.is_some() && alive(c));
+        alive.filter(move |(_, c)| chosen(c))
     }
 
     fn choose(&self, now: Instant) -> Option<usize> {
@@ -284,6 +302,20 @@ impl Lookup {
     }
 }
 
+fn is_bound(contact: &Contact, config: &Config) -> bool {
+    !config.wants_diversity(contact.addr.ip()) || contact.id.is_bound_to(contact.addr.ip())
+}
+
+/// True for the first [`K`] with a bound id and the first [`K`] with another one.
+fn first_of_each_sort() -> impl FnMut(&&Candidate) -> bool {
+    let mut seen = [0; 2];
+    move |c| {
+        let seen = &mut seen[usize::from(c.is_bound)];
+        *seen += 1;
+        *seen <= K
+    }
+}
+
 fn candidate(
     now: Instant,
     distance: Option<Distance>,
@@ -292,7 +324,7 @@ fn candidate(
     hop: u32,
 ) -> Candidate {
     let (state, token) = (State::New, None);
-    Candidate { distance, id, addr, state, stalls_at: now, attempts: 0, hop, token }
+    Candidate { distance, id, is_bound: false, addr, state, stalls_at: now, attempts: 0, hop, token }
 }
 
 #[cfg(test)]

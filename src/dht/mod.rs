@@ -2,13 +2,14 @@
 //!
 //! [`Node`] wires small machines together, one for each idea: who is known ([`table`], [`bucket`],
 //! and [`directory`] for those who ask), how a search proceeds ([`lookup`]), what is under way ([`inflight`]), who may announce ([`token`]), what was
-//! announced ([`announced`]) and stored ([`items`]), where we are seen to be ([`external`]) and how much
-//! strangers may ask ([`limiter`]). None of them has a socket, a
+//! announced ([`announced`]) and stored ([`items`]), where we are seen to be ([`external`]), how much
+//! strangers may ask ([`limiter`]) and how much they may be told ([`allowance`]). None of them has a socket, a
 //! clock or a source of randomness; time is passed in and a seed is given once, so that a node behaves in
 //! a simulated network of thousands exactly as it does on a UDP socket.
 //!
 //! Every bound and pace stands in [`config`] with its reason.
 
+pub mod allowance;
 pub mod announced;
 pub mod bucket;
 pub mod config;

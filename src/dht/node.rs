@@ -28,6 +28,7 @@ use self::search::{Kind, Search};
 use self::serve::Noted;
 use self::upkeep::Upkeep;
 use self::view::Findings;
+use super::allowance::Allowance;
 use super::announced::Announced;
 use super::config::{
     Config, ITEM_SHARE, K, MAX_EVENTS, MAX_PINGS, MAX_SEARCHES, PING_TIMEOUT, QUERY_TIMEOUT, VERSION,
@@ -65,6 +66,9 @@ pub struct Node {
     /// IPv4, IPv6.
     external: [External; 2],
     limiter: Limiter,
+    allowance: Allowance,
+    /// How long the answer to the query at hand may be.
+    answer_room: usize,
     searches: Vec<Search>,
     upkeep: Upkeep,
     bootstrap: Vec<BootstrapState>,
@@ -113,6 +117,8 @@ impl Node {
             items: Items::new(item_bytes),
             external: Default::default(),
             limiter: Limiter::new(&config),
+            allowance: Allowance::new(now, &config),
+            answer_room: 0,
             searches: Vec::new(),
             upkeep: Upkeep::new(now),
             bootstrap: Vec::new(),
@@ -150,7 +156,7 @@ impl Node {
                 if self.admits(now, from) {
                     self.counters.traffic.on_query_in(QueryKind::of(&query.method));
                     if query.id != self.id {
-                        self.serve(now, from, transaction, &query, read_only);
+                        self.serve_within_bounds(now, from, bytes.len(), transaction, &query, read_only);
                     } else {
                         self.counters.traffic.on_refusal(Refusal::OwnId);
                     }

@@ -1,4 +1,4 @@
-//! The routing table of one address family: 160 buckets by the length of the prefix shared with us.
+//! The routing table of one address family: up to 160 buckets by the length of the prefix shared with us.
 //!
 //! Owns who is known and which of them are closest to a target. Must not know queries, sockets or why a
 //! node answered. Only nodes that answered are let in; addresses are kept diverse where that matters.
@@ -16,6 +16,7 @@ use crate::wire::compact::Contact;
 #[derive(Debug)]
 pub struct Table {
     own: NodeId,
+    /// As far as anyone was ever let in: of 160, a network of a million fills twenty.
     buckets: Versioned<Vec<Bucket>>,
     directory: Directory,
     /// The version that the directory shows, and how often it was asked for since it is out of date.
@@ -53,7 +54,7 @@ pub fn capacity(index: usize) -> usize {
 impl Table {
     /// An empty table round `own`.
     pub fn new(own: NodeId) -> Self {
-        let buckets = Versioned { value: vec![Bucket::default(); 160], version: 0 };
+        let buckets = Versioned { value: Vec::new(), version: 0 };
         Self { own, buckets, directory: Directory::default(), listed: None, missed: 0 }
     }
 
@@ -84,9 +85,17 @@ impl Table {
             if let Some(at) = self.index(&entry.contact.id)
                 && self.is_diverse(&entry.contact, at, config)
             {
-                self.buckets[at].insert(now, entry, capacity(at));
+                self.grown_to(at).insert(now, entry, capacity(at));
             }
         }
+    }
+
+    /// The bucket of that index, which is there from now on.
+    fn grown_to(&mut self, at: usize) -> &mut Bucket {
+        if self.buckets.len() <= at {
+            self.buckets.resize_with(at + 1, Bucket::default);
+        }
+        &mut self.buckets[at]
     }
 
     fn index(&self, id: &NodeId) -> Option<usize> {
@@ -94,24 +103,27 @@ impl Table {
         (shared < 160).then_some(shared)
     }
 
+    fn entries_of(&self, at: usize) -> &[Entry] {
+        self.buckets.get(at).map_or(&[], |bucket| bucket.entries())
+    }
+
     /// Whether a node of this id would find room, were it to answer.
     pub fn has_room(&self, id: &NodeId) -> bool {
         self.index(id).is_some_and(|at| {
-            let entries = self.buckets[at].entries();
+            let entries = self.entries_of(at);
             entries.len() < capacity(at) || entries.iter().any(|e| e.failures > 0)
         })
     }
 
     /// Whether exactly this contact is known.
     pub fn contains(&self, contact: &Contact) -> bool {
-        self.index(&contact.id)
-            .is_some_and(|at| self.buckets[at].entries().iter().any(|e| e.contact == *contact))
+        self.index(&contact.id).is_some_and(|at| self.entries_of(at).iter().any(|e| e.contact == *contact))
     }
 
     /// A node has answered us.
     pub fn on_answer(&mut self, now: Instant, contact: Contact, rtt: Duration, config: &Config) {
         let Some(at) = self.index(&contact.id) else { return };
-        if let Some(entry) = self.buckets[at].entry_mut(&contact) {
+        if let Some(entry) = self.grown_to(at).entry_mut(&contact) {
             (entry.answered, entry.checked, entry.failures, entry.rtt) = (now, now, 0, rtt);
             return;
         }
@@ -137,21 +149,21 @@ impl Table {
         let net = subnet(ip);
         let same =
             |e: &&Entry| e.contact.addr.is_ipv4() == ip.is_ipv4() && subnet(e.contact.addr.ip()) == net;
-        self.buckets[at].entries().iter().filter(same).count() < MAX_PER_SUBNET
+        self.entries_of(at).iter().filter(same).count() < MAX_PER_SUBNET
             && !self.entries().any(|e| e.contact.addr.ip() == ip)
     }
 
     /// A node has asked us something: evidence of life only for one that has answered before.
     pub fn on_query(&mut self, now: Instant, contact: &Contact) -> bool {
-        let Some(at) = self.index(&contact.id) else { return false };
         // Past the count of changes: who is handed on does not depend on who has asked.
-        self.buckets.value[at].entry_mut(contact).map(|e| e.asked_us = Some(now)).is_some()
+        let bucket = self.index(&contact.id).and_then(|at| self.buckets.value.get_mut(at));
+        bucket.and_then(|b| b.entry_mut(contact)).map(|e| e.asked_us = Some(now)).is_some()
     }
 
     /// A node has left a query unanswered.
     pub fn on_failure(&mut self, contact: &Contact) {
-        if let Some(at) = self.index(&contact.id) {
-            self.buckets[at].on_failure(contact);
+        if let Some(bucket) = self.index(&contact.id).and_then(|at| self.buckets.get_mut(at)) {
+            bucket.on_failure(contact);
         }
     }
 
@@ -162,9 +174,8 @@ impl Table {
 
     /// Notes that a check is under way.
     pub fn on_check(&mut self, now: Instant, contact: &Contact) {
-        if let Some(at) = self.index(&contact.id)
-            && let Some(entry) = self.buckets[at].entry_mut(contact)
-        {
+        let bucket = self.index(&contact.id).and_then(|at| self.buckets.get_mut(at));
+        if let Some(entry) = bucket.and_then(|b| b.entry_mut(contact)) {
             entry.checked = now;
         }
     }
@@ -188,10 +199,12 @@ impl Table {
     /// Bucket by bucket in order of distance: the target's own, then all deeper ones (which share the
     /// same prefix with it), then outwards.
     pub fn closest(&self, target: &Id160, count: usize) -> Vec<Contact> {
-        let own = self.index(target).unwrap_or(159);
+        // Whatever is deeper than the last bucket has the same order of distance.
+        let last = self.buckets.len();
+        let own = self.index(target).unwrap_or(last).min(last);
         let mut out: Vec<Contact> = Vec::with_capacity(count);
-        let groups = std::iter::once(own..own + 1)
-            .chain(std::iter::once(own + 1..160))
+        let groups = std::iter::once(own..last.min(own + 1))
+            .chain(std::iter::once(last.min(own + 1)..last))
             .chain((0..own).rev().map(|i| i..i + 1));
         for group in groups {
             let start = out.len();

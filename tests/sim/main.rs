@@ -2,6 +2,14 @@
 //! `SIM_SEED`.
 
 mod dht;
+mod faults;
 mod links;
-mod net;
 mod swarm;
+mod world;
+
+/// The seed of this run, printed so that a failure can be replayed.
+fn seed() -> u64 {
+    let seed = std::env::var("SIM_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(1);
+    println!("SIM_SEED={seed}");
+    seed
+}

@@ -18,7 +18,7 @@ use dhtget::wire::peer::{Handshake, Message, Reserved};
 use sha1::{Digest as _, Sha1};
 
 use crate::links::{Arrival, LinkOptions, Links, StreamId};
-use crate::net::seed;
+use crate::seed;
 
 const KIB: u64 = 1 << 10;
 /// Bytes of the torrent: odd, so that the last piece and the last block are short.

@@ -155,7 +155,8 @@ impl Node {
         if let Some(item) = &found {
             // Who has this version already is told its number only (BEP 44, "get").
             reply.seq = item.seq();
-            if item.seq().is_none() || seq.is_none_or(|seq| item.seq() > Some(seq)) {
+            let is_news = item.seq().is_none() || seq.is_none_or(|seq| item.seq() > Some(seq));
+            if is_news && self.may_tell_much() {
                 reply.value = item.value();
                 if let Item::Mutable(m) = item {
                     reply.signed = Some(Signed { key: &m.key, seq: m.seq, signature: &m.signature });

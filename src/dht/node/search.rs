@@ -292,8 +292,8 @@ impl Node {
         }
         let mut sent = 0;
         for lookup in search.lookups.iter().flatten() {
-            let willing = lookup.closest().filter_map(|(contact, token)| Some((contact, token?)));
-            for (contact, token) in willing.take(K) {
+            let willing = lookup.closest_set().filter_map(|(contact, token)| Some((contact, token?)));
+            for (contact, token) in willing {
                 let info_hash = search.target;
                 let item = || search.item.as_ref().and_then(|i| i.put_method(token));
                 let method = match search.kind {
@@ -324,7 +324,7 @@ impl Node {
             let count = |at: usize| search.filters.as_ref().map_or(0, |f| f[at].estimate().round() as u32);
             self.push_event(Event::Scrape { lookup: search.id, seeds: count(0), leechers: count(1) });
         }
-        let closest = search.lookups().flat_map(|l| l.closest().take(K)).map(|(c, _)| c).collect();
+        let closest = search.lookups().flat_map(|l| l.closest_set()).map(|(c, _)| c).collect();
         self.push_event(Event::Done { lookup: search.id, stats, closest });
     }
 

@@ -14,11 +14,16 @@ use crate::id::Id160;
 use crate::wire::compact::{self, Contact};
 use crate::wire::krpc::{Body, ErrorBody, Filters, Message, Method, Query, Reply, Want, code};
 
+/// What a reply holds beside its nodes, the transaction id not counted.
+const REPLY_FRAME: usize = 110;
+
 /// Nodes of both families as they stand in a reply.
 pub(super) struct CompactNodes {
     v4: [u8; K * compact::NODE_V4],
     v6: [u8; K * compact::NODE_V6],
     lengths: [usize; 2],
+    /// Bytes that they may take together.
+    room: usize,
 }
 
 impl CompactNodes {
@@ -26,9 +31,12 @@ impl CompactNodes {
     fn push(&mut self, family: usize, node: &[u8]) {
         let out = if family == 0 { &mut self.v4[..] } else { &mut self.v6[..] };
         let length = &mut self.lengths[family];
-        if let Some(room) = out.get_mut(*length..*length + node.len()) {
-            room.copy_from_slice(node);
+        if let Some(place) = out.get_mut(*length..*length + node.len())
+            && self.room >= node.len()
+        {
+            place.copy_from_slice(node);
             *length += node.len();
+            self.room -= node.len();
         }
     }
 
@@ -68,14 +76,24 @@ impl Noted {
 }
 
 impl Node {
-    pub(super) fn serve(
+    /// Answers so that the bytes that go out stay in proportion to those that came in.
+    pub(super) fn serve_within_bounds(
         &mut self,
         now: Instant,
         from: SocketAddr,
+        received: usize,
         tid: &[u8],
         query: &Query<'_>,
         read_only: bool,
     ) {
+        self.answer_room = self.allowance.room(now, from.ip(), received);
+        let before = self.transmits.len();
+        self.serve(now, from, tid, query, read_only);
+        let sent = self.transmits.iter().skip(before).map(|t| t.payload.len()).sum();
+        self.allowance.spend(from.ip(), received, sent);
+    }
+
+    fn serve(&mut self, now: Instant, from: SocketAddr, tid: &[u8], query: &Query<'_>, read_only: bool) {
         if !is_sendable(from) {
             return self.counters.traffic.on_refusal(Refusal::Unsendable);
         }
@@ -111,6 +129,11 @@ impl Node {
         }
     }
 
+    /// Whether the one who asks may have an answer many times as long as his query.
+    pub(super) fn may_tell_much(&self) -> bool {
+        self.answer_room >= MAX_PAYLOAD
+    }
+
     fn serve_get_peers(
         &mut self,
         now: Instant,
@@ -128,12 +151,12 @@ impl Node {
         if !self.announced.contains(&hash) {
             return self.answer(from, tid, reply);
         }
-        let filters = if scrape { self.announced.filters(now, &hash) } else { None };
+        let filters = if scrape && self.may_tell_much() { self.announced.filters(now, &hash) } else { None };
         reply.filters = filters.as_ref().map(|[s, p]| Filters { seeds: s.as_bytes(), peers: p.as_bytes() });
         // What the datagram has room for: "6:" or "18:" and the peer, inside "6:valuesl" ... "e".
         let mut values = self.spare_payload();
         self.reply_message(from, tid, reply).emit(&mut values);
-        let room = MAX_PAYLOAD.saturating_sub(values.len() + 10);
+        let room = self.answer_room.saturating_sub(values.len() + 10);
         let each = if from.is_ipv4() { 2 + compact::PEER_V4 } else { 3 + compact::PEER_V6 };
         let choice = (from.is_ipv4(), no_seeds, room / each);
         values.clear();
@@ -156,7 +179,8 @@ impl Node {
         let wanted = [want.v4 || none && from.is_ipv4(), want.v6 || none && from.is_ipv6()];
         // Nobody needs to be told of himself, nor a stranger of our private neighbours.
         let tells_private = is_private(from.ip());
-        let mut out = CompactNodes { v4: [0; _], v6: [0; _], lengths: [0, 0] };
+        let room = self.answer_room.saturating_sub(REPLY_FRAME);
+        let mut out = CompactNodes { v4: [0; _], v6: [0; _], lengths: [0, 0], room };
         for (family, table) in self.tables.iter_mut().enumerate() {
             if !wanted[family] {
                 continue;
