@@ -3,5 +3,6 @@
 
 mod dht;
 mod links;
+mod million;
 mod net;
 mod swarm;
