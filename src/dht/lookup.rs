@@ -13,8 +13,10 @@ use std::time::{Duration, Instant};
 
 use super::config::{
     Config, K, MAX_ATTEMPTS, MAX_CANDIDATES, MAX_LONELY_ATTEMPTS, MAX_PER_SUBNET, MAX_TOKEN_LEN, PATIENCE,
-    SLOTS_MAX, SLOTS_MIN, SLOTS_START, subnet,
+    PRIOR, SLOTS_MAX, VERIFIED_LIFE, subnet,
 };
+use super::pace::Pace;
+use super::rules::{Flight, LookupRules, Stall};
 use crate::id::{Distance, Id160, NodeId};
 use crate::wire::compact::Contact;
 
@@ -51,6 +53,10 @@ struct Candidate {
     id: Option<NodeId>,
     addr: SocketAddr,
     state: State,
+    /// What asking it first costs, for one that has answered us before.
+    cost: Option<i64>,
+    /// When it was last asked.
+    sent: Instant,
     /// When its last query stalls, or did.
     stalls_at: Instant,
     attempts: u8,
@@ -63,18 +69,45 @@ struct Candidate {
 pub struct Lookup {
     target: Id160,
     started: Instant,
-    slots: usize,
+    rules: LookupRules,
+    /// Nodes as close as this are expected to be among the closest living.
+    radius: Option<Distance>,
+    /// Stalls that make room for one more query each.
+    extra_slots: usize,
     candidates: Vec<Candidate>,
     asked: u32,
     answered: u32,
     stalls: u32,
+    /// Of the nodes that others named: how many answered, how many were silent.
+    named: (u32, u32),
 }
 
 impl Lookup {
     /// A search that knows nobody yet.
-    pub fn new(now: Instant, target: Id160) -> Self {
-        let candidates = Vec::new();
-        Self { target, started: now, slots: SLOTS_START, candidates, asked: 0, answered: 0, stalls: 0 }
+    pub fn new(now: Instant, target: Id160, rules: LookupRules) -> Self {
+        Self {
+            target,
+            started: now,
+            rules,
+            radius: None,
+            extra_slots: 0,
+            candidates: Vec::new(),
+            asked: 0,
+            answered: 0,
+            stalls: 0,
+            named: (0, 0),
+        }
+    }
+
+    /// Tells the search how far from the target the [`K`] closest living nodes usually reach; without it,
+    /// every candidate may be one of them.
+    pub fn expect_within(&mut self, radius: Option<Distance>) {
+        self.radius = radius;
+    }
+
+    /// How far from the target the [`K`] closest nodes that answered reach.
+    pub fn reach(&self) -> Option<Distance> {
+        self.closest().nth(K - 1).map(|(contact, _)| contact.id.distance(&self.target))
     }
 
     /// Nodes asked, each counted once.
@@ -107,17 +140,22 @@ impl Lookup {
     /// An address to start from.
     pub fn offer_address(&mut self, now: Instant, addr: SocketAddr) {
         if self.position(addr).is_none() && self.candidates.len() < MAX_CANDIDATES {
-            self.candidates.push(candidate(now, None, None, addr, 1));
-            self.sort();
+            self.insert(candidate(now, None, None, addr, 1));
         }
     }
 
     /// A node to start from.
     pub fn offer(&mut self, now: Instant, contact: Contact, config: &Config) {
-        self.add(now, contact, 1, config);
+        self.add(now, contact, 1, None, config);
     }
 
-    fn add(&mut self, now: Instant, contact: Contact, hop: u32, config: &Config) {
+    /// A node to start from that has answered us before, with the round trip to it.
+    pub fn offer_known(&mut self, now: Instant, contact: Contact, rtt: Duration, config: &Config) {
+        let cost = self.rules.cost(&self.target, &contact.id, rtt);
+        self.add(now, contact, 1, Some(cost), config);
+    }
+
+    fn add(&mut self, now: Instant, contact: Contact, hop: u32, cost: Option<i64>, config: &Config) {
         let distance = Some(contact.id.distance(&self.target));
         let same_id = |c: &Candidate| c.id == Some(contact.id) && c.state != State::Failed;
         if self.position(contact.addr).is_some() || self.candidates.iter().any(same_id) {
@@ -133,8 +171,8 @@ impl Lookup {
                 _ => return,
             }
         }
-        self.candidates.push(candidate(now, distance, Some(contact.id), contact.addr, hop));
-        self.sort();
+        let candidate = candidate(now, distance, Some(contact.id), contact.addr, hop);
+        self.insert(Candidate { cost, ..candidate });
     }
 
     fn is_diverse(&self, addr: SocketAddr, config: &Config) -> bool {
@@ -147,8 +185,10 @@ impl Lookup {
         same_net < MAX_PER_SUBNET && self.candidates.iter().all(|c| c.addr.ip() != addr.ip())
     }
 
-    fn sort(&mut self) {
-        self.candidates.sort_by_key(|c| (c.distance, c.addr));
+    fn insert(&mut self, candidate: Candidate) {
+        let key = (candidate.distance, candidate.addr);
+        let at = self.candidates.partition_point(|c| (c.distance, c.addr) < key);
+        self.candidates.insert(at, candidate);
     }
 
     fn position(&self, addr: SocketAddr) -> Option<usize> {
@@ -170,18 +210,23 @@ impl Lookup {
         let candidate = &mut self.candidates[at];
         if candidate.state != State::Answered {
             self.answered += 1;
+            self.extra_slots = self.extra_slots.saturating_sub(1);
+            if candidate.hop > 1 {
+                self.named.0 += 1;
+                self.named.1 -= u32::from(candidate.state == State::Stalled && candidate.attempts == 1);
+            }
         }
         candidate.state = if candidate.id.is_none() && twin { State::Failed } else { State::Answered };
         candidate.token = token.filter(|t| t.len() <= MAX_TOKEN_LEN).map(Box::from);
         let hop = candidate.hop + 1;
         if candidate.id.is_none() {
+            let mut candidate = self.candidates.remove(at);
             candidate.id = Some(from.id);
             candidate.distance = Some(from.id.distance(&self.target));
-            self.sort();
+            self.insert(candidate);
         }
-        self.slots = self.slots.saturating_sub(1).max(SLOTS_MIN);
         for contact in closer {
-            self.add(now, *contact, hop, config);
+            self.add(now, *contact, hop, None, config);
         }
     }
 
@@ -194,19 +239,13 @@ impl Lookup {
         }
     }
 
-    /// What to do now; `stall` is the silence after which an answer has become unlikely.
-    pub fn next(&mut self, now: Instant, stall: Duration) -> Step {
+    /// What to do now, when answers take as long as `pace` says.
+    pub fn next(&mut self, now: Instant, pace: &Pace) -> Step {
         self.note_stalls(now);
-        // Queries that closer candidates have overtaken hold no slot, but count in the end.
-        let relevant = self.window().filter(|(_, c)| c.state == State::Waiting).count();
-        let waiting = self.candidates.iter().filter(|c| c.state == State::Waiting).count();
-        if relevant < self.slots
-            && waiting < SLOTS_MAX
-            && let Some(at) = self.choose(now)
-        {
-            return self.ask(now, at, stall);
+        if let Some(at) = self.choose(now, pace) {
+            return self.ask(now, at, pace);
         }
-        if let Some(at) = self.wait_for(now) {
+        if let Some(at) = self.wait_for(now, pace) {
             return Step::Wait(at);
         }
         let deadline = self.started + PATIENCE;
@@ -218,29 +257,99 @@ impl Lookup {
             if candidate.state == State::Waiting && candidate.stalls_at <= now {
                 candidate.state = State::Stalled;
                 self.stalls += 1;
-                // Many are dead here: waiting for each in turn would take too long.
-                self.slots = (self.slots + 1).min(SLOTS_MAX);
+                self.extra_slots += 1;
+                self.named.1 += u32::from(candidate.hop > 1 && candidate.attempts == 1);
             }
         }
     }
 
-    /// The closest candidates not known to be dead or silent, at most [`K`].
+    /// The closest candidates not known to be dead or silent, as many as must answer.
     fn window(&self) -> impl Iterator<Item = (usize, &Candidate)> {
-        let alive = |c: &Candidate| !matches!(c.state, State::Failed | State::Stalled);
-        self.candidates.iter().enumerate().filter(move |(_, c)| c.id.is_some() && alive(c)).take(K)
+        self.hopeful().take(self.rules.quorum)
     }
 
-    fn choose(&self, now: Instant) -> Option<usize> {
-        if let Some((at, _)) = self.window().find(|(_, c)| c.state == State::New) {
-            return Some(at);
-        }
-        if self.is_served() {
+    /// The candidates not known to be dead or silent, closest first.
+    fn hopeful(&self) -> impl Iterator<Item = (usize, &Candidate)> {
+        let alive = |c: &Candidate| !matches!(c.state, State::Failed | State::Stalled);
+        self.candidates.iter().enumerate().filter(move |(_, c)| c.id.is_some() && alive(c))
+    }
+
+    fn choose(&self, now: Instant, pace: &Pace) -> Option<usize> {
+        let waiting = self.candidates.iter().filter(|c| c.state == State::Waiting).count();
+        if waiting >= SLOTS_MAX {
             return None;
+        }
+        let (new, may_ask_more) = match self.rules.flight {
+            Flight::Slots { count, overtaken_count, grows } => {
+                let relevant = self.window().filter(|(_, c)| c.state == State::Waiting).count();
+                let busy = if overtaken_count { waiting } else { relevant };
+                let slots = count + if grows { self.extra_slots } else { 0 };
+                (self.window().find(|(_, c)| c.state == State::New).map(|(at, _)| at), busy < slots)
+            }
+            Flight::Likely { answers, slack, wide_end } => {
+                let new = self.next_likely(now, pace);
+                let hopes = new.map_or(0.0, |at| self.hopes(now, pace, at, slack));
+                let near = |at: usize| self.radius.is_none_or(|r| self.candidates[at].distance <= Some(r));
+                (new, hopes < answers || wide_end && new.is_some_and(near))
+            }
+        };
+        if new.is_some() || !may_ask_more || self.is_served() {
+            return new.filter(|_| may_ask_more);
         }
         let unasked = |c: &Candidate| c.id.is_none() && c.state == State::New;
         let again = |c: &Candidate| self.may_retry(c) && c.stalls_at <= now;
         let seed = self.candidates.iter().position(unasked);
         seed.or_else(|| self.candidates.iter().position(again))
+    }
+
+    /// Whom to ask next, if more are wanted: the cheapest to start from, then the closest one among those
+    /// who, as far as can be told, include as many living ones as must answer.
+    fn next_likely(&self, now: Instant, pace: &Pace) -> Option<usize> {
+        if self.answered == 0 {
+            let starts = self.hopeful().filter(|(_, c)| c.state == State::New && c.cost.is_some());
+            if let Some((at, _)) = starts.min_by_key(|(_, c)| c.cost) {
+                return Some(at);
+            }
+        }
+        let mut living = 0.0;
+        for (at, candidate) in self.hopeful() {
+            if living > self.rules.quorum as f64 - 0.5 {
+                return None;
+            }
+            if candidate.state == State::New {
+                return Some(at);
+            }
+            living += self.life(now, pace, candidate);
+        }
+        None
+    }
+
+    /// How likely it is that a candidate answers, or has.
+    fn life(&self, now: Instant, pace: &Pace, candidate: &Candidate) -> f64 {
+        let (answered, silent) = (f64::from(self.named.0), f64::from(self.named.1));
+        let prior = match candidate.cost {
+            Some(_) => VERIFIED_LIFE,
+            None => (answered + PRIOR) / (answered + silent + 2.0 * PRIOR),
+        };
+        match candidate.state {
+            State::New => prior,
+            State::Answered => 1.0,
+            State::Failed | State::Stalled => 0.0,
+            State::Waiting => {
+                // Bayes: the dead are silent for sure, the living for as long as answers take.
+                let due = prior * pace.still_due(now.saturating_duration_since(candidate.sent));
+                due / (due + 1.0 - prior)
+            }
+        }
+    }
+
+    /// Answers to be expected from queries in flight that serve as well as asking `new` would.
+    fn hopes(&self, now: Instant, pace: &Pace, new: usize, slack: u32) -> f64 {
+        let bits = |c: &Candidate| c.distance.map_or(0, |d| d.leading_zeros());
+        let enough = bits(&self.candidates[new]);
+        let waiting = self.candidates.iter().filter(|c| c.state == State::Waiting);
+        let as_good = waiting.filter(|c| self.answered == 0 || bits(c) + slack >= enough);
+        as_good.map(|c| self.life(now, pace, c)).sum()
     }
 
     /// Whether a full set has answered, or is about to.
@@ -258,29 +367,45 @@ impl Lookup {
         candidate.state == State::Stalled && candidate.attempts < attempts
     }
 
-    fn ask(&mut self, now: Instant, at: usize, stall: Duration) -> Step {
+    fn ask(&mut self, now: Instant, at: usize, pace: &Pace) -> Step {
+        let stall = match self.rules.stall {
+            Stall::After(time) => time,
+            Stall::Measured => pace.stall(),
+        };
         let candidate = &mut self.candidates[at];
         if candidate.attempts == 0 {
             self.asked += 1;
         }
         candidate.state = State::Waiting;
+        candidate.sent = now;
         candidate.stalls_at = now + stall * (1 << candidate.attempts.min(3));
         candidate.attempts += 1;
         Step::Query { addr: candidate.addr, id: candidate.id }
     }
 
-    /// When the next query that matters stalls or may be repeated.
-    fn wait_for(&self, now: Instant) -> Option<Instant> {
-        let silent = self.window().filter(|(_, c)| c.state == State::Waiting).map(|(_, c)| c.stalls_at);
-        let unasked = self.window().any(|(_, c)| c.state == State::New);
-        if self.is_served() && !unasked {
-            return silent.min();
+    /// When the next query that matters stalls, may be repeated, or has become less likely to be answered.
+    fn wait_for(&self, now: Instant, pace: &Pace) -> Option<Instant> {
+        let window: Vec<_> = self.window().map(|(_, c)| c).collect();
+        let unasked = window.iter().any(|c| c.state == State::New);
+        let stall = if self.is_served() && !unasked {
+            let silent = window.iter().filter(|c| c.state == State::Waiting);
+            silent.map(|c| c.stalls_at).min()
+        } else {
+            // Without a full set, or a free slot, every query under way matters, and silent nodes do too.
+            let retry = !self.is_served();
+            let again = |c: &Candidate| retry && self.may_retry(c) && c.stalls_at > now;
+            let matters = |c: &&Candidate| c.state == State::Waiting || again(c);
+            self.candidates.iter().filter(matters).map(|c| c.stalls_at).min()
+        }?;
+        if matches!(self.rules.flight, Flight::Slots { .. }) {
+            return Some(stall);
         }
-        // Without a full set, or a free slot, every query under way matters, and silent nodes do too.
-        let retry = !self.is_served();
-        let matters =
-            |c: &&Candidate| c.state == State::Waiting || retry && self.may_retry(c) && c.stalls_at > now;
-        self.candidates.iter().filter(matters).map(|c| c.stalls_at).min()
+        let waiting = self.candidates.iter().filter(|c| c.state == State::Waiting);
+        let marks = waiting.filter_map(|c| {
+            let mark = pace.next_mark(now.saturating_duration_since(c.sent))?;
+            Some(c.sent + mark)
+        });
+        Some(marks.min().map_or(stall, |mark| mark.min(stall)))
     }
 }
 
@@ -292,7 +417,7 @@ fn candidate(
     hop: u32,
 ) -> Candidate {
     let (state, token) = (State::New, None);
-    Candidate { distance, id, addr, state, stalls_at: now, attempts: 0, hop, token }
+    Candidate { distance, id, addr, state, cost: None, sent: now, stalls_at: now, attempts: 0, hop, token }
 }
 
 #[cfg(test)]
@@ -302,6 +427,13 @@ mod tests {
     use crate::rng::Rng;
 
     const STALL: Duration = Duration::from_millis(100);
+
+    /// Answers take a millisecond.
+    fn pace() -> Pace {
+        let mut pace = Pace::default();
+        (0..10).for_each(|_| pace.add(Duration::from_millis(1)));
+        pace
+    }
 
     fn local() -> Config {
         Config { network: Network::Local, ..Config::default() }
@@ -317,10 +449,10 @@ mod tests {
     fn run(all: &[Contact], dead: impl Fn(usize) -> bool, target: Id160) -> (Lookup, Duration) {
         let (start, config) = (Instant::now(), local());
         let mut now = start;
-        let mut lookup = Lookup::new(now, target);
+        let mut lookup = Lookup::new(now, target, config.lookup);
         lookup.offer_address(now, all[0].addr);
         for _ in 0..10_000 {
-            match lookup.next(now, STALL) {
+            match lookup.next(now, &pace()) {
                 Step::Query { addr, .. } => {
                     let at = all.iter().position(|c| c.addr == addr).unwrap();
                     if !dead(at) {
@@ -372,14 +504,14 @@ mod tests {
     #[test]
     fn a_late_answer_counts() {
         let (now, config, all) = (Instant::now(), local(), contacts(2, 4));
-        let mut lookup = Lookup::new(now, Id160::ZERO);
+        let mut lookup = Lookup::new(now, Id160::ZERO, config.lookup);
         lookup.offer(now, all[0], &config);
-        assert!(matches!(lookup.next(now, STALL), Step::Query { .. }));
-        assert_eq!(lookup.next(now, STALL), Step::Wait(now + STALL));
+        assert!(matches!(lookup.next(now, &pace()), Step::Query { .. }));
+        assert_eq!(lookup.next(now, &pace()), Step::Wait(now + STALL));
         let late = now + STALL * 2;
-        assert!(matches!(lookup.next(late, STALL), Step::Query { .. }));
+        assert!(matches!(lookup.next(late, &pace()), Step::Query { .. }));
         lookup.on_reply(late, all[0], None, &all, &config);
-        assert!(matches!(lookup.next(late, STALL), Step::Query { addr, .. } if addr == all[1].addr));
+        assert!(matches!(lookup.next(late, &pace()), Step::Query { addr, .. } if addr == all[1].addr));
         assert_eq!((lookup.stalls(), lookup.answered()), (1, 1));
     }
 

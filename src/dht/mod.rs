@@ -16,6 +16,8 @@ pub mod inflight;
 pub mod limiter;
 pub mod lookup;
 pub mod node;
+pub mod pace;
+pub mod rules;
 pub mod table;
 pub mod token;
 
@@ -24,3 +26,4 @@ pub use event::{
     BootstrapState, Counters, Event, Full, LookupId, LookupStats, PingId, Reason, Snapshot, Transmit,
 };
 pub use node::Node;
+pub use rules::LookupRules;

@@ -17,7 +17,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use self::search::{Kind, Search};
+use self::search::{Kind, Reaches, Search};
 use self::upkeep::Upkeep;
 use super::announced::Announced;
 use super::config::{
@@ -49,6 +49,8 @@ pub struct Node {
     announced: Announced,
     limiter: Limiter,
     searches: Vec<Search>,
+    /// IPv4, IPv6.
+    reaches: [Reaches; 2],
     upkeep: Upkeep,
     bootstrap: Vec<BootstrapState>,
     pings: usize,
@@ -81,12 +83,13 @@ impl Node {
         Self {
             last_reply: None,
             id,
-            tables: [Table::new(id), Table::new(id)],
+            tables: [0, 1].map(|_| Table::with_root(id, config.lookup.root_buckets)),
             inflight: InFlight::new(rng.child()),
             tokens: Tokens::new(now, rng.child()),
             announced: Announced::new(config.limits.store_bytes),
             limiter: Limiter::new(&config),
             searches: Vec::new(),
+            reaches: Default::default(),
             upkeep: Upkeep::new(now),
             bootstrap: Vec::new(),
             pings: 0,

@@ -15,17 +15,23 @@ use crate::wire::compact::Contact;
 #[derive(Debug)]
 pub struct Table {
     own: NodeId,
+    root: [usize; ROOT_BUCKETS.len()],
     buckets: Vec<Bucket>,
-}
-
-fn capacity(index: usize) -> usize {
-    ROOT_BUCKETS.get(index).copied().unwrap_or(K)
 }
 
 impl Table {
     /// An empty table round `own`.
     pub fn new(own: NodeId) -> Self {
-        Self { own, buckets: vec![Bucket::default(); 160] }
+        Self::with_root(own, ROOT_BUCKETS)
+    }
+
+    /// The same with these capacities of the buckets nearest the root.
+    pub fn with_root(own: NodeId, root: [usize; ROOT_BUCKETS.len()]) -> Self {
+        Self { own, root, buckets: vec![Bucket::default(); 160] }
+    }
+
+    fn capacity(&self, index: usize) -> usize {
+        self.root.get(index).copied().unwrap_or(K)
     }
 
     /// Entries, spares not counted.
@@ -52,7 +58,7 @@ impl Table {
     pub fn has_room(&self, id: &NodeId) -> bool {
         self.index(id).is_some_and(|at| {
             let entries = self.buckets[at].entries();
-            entries.len() < capacity(at) || entries.iter().any(|e| e.failures > 0)
+            entries.len() < self.capacity(at) || entries.iter().any(|e| e.failures > 0)
         })
     }
 
@@ -79,7 +85,8 @@ impl Table {
             while self.contains(&old) && !self.buckets[at].on_failure(&old) {}
         }
         if self.is_diverse(&contact, at, config) {
-            self.buckets[at].insert(now, Entry::new(now, contact, rtt), capacity(at));
+            let capacity = self.capacity(at);
+            self.buckets[at].insert(now, Entry::new(now, contact, rtt), capacity);
         }
     }
 
@@ -127,16 +134,28 @@ impl Table {
     /// Bucket by bucket in order of distance: the target's own, then all deeper ones (which share the
     /// same prefix with it), then outwards.
     pub fn closest(&self, target: &Id160, count: usize) -> Vec<Contact> {
+        self.closest_entries(target, count).into_iter().map(|e| e.contact).collect()
+    }
+
+    /// The `count` usable nodes to which `cost` gives the lowest number.
+    pub fn cheapest(&self, count: usize, cost: impl Fn(&Entry) -> i64) -> Vec<&Entry> {
+        let mut all: Vec<_> = self.entries().filter(|e| e.is_usable()).map(|e| (cost(e), e)).collect();
+        all.sort_by_key(|(cost, e)| (*cost, e.contact.addr));
+        all.into_iter().take(count).map(|(_, e)| e).collect()
+    }
+
+    /// The same as [`Table::closest`], with what is known of them.
+    pub fn closest_entries(&self, target: &Id160, count: usize) -> Vec<&Entry> {
         let own = self.index(target).unwrap_or(159);
-        let mut out: Vec<Contact> = Vec::with_capacity(count);
+        let mut out: Vec<&Entry> = Vec::with_capacity(count);
         let groups = std::iter::once(own..own + 1)
             .chain(std::iter::once(own + 1..160))
             .chain((0..own).rev().map(|i| i..i + 1));
         for group in groups {
             let start = out.len();
             let usable = self.buckets[group].iter().flat_map(|b| b.entries()).filter(|e| e.is_usable());
-            out.extend(usable.map(|e| e.contact));
-            out[start..].sort_unstable_by_key(|c| c.id.distance(target));
+            out.extend(usable);
+            out[start..].sort_unstable_by_key(|e| e.contact.id.distance(target));
             if out.len() >= count {
                 break;
             }

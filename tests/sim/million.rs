@@ -5,7 +5,7 @@ mod world;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use dhtget::dht::{Config, Event};
+use dhtget::dht::{Config, Event, LookupRules};
 use dhtget::id::Id160;
 
 use self::world::{Run, World, WorldOptions};
@@ -159,6 +159,12 @@ fn million() {
     println!("world {:?}", begun.elapsed());
     let config = Config { ipv6: false, ..Config::default() };
     println!("{HEAD}");
-    println!("{}", row("ours", &measure(&world, &config, effort)));
+    let ours = LookupRules::default();
+    let rules = [("three, 2 s", LookupRules::CLASSIC), ("five, 1 s", LookupRules::FIVE), ("ours", ours)];
+    let only = std::env::var("ONLY").unwrap_or_default();
+    for (name, lookup) in rules.iter().filter(|(name, _)| name.contains(&only)) {
+        let config = Config { lookup: *lookup, ..config.clone() };
+        println!("{}", row(name, &measure(&world, &config, effort)));
+    }
     println!("{:?}", begun.elapsed());
 }

@@ -2,15 +2,16 @@
 //!
 //! Owns what a search reports and when it ends. Whom to ask is the lookup's decision.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::{Node, Purpose, family};
-use crate::dht::config::{K, MAX_PEERS_FOUND, MAX_SEEDS, PATIENCE_OTHER_FAMILY};
+use crate::dht::bucket::Entry;
+use crate::dht::config::{CHEAP_STARTS, K, MAX_PEERS_FOUND, MAX_SEEDS, PATIENCE_OTHER_FAMILY, REACHES};
 use crate::dht::event::{Event, LookupId, LookupStats};
 use crate::dht::lookup::{Lookup, Step};
-use crate::id::Id160;
+use crate::id::{Distance, Id160};
 use crate::wire::compact::Contact;
 use crate::wire::krpc::{Method, Reply};
 
@@ -40,6 +41,25 @@ pub(super) struct Search {
     /// Announces under way, once the lookups are over.
     announcing: Option<u32>,
     announced_to: u32,
+}
+
+/// How far from their targets the [`K`] closest nodes reached in the latest searches.
+#[derive(Debug, Default)]
+pub(super) struct Reaches(VecDeque<Distance>);
+
+impl Reaches {
+    fn add(&mut self, reach: Distance) {
+        if self.0.len() == REACHES {
+            self.0.pop_front();
+        }
+        self.0.push_back(reach);
+    }
+
+    fn median(&self) -> Option<Distance> {
+        let mut sorted: Vec<_> = self.0.iter().copied().collect();
+        sorted.sort_unstable();
+        sorted.get(sorted.len() / 2).copied()
+    }
 }
 
 impl Search {
@@ -122,10 +142,19 @@ impl Node {
 
     /// A lookup that starts from the table, and from every other address where the table is thin.
     fn seeded_lookup(&self, now: Instant, target: Id160, at: usize) -> Lookup {
-        let mut lookup = Lookup::new(now, target);
-        let known = self.tables[at].closest(&target, 2 * K);
-        for contact in &known {
-            lookup.offer(now, *contact, &self.config);
+        let rules = self.config.lookup;
+        let mut lookup = Lookup::new(now, target, rules);
+        lookup.expect_within(self.reaches[at].median());
+        let known = self.tables[at].closest_entries(&target, 2 * K);
+        let cheap = match rules.bit_worth {
+            Some(_) => {
+                let cost = |e: &Entry| rules.cost(&target, &e.contact.id, e.rtt);
+                self.tables[at].cheapest(CHEAP_STARTS, cost)
+            }
+            None => Vec::new(),
+        };
+        for entry in known.iter().chain(&cheap) {
+            lookup.offer_known(now, entry.contact, entry.rtt, &self.config);
         }
         if known.len() < K {
             let ours = |addr: &SocketAddr| family(*addr) == at;
@@ -191,7 +220,7 @@ impl Node {
         let mut over = true;
         for lookup in search.lookups.iter_mut().flatten() {
             loop {
-                match lookup.next(now, self.inflight.stall()) {
+                match lookup.next(now, self.inflight.pace()) {
                     Step::Query { addr, id } => {
                         let purpose = Purpose::Search(search.id);
                         if self.query(now, addr, id, Self::TIMEOUT, method, purpose).is_none() {
@@ -230,12 +259,15 @@ impl Node {
         }
         search.announcing = Some(sent);
         // An announce whose confirmation was lost has most likely arrived: no reason to keep waiting.
-        search.wake = Some(now + 2 * self.inflight.stall());
+        search.wake = Some(now + 2 * self.inflight.pace().stall());
     }
 
     fn finish(&mut self, now: Instant, search: Search) {
         let stats = search.stats(now);
         tracing::debug!(?stats, kind = ?search.kind, "search over");
+        for (lookup, reaches) in search.lookups.iter().zip(&mut self.reaches) {
+            lookup.as_ref().and_then(Lookup::reach).map(|reach| reaches.add(reach));
+        }
         if search.is_join() {
             return self.on_joined(now, stats.answered > 0);
         }

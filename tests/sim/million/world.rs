@@ -32,8 +32,9 @@ pub struct WorldOptions {
     pub sigma: f64,
     /// Dead nodes that a table knows for each dead node it could know.
     pub stale: f64,
-    /// Median of the time that a node stays, and stays away.
-    pub session: Duration,
+    /// Median of the time that a node stays, and stays away; half of them stay and half stay away for good
+    /// where there is none.
+    pub session: Option<Duration>,
     /// Share of datagrams lost, each way.
     pub loss: f64,
 }
@@ -46,7 +47,7 @@ impl Default for WorldOptions {
             rtt: Duration::from_millis(100),
             sigma: 0.5,
             stale: 1.0,
-            session: Duration::from_secs(3600),
+            session: None,
             loss: 0.0,
         }
     }
@@ -137,9 +138,10 @@ impl World {
 
     /// Half of the nodes are alive at any time: each comes and goes with a period of its own.
     pub fn is_alive(&self, n: usize, at: Duration) -> bool {
-        let session = self.options.session.as_secs_f64() * normal(self.hash(2, n)).exp();
-        let phase = at.as_secs_f64() / (2.0 * session) + unit(self.hash(3, n));
-        phase.fract() < 0.5
+        let start = unit(self.hash(3, n));
+        let Some(median) = self.options.session else { return start < 0.5 };
+        let session = median.as_secs_f64() * normal(self.hash(2, n)).exp();
+        (at.as_secs_f64() / (2.0 * session) + start).fract() < 0.5
     }
 
     /// Whether a living node is there.
