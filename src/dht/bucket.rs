@@ -13,6 +13,8 @@ use crate::wire::compact::Contact;
 pub struct Entry {
     /// Who and where.
     pub contact: Contact,
+    /// When it first answered us.
+    pub since: Instant,
     /// When it last answered us.
     pub answered: Instant,
     /// When it last asked us something.
@@ -28,7 +30,7 @@ pub struct Entry {
 impl Entry {
     /// A node that has just answered.
     pub fn new(now: Instant, contact: Contact, rtt: Duration) -> Self {
-        Self { contact, answered: now, asked_us: None, failures: 0, rtt, checked: now }
+        Self { contact, since: now, answered: now, asked_us: None, failures: 0, rtt, checked: now }
     }
 
     /// Good: answered lately, or has answered once and asked lately (BEP 5, "Routing Table").
@@ -62,7 +64,10 @@ impl Bucket {
     }
 
     /// Takes a node that has answered; into the spares where the bucket is full of better ones.
-    pub fn insert(&mut self, now: Instant, entry: Entry, capacity: usize) {
+    ///
+    /// Where `prefer_fast`, the younger half of a full bucket is held by round trip: the older half stays,
+    /// since who has been there for long stays for long, and no newcomer can drive it out by being near.
+    pub fn insert(&mut self, now: Instant, entry: Entry, capacity: usize, prefer_fast: bool) {
         if self.entries.len() < capacity {
             return self.entries.push(entry);
         }
@@ -70,7 +75,25 @@ impl Bucket {
         let worst = self.entries.iter_mut().filter(|e| e.failures > 0).max_by_key(|e| e.failures);
         if let Some(worst) = worst {
             *worst = entry;
-        } else if self.spares.len() < REPLACEMENTS {
+        } else if prefer_fast && let Some(slow) = self.slowest_newcomer().filter(|e| is_faster(&entry, e)) {
+            let slow = std::mem::replace(slow, entry);
+            self.insert_spare(now, slow);
+        } else {
+            self.insert_spare(now, entry);
+        }
+    }
+
+    /// The slowest of the younger half.
+    fn slowest_newcomer(&mut self) -> Option<&mut Entry> {
+        let mut ages: Vec<_> = self.entries.iter().map(|e| e.since).collect();
+        let half = ages.len() / 2;
+        let (_, median, _) = ages.select_nth_unstable(half);
+        let median = *median;
+        self.entries.iter_mut().filter(|e| e.since >= median).max_by_key(|e| e.rtt)
+    }
+
+    fn insert_spare(&mut self, now: Instant, entry: Entry) {
+        if self.spares.len() < REPLACEMENTS {
             self.spares.push(entry);
         } else if let Some(oldest) = self.spares.iter_mut().min_by_key(|e| e.answered)
             && (oldest.failures > 0 || !oldest.is_good(now) || oldest.rtt > entry.rtt)
@@ -94,6 +117,11 @@ impl Bucket {
     }
 }
 
+/// Clearly faster: a place changes hands for more than jitter.
+fn is_faster(a: &Entry, b: &Entry) -> bool {
+    a.rtt + a.rtt / 4 < b.rtt
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -109,7 +137,7 @@ mod tests {
         let now = Instant::now();
         let mut bucket = Bucket::default();
         for n in 1..=3 {
-            bucket.insert(now, entry(now, n), 2);
+            bucket.insert(now, entry(now, n), 2, false);
         }
         assert_eq!((bucket.entries.len(), bucket.spares.len()), (2, 1));
         assert!(bucket.on_failure(&entry(now, 1).contact));
@@ -120,7 +148,7 @@ mod tests {
     fn without_a_spare_it_takes_three() {
         let now = Instant::now();
         let mut bucket = Bucket::default();
-        bucket.insert(now, entry(now, 1), 2);
+        bucket.insert(now, entry(now, 1), 2, false);
         let contact = entry(now, 1).contact;
         assert!(!bucket.on_failure(&contact) && !bucket.on_failure(&contact));
         assert!(bucket.on_failure(&contact) && bucket.entries.is_empty());

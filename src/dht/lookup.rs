@@ -12,8 +12,8 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::config::{
-    Config, K, MAX_ATTEMPTS, MAX_CANDIDATES, MAX_LONELY_ATTEMPTS, MAX_PER_SUBNET, MAX_TOKEN_LEN, PATIENCE,
-    PRIOR, SLOTS_MAX, VERIFIED_LIFE, subnet,
+    ASIDE_BITS, ASIDE_PLAN, Config, K, MAX_ATTEMPTS, MAX_CANDIDATES, MAX_LONELY_ATTEMPTS, MAX_PER_SUBNET,
+    MAX_TOKEN_LEN, PATIENCE, PRIOR, SLOTS_MAX, VERIFIED_LIFE, subnet,
 };
 use super::pace::Pace;
 use super::rules::{Flight, LookupRules, Stall};
@@ -29,6 +29,8 @@ pub enum Step {
         addr: SocketAddr,
         /// Who should be there.
         id: Option<NodeId>,
+        /// Which nodes to ask it for, if not those closest to the target.
+        aside: Option<Id160>,
     },
     /// Nothing to do before an answer comes or that time does.
     Wait(Instant),
@@ -60,6 +62,9 @@ struct Candidate {
     /// When its last query stalls, or did.
     stalls_at: Instant,
     attempts: u8,
+    /// When its answer about the nodes beside the target stalls.
+    aside: Option<Instant>,
+    was_aside: bool,
     hop: u32,
     token: Option<Box<[u8]>>,
 }
@@ -74,6 +79,8 @@ pub struct Lookup {
     radius: Option<Distance>,
     /// Stalls that make room for one more query each.
     extra_slots: usize,
+    /// Questions about the nodes beside the target.
+    asides: usize,
     candidates: Vec<Candidate>,
     asked: u32,
     answered: u32,
@@ -91,6 +98,7 @@ impl Lookup {
             rules,
             radius: None,
             extra_slots: 0,
+            asides: 0,
             candidates: Vec::new(),
             asked: 0,
             answered: 0,
@@ -217,7 +225,10 @@ impl Lookup {
             }
         }
         candidate.state = if candidate.id.is_none() && twin { State::Failed } else { State::Answered };
-        candidate.token = token.filter(|t| t.len() <= MAX_TOKEN_LEN).map(Box::from);
+        candidate.aside = None;
+        // An answer about the nodes beside the target brings no token, and takes none away.
+        candidate.token =
+            token.filter(|t| t.len() <= MAX_TOKEN_LEN).map(Box::from).or(candidate.token.take());
         let hop = candidate.hop + 1;
         if candidate.id.is_none() {
             let mut candidate = self.candidates.remove(at);
@@ -232,16 +243,20 @@ impl Lookup {
 
     /// A node has failed for good, or refused.
     pub fn on_failure(&mut self, from: SocketAddr) {
-        if let Some(at) = self.position(from)
-            && self.candidates[at].state != State::Answered
-        {
-            self.candidates[at].state = State::Failed;
+        if let Some(at) = self.position(from) {
+            self.candidates[at].aside = None;
+            if self.candidates[at].state != State::Answered {
+                self.candidates[at].state = State::Failed;
+            }
         }
     }
 
     /// What to do now, when answers take as long as `pace` says.
     pub fn next(&mut self, now: Instant, pace: &Pace) -> Step {
         self.note_stalls(now);
+        if let Some(step) = self.look_aside(now, pace) {
+            return step;
+        }
         if let Some(at) = self.choose(now, pace) {
             return self.ask(now, at, pace);
         }
@@ -254,6 +269,7 @@ impl Lookup {
 
     fn note_stalls(&mut self, now: Instant) {
         for candidate in &mut self.candidates {
+            candidate.aside = candidate.aside.filter(|at| *at > now);
             if candidate.state == State::Waiting && candidate.stalls_at <= now {
                 candidate.state = State::Stalled;
                 self.stalls += 1;
@@ -367,11 +383,39 @@ impl Lookup {
         candidate.state == State::Stalled && candidate.attempts < attempts
     }
 
-    fn ask(&mut self, now: Instant, at: usize, pace: &Pace) -> Step {
-        let stall = match self.rules.stall {
+    fn stall(&self, pace: &Pace) -> Duration {
+        match self.rules.stall {
             Stall::After(time) => time,
             Stall::Measured => pace.stall(),
-        };
+        }
+    }
+
+    /// Asks one who is near for the nodes beside the target.
+    ///
+    /// An answer holds eight nodes, dead ones among them, so all that are near name the same few on the
+    /// target's side and leave out those who are next on the other. Asked for that side, one of them names it
+    /// whole.
+    fn look_aside(&mut self, now: Instant, pace: &Pace) -> Option<Step> {
+        let bits = self.radius?.leading_zeros();
+        if self.asides >= self.rules.asides || bits >= 160 || self.answered == 0 {
+            return None;
+        }
+        let near = |c: &Candidate| c.distance.is_some_and(|d| d.leading_zeros() + ASIDE_BITS >= bits);
+        let stalls_at = now + self.stall(pace);
+        let nth = self.asides;
+        let fit =
+            |c: &&mut Candidate| c.state == State::Answered && c.aside.is_none() && !c.was_aside && near(c);
+        let candidate = self.candidates.iter_mut().find(fit)?;
+        (candidate.aside, candidate.was_aside) = (Some(stalls_at), true);
+        self.asides += 1;
+        let mut beside = self.target;
+        let bit = (bits as usize).saturating_sub(ASIDE_PLAN[nth % ASIDE_PLAN.len()]);
+        beside.set_bit(bit, !beside.bit(bit));
+        Some(Step::Query { addr: candidate.addr, id: candidate.id, aside: Some(beside) })
+    }
+
+    fn ask(&mut self, now: Instant, at: usize, pace: &Pace) -> Step {
+        let stall = self.stall(pace);
         let candidate = &mut self.candidates[at];
         if candidate.attempts == 0 {
             self.asked += 1;
@@ -380,11 +424,16 @@ impl Lookup {
         candidate.sent = now;
         candidate.stalls_at = now + stall * (1 << candidate.attempts.min(3));
         candidate.attempts += 1;
-        Step::Query { addr: candidate.addr, id: candidate.id }
+        Step::Query { addr: candidate.addr, id: candidate.id, aside: None }
     }
 
     /// When the next query that matters stalls, may be repeated, or has become less likely to be answered.
     fn wait_for(&self, now: Instant, pace: &Pace) -> Option<Instant> {
+        let aside = self.candidates.iter().filter_map(|c| c.aside).min();
+        self.wait_for_answers(now, pace).into_iter().chain(aside).min()
+    }
+
+    fn wait_for_answers(&self, now: Instant, pace: &Pace) -> Option<Instant> {
         let window: Vec<_> = self.window().map(|(_, c)| c).collect();
         let unasked = window.iter().any(|c| c.state == State::New);
         let stall = if self.is_served() && !unasked {
@@ -417,7 +466,20 @@ fn candidate(
     hop: u32,
 ) -> Candidate {
     let (state, token) = (State::New, None);
-    Candidate { distance, id, addr, state, cost: None, sent: now, stalls_at: now, attempts: 0, hop, token }
+    Candidate {
+        distance,
+        id,
+        addr,
+        state,
+        cost: None,
+        sent: now,
+        stalls_at: now,
+        attempts: 0,
+        aside: None,
+        was_aside: false,
+        hop,
+        token,
+    }
 }
 
 #[cfg(test)]
@@ -507,7 +569,7 @@ mod tests {
         let mut lookup = Lookup::new(now, Id160::ZERO, config.lookup);
         lookup.offer(now, all[0], &config);
         assert!(matches!(lookup.next(now, &pace()), Step::Query { .. }));
-        assert_eq!(lookup.next(now, &pace()), Step::Wait(now + STALL));
+        assert!(matches!(lookup.next(now, &pace()), Step::Wait(at) if at > now && at <= now + STALL));
         let late = now + STALL * 2;
         assert!(matches!(lookup.next(late, &pace()), Step::Query { .. }));
         lookup.on_reply(late, all[0], None, &all, &config);

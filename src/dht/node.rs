@@ -343,7 +343,7 @@ impl Node {
         }
         match query.purpose {
             Purpose::Search(id) => self.on_search_reply(now, id, contact, reply),
-            Purpose::Announce(id) => self.on_announced(now, id, true),
+            Purpose::Announce(id) => self.on_announced(now, id, from, true),
             Purpose::Ping(ping) => {
                 self.pings -= 1;
                 self.push_event(Event::Pong { ping, id: reply.id, rtt, version });
@@ -388,7 +388,7 @@ impl Node {
     fn on_failure(&mut self, now: Instant, query: &Pending<Purpose>) {
         match query.purpose {
             Purpose::Search(id) => self.on_search_failure(now, id, query.to),
-            Purpose::Announce(id) => self.on_announced(now, id, false),
+            Purpose::Announce(id) => self.on_announced(now, id, query.to, false),
             Purpose::Ping(ping) => {
                 self.pings -= 1;
                 self.push_event(Event::PingFailed { ping });

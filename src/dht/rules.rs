@@ -57,6 +57,8 @@ pub struct LookupRules {
     pub prefer_fast: bool,
     /// Closest living nodes that must have answered.
     pub quorum: usize,
+    /// Questions about the nodes beside the target, to those near it.
+    pub asides: usize,
 }
 
 impl LookupRules {
@@ -68,13 +70,14 @@ impl LookupRules {
         bit_worth: None,
         prefer_fast: false,
         quorum: K,
+        asides: 0,
     };
 
     /// Five in flight among the best, one more for each that is silent for a second.
     pub const FIVE: Self = Self {
         flight: Flight::Slots { count: 5, overtaken_count: false, grows: true },
         stall: Stall::After(Duration::from_secs(1)),
-        root_buckets: ROOT_BUCKETS,
+        root_buckets: [128, 64, 32, 16],
         ..Self::CLASSIC
     };
 
@@ -91,12 +94,13 @@ impl LookupRules {
 impl Default for LookupRules {
     fn default() -> Self {
         Self {
-            flight: Flight::Likely { answers: 2.0, slack: 2, wide_end: true },
+            flight: Flight::Likely { answers: 4.0, slack: 1, wide_end: true },
             stall: Stall::Measured,
             root_buckets: ROOT_BUCKETS,
-            bit_worth: Some(Duration::from_millis(15)),
+            bit_worth: Some(Duration::from_millis(20)),
             prefer_fast: true,
             quorum: K,
+            asides: 2,
         }
     }
 }

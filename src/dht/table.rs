@@ -86,7 +86,9 @@ impl Table {
         }
         if self.is_diverse(&contact, at, config) {
             let capacity = self.capacity(at);
-            self.buckets[at].insert(now, Entry::new(now, contact, rtt), capacity);
+            // Near our own id completeness counts, not speed.
+            let fast = config.lookup.prefer_fast && at < self.root.len();
+            self.buckets[at].insert(now, Entry::new(now, contact, rtt), capacity, fast);
         }
     }
 

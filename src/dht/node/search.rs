@@ -38,9 +38,17 @@ pub(super) struct Search {
     lookups: [Option<Lookup>; 2],
     wake: Option<Instant>,
     found: BTreeSet<SocketAddr>,
-    /// Announces under way, once the lookups are over.
-    announcing: Option<u32>,
+    /// Once the lookups are over.
+    announcing: Option<Announcing>,
     announced_to: u32,
+}
+
+/// The end of a search that announces.
+#[derive(Debug, Default)]
+struct Announcing {
+    /// Who has not confirmed yet, [`K`] of each family at most, and the tokens they gave.
+    pending: Vec<(Contact, Box<[u8]>)>,
+    repeated: bool,
 }
 
 /// How far from their targets the [`K`] closest nodes reached in the latest searches.
@@ -197,16 +205,24 @@ impl Node {
         let Some(at) = self.searches.iter().position(|s| s.id == id) else { return };
         let mut search = self.searches.swap_remove(at);
         let due = search.wake.is_some_and(|at| at <= now);
-        if search.announcing.is_some() {
-            // Confirmations that are this late are not waited for.
-            search.announcing = search.announcing.filter(|_| !due).or(Some(0));
+        if let Some(mut announcing) = search.announcing.take() {
+            if due && announcing.repeated {
+                // Confirmations that are this late are not waited for.
+                announcing.pending.clear();
+            } else if due {
+                // Either way one of a pair of datagrams was lost; to be announced twice harms nobody.
+                announcing.repeated = true;
+                self.send_announces(now, &mut search, &announcing);
+            }
+            search.announcing = Some(announcing);
         } else {
             search.wake = None;
             if self.drive_lookups(now, &mut search) {
                 self.start_announcing(now, &mut search);
             }
         }
-        if search.announcing == Some(0) { self.finish(now, search) } else { self.searches.push(search) }
+        let over = search.announcing.as_ref().is_some_and(|a| a.pending.is_empty());
+        if over { self.finish(now, search) } else { self.searches.push(search) }
     }
 
     /// True when the lookups of all families are over.
@@ -221,7 +237,8 @@ impl Node {
         for lookup in search.lookups.iter_mut().flatten() {
             loop {
                 match lookup.next(now, self.inflight.pace()) {
-                    Step::Query { addr, id } => {
+                    Step::Query { addr, id, aside } => {
+                        let method = aside.map_or(method, |target| Method::FindNode { target });
                         let purpose = Purpose::Search(search.id);
                         if self.query(now, addr, id, Self::TIMEOUT, method, purpose).is_none() {
                             lookup.on_failure(addr);
@@ -244,22 +261,26 @@ impl Node {
     }
 
     fn start_announcing(&mut self, now: Instant, search: &mut Search) {
-        search.announcing = Some(0);
-        let Kind::Announce { port } = search.kind else { return };
-        let mut sent = 0;
-        for lookup in search.lookups.iter().flatten() {
-            let willing = lookup.closest().filter_map(|(contact, token)| Some((contact, token?)));
-            for (contact, token) in willing.take(K) {
-                let info_hash = search.target;
-                let method = Method::AnnouncePeer { info_hash, port, implied_port: false, token };
-                let purpose = Purpose::Announce(search.id);
-                let query = self.query(now, contact.addr, Some(contact.id), Self::TIMEOUT, method, purpose);
-                sent += u32::from(query.is_some());
+        let mut announcing = Announcing::default();
+        if matches!(search.kind, Kind::Announce { .. }) {
+            for lookup in search.lookups() {
+                let willing = lookup.closest().filter_map(|(contact, token)| Some((contact, token?.into())));
+                announcing.pending.extend(willing.take(K));
             }
+            self.send_announces(now, search, &announcing);
         }
-        search.announcing = Some(sent);
-        // An announce whose confirmation was lost has most likely arrived: no reason to keep waiting.
-        search.wake = Some(now + 2 * self.inflight.pace().stall());
+        search.announcing = Some(announcing);
+    }
+
+    fn send_announces(&mut self, now: Instant, search: &mut Search, announcing: &Announcing) {
+        let Kind::Announce { port } = search.kind else { return };
+        for (contact, token) in &announcing.pending {
+            let method = Method::AnnouncePeer { info_hash: search.target, port, implied_port: false, token };
+            let purpose = Purpose::Announce(search.id);
+            // With too many under way it is as good as lost, and repeated as if it were.
+            let _ = self.query(now, contact.addr, Some(contact.id), Self::TIMEOUT, method, purpose);
+        }
+        search.wake = Some(now + self.inflight.pace().stall());
     }
 
     fn finish(&mut self, now: Instant, search: Search) {
@@ -314,11 +335,13 @@ impl Node {
         self.drive(now, id);
     }
 
-    pub(super) fn on_announced(&mut self, now: Instant, id: LookupId, accepted: bool) {
+    pub(super) fn on_announced(&mut self, now: Instant, id: LookupId, from: SocketAddr, accepted: bool) {
         let Some(search) = self.searches.iter_mut().find(|s| s.id == id) else { return };
+        let Some(announcing) = &mut search.announcing else { return };
+        let Some(at) = announcing.pending.iter().position(|(c, _)| c.addr == from) else { return };
+        announcing.pending.swap_remove(at);
         search.announced_to += u32::from(accepted);
-        search.announcing = search.announcing.map(|n| n.saturating_sub(1));
-        if search.announcing == Some(0) {
+        if announcing.pending.is_empty() {
             self.drive(now, id);
         }
     }

@@ -133,7 +133,8 @@ impl World {
         // Newton's iteration doubles the right bits of an inverse.
         let inverse = (0..5).fold(SPREAD, |x, _| x.wrapping_mul(2u32.wrapping_sub(SPREAD.wrapping_mul(x))));
         let n = (offset / GAP).wrapping_mul(inverse) % ADDRESSES;
-        (v4.port() == 6881 && offset.is_multiple_of(GAP) && (n as usize) < self.ids.len()).then_some(n as usize)
+        (v4.port() == 6881 && offset.is_multiple_of(GAP) && (n as usize) < self.ids.len())
+            .then_some(n as usize)
     }
 
     /// Half of the nodes are alive at any time: each comes and goes with a period of its own.
@@ -373,7 +374,16 @@ impl<'w> Run<'w> {
             known.into_iter().for_each(|n| write_node(&self.world.contact(n), &mut nodes));
         };
         match query.method {
-            Method::FindNode { target } if alive => closest(&target),
+            Method::FindNode { target } => {
+                // A question beside a target is part of the search for it.
+                let wanted = self.stored.keys().find(|hash| hash.shared_prefix(&target) >= 8);
+                if let Some(wanted) = wanted {
+                    self.asked.entry(*wanted).or_default().queries += 1;
+                }
+                if alive {
+                    closest(&target);
+                }
+            }
             Method::GetPeers { info_hash } => {
                 self.asked.entry(info_hash).or_default().queries += 1;
                 if alive {
@@ -399,7 +409,8 @@ impl<'w> Run<'w> {
         let mut out = Vec::with_capacity(300);
         let ip = Some(SocketAddr::from(OWN_ADDR));
         let body = Body::Reply(reply);
-        Message { transaction: message.transaction, version: None, ip, read_only: false, body }.emit(&mut out);
+        Message { transaction: message.transaction, version: None, ip, read_only: false, body }
+            .emit(&mut out);
         alive.then_some(out)
     }
 }
