@@ -10,7 +10,8 @@ use crate::id::NodeId;
 
 /// Nodes that store a value, and entries of a full bucket far from the root (BEP 5, "Routing Table").
 pub const K: usize = 8;
-/// Capacity of the buckets nearest the root: a wide first hop saves a round trip in every search.
+/// Capacity of the buckets nearest the root: they hold as many nodes for each part of the key space as one
+/// bucket of 512 would, so the first hop of a search is nine bits long.
 pub const ROOT_BUCKETS: [usize; 4] = [256, 128, 64, 32];
 /// Verified spares of one bucket: as many as it can lose between two rounds of upkeep.
 pub const REPLACEMENTS: usize = 8;
@@ -34,9 +35,8 @@ pub const VERIFIED_LIFE: f64 = 0.85;
 /// Searches whose reach is remembered, to tell where the next one's end will be: their median is not moved
 /// by a few that an attacker lengthened or shortened.
 pub const REACHES: usize = 9;
-/// Bits by which one may be farther from the target than the closest are expected, and know what is beside it.
-pub const ASIDE_BITS: u32 = 0;
-/// How many bits before the one that splits the expected neighbourhood each question aside flips.
+/// How many bits before the one that splits the expected neighbourhood each question aside flips: its other
+/// half, then what is beside the whole, each from two nodes at most.
 pub const ASIDE_PLAN: [usize; 4] = [0, 1, 0, 1];
 /// Cheapest nodes of the table that a search may start from, beside the closest.
 pub const CHEAP_STARTS: usize = 4;

@@ -240,7 +240,6 @@ fn generations() -> Vec<Case> {
         case("three in flight, 2 s", 0, LookupRules::CLASSIC),
         case("five in flight, 1 s", 0, LookupRules::FIVE),
         case("ours", 0, ours),
-        case("ours, sessions of an hour", 1, ours),
     ]
 }
 
@@ -281,6 +280,7 @@ fn ideas() -> Vec<Case> {
         case("  ours, 5 answers under way", 0, likely(5.0, slack, wide_end)),
         case("  ours, overtaken count not", 0, likely(answers, 0, wide_end)),
         case("five, 1 s, sessions of an hour", 1, LookupRules::FIVE),
+        case("ours, sessions of an hour", 1, ours),
         case("five, 1 s, 3 % lost each way", 2, LookupRules::FIVE),
         case("ours, 3 % lost each way", 2, ours),
     ]
@@ -289,7 +289,7 @@ fn ideas() -> Vec<Case> {
 #[test]
 fn first_peer_within_a_quarter_of_a_second() {
     let worlds = worlds();
-    let effort = Effort { runs: 3, searches: 50, warm: Duration::from_secs(7200) };
+    let effort = Effort { runs: 2, searches: 50, warm: Duration::from_secs(7200) };
     let (mut text, summaries) = table(&worlds, &generations(), effort);
     let mut cold = cold(&worlds[0], 20);
     text += &cold_line(&mut cold, 20);
@@ -310,7 +310,7 @@ fn first_peer_within_a_quarter_of_a_second() {
 #[ignore = "takes minutes"]
 fn every_idea() {
     let worlds = worlds();
-    let effort = Effort { runs: 10, searches: 100, warm: Duration::from_secs(7200) };
+    let effort = Effort { runs: 4, searches: 75, warm: Duration::from_secs(7200) };
     let cases: Vec<_> = generations().into_iter().chain(ideas()).collect();
     let (mut text, _) = table(&worlds, &cases, effort);
     text += &cold_line(&mut cold(&worlds[0], 100), 100);
@@ -318,4 +318,34 @@ fn every_idea() {
     if worlds[0].options.seed == WorldOptions::default().seed {
         insta::assert_snapshot!(text);
     }
+}
+
+#[test]
+#[ignore = "tuning"]
+fn knob() {
+    let worlds = worlds();
+    let effort = Effort { runs: 4, searches: 75, warm: Duration::from_secs(7200) };
+    let ours = LookupRules::default();
+    let mut cases = Vec::new();
+    for (name, answers, slack, asides, worth, root) in [
+        ("3.5 1 3", 3.5, 1, 3, 20, 512),
+        ("3.5 1 4", 3.5, 1, 4, 20, 512),
+        ("4 2 4", 4.0, 2, 4, 20, 512),
+        ("4 2 3", 4.0, 2, 3, 20, 512),
+    ] {
+        let flight = Flight::Likely { answers, slack, wide_end: true };
+        let root_buckets = [root, root / 2, root / 4, root / 8];
+        cases.push(Case {
+            name,
+            world: 0,
+            rules: LookupRules {
+                flight,
+                asides,
+                root_buckets,
+                bit_worth: Some(Duration::from_millis(worth)),
+                ..ours
+            },
+        });
+    }
+    println!("{}", table(&worlds, &cases, effort).0);
 }
