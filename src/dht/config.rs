@@ -10,9 +10,9 @@ use crate::id::NodeId;
 
 /// Nodes that store a value, and entries of a full bucket far from the root (BEP 5, "Routing Table").
 pub const K: usize = 8;
-/// Capacity of the buckets nearest the root: they hold as many nodes for each part of the key space as one
-/// bucket of 512 would, so the first hop of a search is nine bits long.
-pub const ROOT_BUCKETS: [usize; 4] = [256, 128, 64, 32];
+/// Capacity of the buckets nearest the root: with them the table is as dense as a
+/// thousand nodes spread evenly would be, so the first hop of a search is nine or ten bits long.
+pub const ROOT_BUCKETS: [usize; 4] = [512, 256, 128, 64];
 /// Verified spares of one bucket: as many as it can lose between two rounds of upkeep.
 pub const REPLACEMENTS: usize = 8;
 /// Silence after which an entry is questionable (BEP 5, "Routing Table").

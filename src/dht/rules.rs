@@ -94,13 +94,13 @@ impl LookupRules {
 impl Default for LookupRules {
     fn default() -> Self {
         Self {
-            flight: Flight::Likely { answers: 4.3, slack: 2, wide_end: true },
+            flight: Flight::Likely { answers: 4.0, slack: 2, wide_end: true },
             stall: Stall::Measured,
             root_buckets: ROOT_BUCKETS,
             bit_worth: Some(Duration::from_millis(20)),
             prefer_fast: true,
             quorum: K,
-            asides: 3,
+            asides: 4,
         }
     }
 }
