@@ -145,6 +145,25 @@ mod tests {
     }
 
     #[test]
+    fn a_fast_newcomer_takes_a_young_slow_place_and_never_an_old_one() {
+        let now = Instant::now();
+        let mut bucket = Bucket::default();
+        let at = |seconds, n| entry(now + Duration::from_secs(seconds), n);
+        // The two that came first are the slowest.
+        for (seconds, n) in [(0, 200), (1, 190), (2, 150), (3, 100)] {
+            bucket.insert(now, at(seconds, n), 4, true);
+        }
+        bucket.insert(now, at(4, 140), 4, true);
+        assert!(bucket.entry_mut(&at(2, 150).contact).is_some(), "140 ms are not clearly faster");
+        for n in 10..60 {
+            bucket.insert(now, at(u64::from(n), n), 4, true);
+        }
+        let rtts: Vec<_> = bucket.entries().iter().map(|e| e.rtt.as_millis()).collect();
+        assert_eq!(rtts[..2], [200, 190]);
+        assert!(rtts[2..].iter().all(|ms| *ms < 60), "{rtts:?}");
+    }
+
+    #[test]
     fn without_a_spare_it_takes_three() {
         let now = Instant::now();
         let mut bucket = Bucket::default();

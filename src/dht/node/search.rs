@@ -287,7 +287,9 @@ impl Node {
         let stats = search.stats(now);
         tracing::debug!(?stats, kind = ?search.kind, "search over");
         for (lookup, reaches) in search.lookups.iter().zip(&mut self.reaches) {
-            lookup.as_ref().and_then(Lookup::reach).map(|reach| reaches.add(reach));
+            if let Some(reach) = lookup.as_ref().and_then(Lookup::reach) {
+                reaches.add(reach);
+            }
         }
         if search.is_join() {
             return self.on_joined(now, stats.answered > 0);
