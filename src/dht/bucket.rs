@@ -25,12 +25,23 @@ pub struct Entry {
     pub rtt: Duration,
     /// When we last checked on it.
     pub checked: Instant,
+    /// Whether its id follows from its address, or need not (BEP 42).
+    pub bound: bool,
 }
 
 impl Entry {
     /// A node that has just answered.
     pub fn new(now: Instant, contact: Contact, rtt: Duration) -> Self {
-        Self { contact, since: now, answered: now, asked_us: None, failures: 0, rtt, checked: now }
+        Self {
+            contact,
+            since: now,
+            answered: now,
+            asked_us: None,
+            failures: 0,
+            rtt,
+            checked: now,
+            bound: true,
+        }
     }
 
     /// Good: answered lately, or has answered once and asked lately (BEP 5, "Routing Table").
@@ -74,7 +85,10 @@ impl Bucket {
     }
 
     /// Takes a node that has answered; into the spares where the bucket is full of better ones.
-    pub fn insert(&mut self, now: Instant, entry: Entry, capacity: usize) {
+    ///
+    /// Where `prefer_fast`, the younger half of a full bucket is held by round trip: the older half stays,
+    /// since who has been there for long stays for long, and no newcomer can drive it out by being near.
+    pub fn insert(&mut self, now: Instant, entry: Entry, capacity: usize, prefer_fast: bool) {
         if self.entries.len() < capacity {
             return self.entries.push(entry);
         }
@@ -82,7 +96,33 @@ impl Bucket {
         let worst = self.entries.iter_mut().filter(|e| e.failures > 0).max_by_key(|e| e.failures);
         if let Some(worst) = worst {
             *worst = entry;
-        } else if self.spares.len() < REPLACEMENTS {
+        } else if entry.bound
+            && let Some(made_up) = self.entries.iter_mut().find(|e| !e.bound)
+        {
+            // BEP 42: an id that anyone can choose gives way to one that comes with an address.
+            let made_up = std::mem::replace(made_up, entry);
+            self.insert_spare(now, made_up);
+        } else if !entry.bound {
+            self.insert_spare(now, entry);
+        } else if prefer_fast && let Some(slow) = self.slowest_newcomer().filter(|e| is_faster(&entry, e)) {
+            let slow = std::mem::replace(slow, entry);
+            self.insert_spare(now, slow);
+        } else {
+            self.insert_spare(now, entry);
+        }
+    }
+
+    /// The slowest of the younger half.
+    fn slowest_newcomer(&mut self) -> Option<&mut Entry> {
+        let mut ages: Vec<_> = self.entries.iter().map(|e| e.since).collect();
+        let half = ages.len() / 2;
+        let (_, median, _) = ages.select_nth_unstable(half);
+        let median = *median;
+        self.entries.iter_mut().filter(|e| e.since >= median).max_by_key(|e| e.rtt)
+    }
+
+    fn insert_spare(&mut self, now: Instant, entry: Entry) {
+        if self.spares.len() < REPLACEMENTS {
             self.spares.push(entry);
         } else if let Some(oldest) = self.spares.iter_mut().min_by_key(|e| e.answered)
             && (oldest.failures > 0 || !oldest.is_good(now) || oldest.rtt > entry.rtt)
@@ -106,6 +146,11 @@ impl Bucket {
     }
 }
 
+/// Clearly faster: a place changes hands for more than jitter.
+fn is_faster(a: &Entry, b: &Entry) -> bool {
+    a.rtt + a.rtt / 4 < b.rtt
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -121,7 +166,7 @@ mod tests {
         let now = Instant::now();
         let mut bucket = Bucket::default();
         for n in 1..=3 {
-            bucket.insert(now, entry(now, n), 2);
+            bucket.insert(now, entry(now, n), 2, false);
         }
         assert_eq!((bucket.entries.len(), bucket.spares.len()), (2, 1));
         assert!(bucket.on_failure(&entry(now, 1).contact));
@@ -129,13 +174,47 @@ mod tests {
     }
 
     #[test]
+    fn a_fast_newcomer_takes_a_young_slow_place_and_never_an_old_one() {
+        let now = Instant::now();
+        let mut bucket = Bucket::default();
+        let at = |seconds, n| entry(now + Duration::from_secs(seconds), n);
+        // The two that came first are the slowest.
+        for (seconds, n) in [(0, 200), (1, 190), (2, 150), (3, 100)] {
+            bucket.insert(now, at(seconds, n), 4, true);
+        }
+        bucket.insert(now, at(4, 140), 4, true);
+        assert!(bucket.entry_mut(&at(2, 150).contact).is_some(), "140 ms are not clearly faster");
+        for n in 10..60 {
+            bucket.insert(now, at(u64::from(n), n), 4, true);
+        }
+        let rtts: Vec<_> = bucket.entries().iter().map(|e| e.rtt.as_millis()).collect();
+        assert_eq!(rtts[..2], [200, 190]);
+        assert!(rtts[2..].iter().all(|ms| *ms < 60), "{rtts:?}");
+    }
+
+    #[test]
     fn without_a_spare_it_takes_three() {
         let now = Instant::now();
         let mut bucket = Bucket::default();
-        bucket.insert(now, entry(now, 1), 2);
+        bucket.insert(now, entry(now, 1), 2, false);
         let contact = entry(now, 1).contact;
         assert!(!bucket.on_failure(&contact) && !bucket.on_failure(&contact));
         assert!(bucket.on_failure(&contact) && bucket.entries.is_empty());
+    }
+
+    /// BEP 42: whoever can choose his id freely must not be able to push out those who cannot.
+    #[test]
+    fn a_made_up_id_gives_way_and_never_takes_a_place() {
+        let now = Instant::now();
+        let mut bucket = Bucket::default();
+        let made_up = |n| Entry { bound: false, ..entry(now, n) };
+        bucket.insert(now, made_up(1), 2, true);
+        bucket.insert(now, entry(now, 99), 2, true);
+        bucket.insert(now, made_up(2), 2, true);
+        assert_eq!(bucket.spares[0].contact, entry(now, 2).contact);
+        bucket.insert(now, entry(now, 98), 2, true);
+        let ids: Vec<_> = bucket.entries.iter().map(|e| e.contact).collect();
+        assert_eq!(ids, [entry(now, 98).contact, entry(now, 99).contact]);
     }
 
     #[test]

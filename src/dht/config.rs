@@ -5,12 +5,15 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use super::rules::LookupRules;
 use crate::id::NodeId;
+use crate::wire::compact::Contact;
 
 /// Nodes that store a value, and entries of a full bucket far from the root (BEP 5, "Routing Table").
 pub const K: usize = 8;
-/// Capacity of the buckets nearest the root: a wide first hop saves a round trip in every search.
-pub const ROOT_BUCKETS: [usize; 4] = [128, 64, 32, 16];
+/// Capacity of the buckets nearest the root: with them the table is as dense as a
+/// thousand nodes spread evenly would be, so the first hop of a search is nine or ten bits long.
+pub const ROOT_BUCKETS: [usize; 4] = [512, 256, 128, 64];
 /// Verified spares of one bucket: as many as it can lose between two rounds of upkeep.
 pub const REPLACEMENTS: usize = 8;
 /// Silence after which an entry is questionable (BEP 5, "Routing Table").
@@ -22,12 +25,22 @@ pub const MAX_PER_SUBNET: usize = 2;
 
 /// Candidates a search remembers: far more than it can ask before it ends.
 pub const MAX_CANDIDATES: usize = 160;
-/// Queries a search starts with: nothing is known yet about who is alive.
-pub const SLOTS_START: usize = 8;
-/// Queries in flight while answers come.
-pub const SLOTS_MIN: usize = 4;
-/// Queries in flight while most go unanswered.
-pub const SLOTS_MAX: usize = 16;
+/// Queries of one search in flight: more than the closest living take, with as many dead among them.
+pub const SLOTS_MAX: usize = 24;
+/// Of the nodes named to a search, answers that are taken for granted before there is any evidence, and
+/// silences likewise: half of the mainline network's contacts are dead.
+pub const PRIOR: f64 = 2.0;
+/// How likely a node of our own table is to answer: all have, and one check each half hour finds most of
+/// those who left.
+pub const VERIFIED_LIFE: f64 = 0.85;
+/// Searches whose reach is remembered, to tell where the next one's end will be: their median is not moved
+/// by a few that an attacker lengthened or shortened.
+pub const REACHES: usize = 9;
+/// How many bits before the one that splits the expected neighbourhood each question aside flips: its other
+/// half, then what is beside the whole, each from two nodes at most.
+pub const ASIDE_PLAN: [usize; 4] = [0, 1, 0, 1];
+/// Cheapest nodes of the table that a search may start from, beside the closest.
+pub const CHEAP_STARTS: usize = 4;
 /// Attempts at one candidate when there is nobody else to ask: small networks cannot spare a lost packet.
 pub const MAX_ATTEMPTS: u8 = 2;
 /// Attempts while nobody has answered at all.
@@ -48,7 +61,7 @@ pub const STALL_MAX: Duration = Duration::from_secs(1);
 /// The shortest stall: schedulers and busy neighbours hiccup this long.
 pub const STALL_MIN: Duration = Duration::from_millis(100);
 /// Round trips remembered for the percentile: enough for a 95th, few enough to follow a change.
-pub const RTT_SAMPLES: usize = 64;
+pub const RTT_SAMPLES: usize = 128;
 /// Queries in flight in all: twice what all searches together can have.
 pub const MAX_IN_FLIGHT: usize = 4096;
 
@@ -220,6 +233,8 @@ pub struct Config {
     pub local_ips: Vec<IpAddr>,
     /// What strangers may take.
     pub limits: Limits,
+    /// How a search goes about it.
+    pub lookup: LookupRules,
 }
 
 impl Default for Config {
@@ -233,6 +248,7 @@ impl Default for Config {
             read_only_behind_nat: false,
             local_ips: Vec::new(),
             limits: Limits::default(),
+            lookup: LookupRules::default(),
         }
     }
 }
@@ -272,6 +288,11 @@ impl Config {
         family
             && is_sendable(addr)
             && (self.network == Network::Local || !is_private(addr.ip()) || is_private(source))
+    }
+
+    /// Whether a node's id follows from its address, or need not: on private networks and addresses (BEP 42).
+    pub fn is_bound(&self, contact: &Contact) -> bool {
+        !self.wants_diversity(contact.addr.ip()) || contact.id.is_bound_to(contact.addr.ip())
     }
 
     /// Whether one operator could pose as many with addresses like this one.

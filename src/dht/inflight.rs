@@ -1,14 +1,15 @@
-//! Queries under way and how long answers take.
+//! Queries under way.
 //!
-//! Owns transaction ids, their deadlines and the round-trip histogram. Must not know what a query was
+//! Owns transaction ids and their deadlines, and feeds the [`Pace`]. Must not know what a query was
 //! for: its purpose is the caller's and comes back with the outcome. A reply counts only if it carries
 //! the transaction id, comes from the very endpoint that was asked, and has the id that was expected.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::config::{MAX_IN_FLIGHT, RTT_SAMPLES, STALL_MAX, STALL_MIN};
+use super::config::MAX_IN_FLIGHT;
+use super::pace::Pace;
 use crate::id::NodeId;
 use crate::rng::Rng;
 
@@ -35,14 +36,14 @@ pub struct InFlight<P> {
     rng: Rng,
     queries: BTreeMap<Tid, Pending<P>>,
     deadlines: BTreeSet<(Instant, Tid)>,
-    rtt: Rtt,
+    pace: Pace,
 }
 
 impl<P> InFlight<P> {
     /// None under way.
     pub fn new(seed: [u8; 32]) -> Self {
-        let rtt = Rtt { samples: VecDeque::with_capacity(RTT_SAMPLES), stall: STALL_MAX };
-        Self { rng: Rng::from_seed(seed), queries: BTreeMap::new(), deadlines: BTreeSet::new(), rtt }
+        let (queries, deadlines) = (BTreeMap::new(), BTreeSet::new());
+        Self { rng: Rng::from_seed(seed), queries, deadlines, pace: Pace::default() }
     }
 
     /// Registers a query; `None` when too many are under way.
@@ -75,7 +76,7 @@ impl<P> InFlight<P> {
         }
         let query = self.queries.remove(&tid)?;
         self.deadlines.remove(&(query.deadline, tid));
-        self.rtt.add(now.saturating_duration_since(query.sent));
+        self.pace.add(now.saturating_duration_since(query.sent));
         Some(query)
     }
 
@@ -117,35 +118,9 @@ impl<P> InFlight<P> {
         self.queries.is_empty()
     }
 
-    /// Silence after which an answer has become unlikely.
-    pub fn stall(&self) -> Duration {
-        self.rtt.stall
-    }
-}
-
-/// The latest round trips.
-#[derive(Debug)]
-struct Rtt {
-    samples: VecDeque<Duration>,
-    stall: Duration,
-}
-
-/// Fewer samples say nothing about a 95th percentile.
-const MIN_SAMPLES: usize = 8;
-
-impl Rtt {
-    fn add(&mut self, sample: Duration) {
-        if self.samples.len() == RTT_SAMPLES {
-            self.samples.pop_front();
-        }
-        self.samples.push_back(sample);
-        if self.samples.len() >= MIN_SAMPLES {
-            let mut sorted: Vec<_> = self.samples.iter().copied().collect();
-            let at = (sorted.len() * 95 / 100).min(sorted.len() - 1);
-            let (_, p95, _) = sorted.select_nth_unstable(at);
-            // A quarter on top, or every twentieth honest answer would come "late".
-            self.stall = (*p95 + *p95 / 4).clamp(STALL_MIN, STALL_MAX);
-        }
+    /// How long answers take.
+    pub fn pace(&self) -> &Pace {
+        &self.pace
     }
 }
 
@@ -182,22 +157,13 @@ mod tests {
     }
 
     #[test]
-    fn the_stall_follows_the_measured_round_trips() {
-        let mut rtt = Rtt { samples: VecDeque::new(), stall: STALL_MAX };
-        (0..7).for_each(|_| rtt.add(Duration::from_millis(1)));
-        assert_eq!(rtt.stall, STALL_MAX);
-        (0..50).for_each(|_| rtt.add(Duration::from_millis(1)));
-        assert_eq!(rtt.stall, STALL_MIN);
-        (0..64).for_each(|_| rtt.add(Duration::from_millis(400)));
-        assert_eq!(rtt.stall, Duration::from_millis(500));
-    }
-
-    #[test]
     fn queries_under_way_are_bounded() {
         let mut inflight = InFlight::new([1; 32]);
         let to: SocketAddr = "1.2.3.4:5".parse().unwrap();
         let now = Instant::now();
-        let made = (0..5000).filter(|_| inflight.insert(now, to, None, STALL_MAX, ()).is_some()).count();
+        let made = (0..5000)
+            .filter(|_| inflight.insert(now, to, None, Duration::from_secs(1), ()).is_some())
+            .count();
         assert_eq!(made, MAX_IN_FLIGHT);
     }
 }

@@ -3,22 +3,40 @@
 //! Owns the candidates round one target in one address family, and the decision whom to ask next and when
 //! it is over. Must not know messages, sockets, the table or what is searched for.
 //!
-//! It is over when the [`K`] closest candidates that are alive have answered: they have named whom they
-//! know nearer by, and nobody farther away knows the neighbourhood better. "Alive" leaves out those who
-//! failed and those who are silent for longer than answers usually take; the latter free their place at once,
-//! and still count if they answer late.
+//! # Whom to ask
 //!
-//! Ids that are bound to their address (BEP 42) and those that are not run two races: the [`K`] closest of each
-//! must have answered. Whoever makes up ids next to a target wins the second race only. Where all ids are of one
-//! sort, which includes every private network, there is one race.
+//! A query in flight is worth the chance that it is answered: the share of named nodes that have answered in
+//! this search, less the longer it has been silent (Bayes, with the measured round trips). While few answers
+//! are to be expected from nodes about as close as the next candidate, that one is asked too. Near the target,
+//! where everyone must be heard anyway, nobody waits for anybody.
+//!
+//! # When it is over
+//!
+//! When the [`K`] closest candidates that neither failed nor stalled have all answered, and no question aside
+//! is open. Stalled are those who are silent for longer than answers take; they still count if they answer late.
+//!
+//! So, at the end, *whoever was named by any answer and is nearer than the farthest of the K has answered, or
+//! was asked and failed to*. For let X be such a node. It became a candidate with the answer that named it
+//! (unless its address or id is another's, or its network has its share). It has not been dropped for room:
+//! that hits the farthest of those not asked, in favour of a nearer one. If it has not failed or stalled, it is
+//! among the K closest that have not, since it is nearer than one of them; all of these have answered. And if
+//! it has failed or stalled, it was asked. A test draws networks at random and checks the sentence.
+//!
+//! # Two races
+//!
+//! Ids that are bound to their address (BEP 42) and those that are not are counted apart: the [`K`] closest of
+//! each sort must have answered. Whoever makes up ids next to a target wins the second race only. Where all ids
+//! are of one sort, which includes every private network, there is one race.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::config::{
-    Config, K, MAX_ATTEMPTS, MAX_CANDIDATES, MAX_LONELY_ATTEMPTS, MAX_PER_SUBNET, MAX_TOKEN_LEN, PATIENCE,
-    SLOTS_MAX, SLOTS_MIN, SLOTS_START, subnet,
+    ASIDE_PLAN, Config, K, MAX_ATTEMPTS, MAX_CANDIDATES, MAX_LONELY_ATTEMPTS, MAX_PER_SUBNET, MAX_TOKEN_LEN,
+    PATIENCE, PRIOR, SLOTS_MAX, VERIFIED_LIFE, subnet,
 };
+use super::pace::Pace;
+use super::rules::{Flight, LookupRules, Stall};
 use crate::id::{Distance, Id160, NodeId};
 use crate::wire::compact::Contact;
 
@@ -31,6 +49,8 @@ pub enum Step {
         addr: SocketAddr,
         /// Who should be there.
         id: Option<NodeId>,
+        /// Which nodes to ask it for, if not those closest to the target.
+        aside: Option<Id160>,
     },
     /// Nothing to do before an answer comes or that time does.
     Wait(Instant),
@@ -57,9 +77,17 @@ struct Candidate {
     is_bound: bool,
     addr: SocketAddr,
     state: State,
+    /// What asking it first costs, for one that has answered us before.
+    cost: Option<i64>,
+    /// When it was last asked.
+    sent: Instant,
     /// When its last query stalls, or did.
     stalls_at: Instant,
     attempts: u8,
+    /// When its answer about the nodes beside the target stalls.
+    aside: Option<Instant>,
+    /// Whether it was asked for those.
+    was_aside: bool,
     hop: u32,
     token: Option<Box<[u8]>>,
 }
@@ -69,18 +97,48 @@ struct Candidate {
 pub struct Lookup {
     target: Id160,
     started: Instant,
-    slots: usize,
+    rules: LookupRules,
+    /// Nodes as close as this are expected to be among the closest living.
+    radius: Option<Distance>,
+    /// Stalls that make room for one more query each.
+    extra_slots: usize,
+    /// Questions about the nodes beside the target.
+    asides: usize,
     candidates: Vec<Candidate>,
     asked: u32,
     answered: u32,
     stalls: u32,
+    /// Of the nodes that others named: how many answered, how many were silent.
+    named: (u32, u32),
 }
 
 impl Lookup {
     /// A search that knows nobody yet.
-    pub fn new(now: Instant, target: Id160) -> Self {
-        let candidates = Vec::new();
-        Self { target, started: now, slots: SLOTS_START, candidates, asked: 0, answered: 0, stalls: 0 }
+    pub fn new(now: Instant, target: Id160, rules: LookupRules) -> Self {
+        Self {
+            target,
+            started: now,
+            rules,
+            radius: None,
+            extra_slots: 0,
+            asides: 0,
+            candidates: Vec::new(),
+            asked: 0,
+            answered: 0,
+            stalls: 0,
+            named: (0, 0),
+        }
+    }
+
+    /// Tells the search how far from the target the [`K`] closest living nodes usually reach; without it,
+    /// every candidate may be one of them.
+    pub fn expect_within(&mut self, radius: Option<Distance>) {
+        self.radius = radius;
+    }
+
+    /// How far from the target the [`K`] closest nodes that answered reach.
+    pub fn reach(&self) -> Option<Distance> {
+        self.closest().nth(K - 1).map(|(contact, _)| contact.id.distance(&self.target))
     }
 
     /// Nodes asked, each counted once.
@@ -113,24 +171,29 @@ impl Lookup {
     /// The [`K`] closest nodes of either sort that answered.
     pub fn closest_set(&self) -> impl Iterator<Item = (Contact, Option<&[u8]>)> {
         let answered = self.candidates.iter().filter(|c| c.state == State::Answered);
-        let chosen = answered.filter(first_of_each_sort());
+        let chosen = answered.filter(first_of_each_sort(K));
         chosen.filter_map(|c| Some((Contact { id: c.id?, addr: c.addr }, c.token.as_deref())))
     }
 
     /// An address to start from.
     pub fn offer_address(&mut self, now: Instant, addr: SocketAddr) {
         if self.position(addr).is_none() && self.candidates.len() < MAX_CANDIDATES {
-            self.candidates.push(candidate(now, None, None, addr, 1));
-            self.sort();
+            self.insert(candidate(now, None, None, addr, 1));
         }
     }
 
     /// A node to start from.
     pub fn offer(&mut self, now: Instant, contact: Contact, config: &Config) {
-        self.add(now, contact, 1, config);
+        self.add(now, contact, 1, None, config);
     }
 
-    fn add(&mut self, now: Instant, contact: Contact, hop: u32, config: &Config) {
+    /// A node to start from that has answered us before, with the round trip to it.
+    pub fn offer_known(&mut self, now: Instant, contact: Contact, rtt: Duration, config: &Config) {
+        let cost = self.rules.cost(&self.target, &contact.id, rtt);
+        self.add(now, contact, 1, Some(cost), config);
+    }
+
+    fn add(&mut self, now: Instant, contact: Contact, hop: u32, cost: Option<i64>, config: &Config) {
         let distance = Some(contact.id.distance(&self.target));
         let same_id = |c: &Candidate| c.id == Some(contact.id) && c.state != State::Failed;
         if self.position(contact.addr).is_some() || self.candidates.iter().any(same_id) {
@@ -146,10 +209,9 @@ impl Lookup {
                 _ => return,
             }
         }
-        let mut new = candidate(now, distance, Some(contact.id), contact.addr, hop);
-        new.is_bound = is_bound(&contact, config);
-        self.candidates.push(new);
-        self.sort();
+        let is_bound = config.is_bound(&contact);
+        let candidate = candidate(now, distance, Some(contact.id), contact.addr, hop);
+        self.insert(Candidate { cost, is_bound, ..candidate });
     }
 
     fn is_diverse(&self, addr: SocketAddr, config: &Config) -> bool {
@@ -162,8 +224,10 @@ impl Lookup {
         same_net < MAX_PER_SUBNET && self.candidates.iter().all(|c| c.addr.ip() != addr.ip())
     }
 
-    fn sort(&mut self) {
-        self.candidates.sort_by_key(|c| (c.distance, c.addr));
+    fn insert(&mut self, candidate: Candidate) {
+        let key = (candidate.distance, candidate.addr);
+        let at = self.candidates.partition_point(|c| (c.distance, c.addr) < key);
+        self.candidates.insert(at, candidate);
     }
 
     fn position(&self, addr: SocketAddr) -> Option<usize> {
@@ -185,44 +249,50 @@ impl Lookup {
         let candidate = &mut self.candidates[at];
         if candidate.state != State::Answered {
             self.answered += 1;
+            self.extra_slots = self.extra_slots.saturating_sub(1);
+            if candidate.hop > 1 {
+                self.named.0 += 1;
+                self.named.1 -= u32::from(candidate.state == State::Stalled && candidate.attempts == 1);
+            }
         }
         candidate.state = if candidate.id.is_none() && twin { State::Failed } else { State::Answered };
-        candidate.token = token.filter(|t| t.len() <= MAX_TOKEN_LEN).map(Box::from);
+        candidate.aside = None;
+        // An answer about the nodes beside the target brings no token, and takes none away.
+        candidate.token =
+            token.filter(|t| t.len() <= MAX_TOKEN_LEN).map(Box::from).or(candidate.token.take());
         let hop = candidate.hop + 1;
         if candidate.id.is_none() {
+            let mut candidate = self.candidates.remove(at);
             candidate.id = Some(from.id);
-            candidate.is_bound = is_bound(&from, config);
+            candidate.is_bound = config.is_bound(&from);
             candidate.distance = Some(from.id.distance(&self.target));
-            self.sort();
+            self.insert(candidate);
         }
-        self.slots = self.slots.saturating_sub(1).max(SLOTS_MIN);
         for contact in closer {
-            self.add(now, *contact, hop, config);
+            self.add(now, *contact, hop, None, config);
         }
     }
 
     /// A node has failed for good, or refused.
     pub fn on_failure(&mut self, from: SocketAddr) {
-        if let Some(at) = self.position(from)
-            && self.candidates[at].state != State::Answered
-        {
-            self.candidates[at].state = State::Failed;
+        if let Some(at) = self.position(from) {
+            self.candidates[at].aside = None;
+            if self.candidates[at].state != State::Answered {
+                self.candidates[at].state = State::Failed;
+            }
         }
     }
 
-    /// What to do now; `stall` is the silence after which an answer has become unlikely.
-    pub fn next(&mut self, now: Instant, stall: Duration) -> Step {
+    /// What to do now, when answers take as long as `pace` says.
+    pub fn next(&mut self, now: Instant, pace: &Pace) -> Step {
         self.note_stalls(now);
-        // Queries that closer candidates have overtaken hold no slot, but count in the end.
-        let relevant = self.window().filter(|(_, c)| c.state == State::Waiting).count();
-        let waiting = self.candidates.iter().filter(|c| c.state == State::Waiting).count();
-        if relevant < self.slots
-            && waiting < SLOTS_MAX
-            && let Some(at) = self.choose(now)
-        {
-            return self.ask(now, at, stall);
+        if let Some(step) = self.look_aside(now, pace) {
+            return step;
         }
-        if let Some(at) = self.wait_for(now) {
+        if let Some(at) = self.choose(now, pace) {
+            return self.ask(now, at, pace);
+        }
+        if let Some(at) = self.wait_for(now, pace) {
             return Step::Wait(at);
         }
         let deadline = self.started + PATIENCE;
@@ -231,34 +301,106 @@ impl Lookup {
 
     fn note_stalls(&mut self, now: Instant) {
         for candidate in &mut self.candidates {
+            candidate.aside = candidate.aside.filter(|at| *at > now);
             if candidate.state == State::Waiting && candidate.stalls_at <= now {
                 candidate.state = State::Stalled;
                 self.stalls += 1;
-                // Many are dead here: waiting for each in turn would take too long.
-                self.slots = (self.slots + 1).min(SLOTS_MAX);
+                self.extra_slots += 1;
+                self.named.1 += u32::from(candidate.hop > 1 && candidate.attempts == 1);
             }
         }
     }
 
-    /// The closest candidates not known to be dead or silent, at most [`K`] of either sort.
+    /// The closest candidates not known to be dead or silent, as many of either sort as must answer.
     fn window(&self) -> impl Iterator<Item = (usize, &Candidate)> {
-        let alive = |c: &Candidate| !matches!(c.state, State::Failed | State::Stalled);
-        let mut chosen = first_of_each_sort();
-        let alive = self.candidates.iter().enumerate().filter(move |(_, c)| c.id.is_some() && alive(c));
-        alive.filter(move |(_, c)| chosen(c))
+        let mut chosen = first_of_each_sort(self.rules.quorum);
+        self.hopeful().filter(move |(_, c)| chosen(c))
     }
 
-    fn choose(&self, now: Instant) -> Option<usize> {
-        if let Some((at, _)) = self.window().find(|(_, c)| c.state == State::New) {
-            return Some(at);
-        }
-        if self.is_served() {
+    /// The candidates not known to be dead or silent, closest first.
+    fn hopeful(&self) -> impl Iterator<Item = (usize, &Candidate)> {
+        let alive = |c: &Candidate| !matches!(c.state, State::Failed | State::Stalled);
+        self.candidates.iter().enumerate().filter(move |(_, c)| c.id.is_some() && alive(c))
+    }
+
+    fn choose(&self, now: Instant, pace: &Pace) -> Option<usize> {
+        let waiting = self.candidates.iter().filter(|c| c.state == State::Waiting).count();
+        if waiting >= SLOTS_MAX {
             return None;
+        }
+        let (new, may_ask_more) = match self.rules.flight {
+            Flight::Slots { count, overtaken_count, grows } => {
+                let relevant = self.window().filter(|(_, c)| c.state == State::Waiting).count();
+                let busy = if overtaken_count { waiting } else { relevant };
+                let slots = count + if grows { self.extra_slots } else { 0 };
+                (self.window().find(|(_, c)| c.state == State::New).map(|(at, _)| at), busy < slots)
+            }
+            Flight::Likely { answers, slack, wide_end } => {
+                let new = self.next_likely(now, pace);
+                let hopes = new.map_or(0.0, |at| self.hopes(now, pace, at, slack));
+                let near = |at: usize| self.radius.is_none_or(|r| self.candidates[at].distance <= Some(r));
+                (new, hopes < answers || wide_end && new.is_some_and(near))
+            }
+        };
+        if new.is_some() || !may_ask_more || self.is_served() {
+            return new.filter(|_| may_ask_more);
         }
         let unasked = |c: &Candidate| c.id.is_none() && c.state == State::New;
         let again = |c: &Candidate| self.may_retry(c) && c.stalls_at <= now;
         let seed = self.candidates.iter().position(unasked);
         seed.or_else(|| self.candidates.iter().position(again))
+    }
+
+    /// Whom to ask next, if more are wanted: the cheapest to start from, then the closest one among those
+    /// who, as far as can be told, include as many living ones as must answer.
+    fn next_likely(&self, now: Instant, pace: &Pace) -> Option<usize> {
+        if self.answered == 0 {
+            let starts = self.hopeful().filter(|(_, c)| c.state == State::New && c.cost.is_some());
+            if let Some((at, _)) = starts.min_by_key(|(_, c)| c.cost) {
+                return Some(at);
+            }
+        }
+        // Of either sort.
+        let mut living = [0.0; 2];
+        for (at, candidate) in self.hopeful() {
+            let living = &mut living[usize::from(candidate.is_bound)];
+            if *living > self.rules.quorum as f64 - 0.5 {
+                continue;
+            }
+            if candidate.state == State::New {
+                return Some(at);
+            }
+            *living += self.life(now, pace, candidate);
+        }
+        None
+    }
+
+    /// How likely it is that a candidate answers, or has.
+    fn life(&self, now: Instant, pace: &Pace, candidate: &Candidate) -> f64 {
+        let (answered, silent) = (f64::from(self.named.0), f64::from(self.named.1));
+        let prior = match candidate.cost {
+            Some(_) => VERIFIED_LIFE,
+            None => (answered + PRIOR) / (answered + silent + 2.0 * PRIOR),
+        };
+        match candidate.state {
+            State::New => prior,
+            State::Answered => 1.0,
+            State::Failed | State::Stalled => 0.0,
+            State::Waiting => {
+                // Bayes: the dead are silent for sure, the living for as long as answers take.
+                let due = prior * pace.still_due(now.saturating_duration_since(candidate.sent));
+                due / (due + 1.0 - prior)
+            }
+        }
+    }
+
+    /// Answers to be expected from queries in flight that serve as well as asking `new` would.
+    fn hopes(&self, now: Instant, pace: &Pace, new: usize, slack: u32) -> f64 {
+        let bits = |c: &Candidate| c.distance.map_or(0, |d| d.leading_zeros());
+        let enough = bits(&self.candidates[new]);
+        let waiting = self.candidates.iter().filter(|c| c.state == State::Waiting);
+        let as_good = waiting.filter(|c| self.answered == 0 || bits(c) + slack >= enough);
+        as_good.map(|c| self.life(now, pace, c)).sum()
     }
 
     /// Whether a full set has answered, or is about to.
@@ -276,43 +418,87 @@ impl Lookup {
         candidate.state == State::Stalled && candidate.attempts < attempts
     }
 
-    fn ask(&mut self, now: Instant, at: usize, stall: Duration) -> Step {
+    fn stall(&self, pace: &Pace) -> Duration {
+        match self.rules.stall {
+            Stall::After(time) => time,
+            Stall::Measured => pace.stall(),
+        }
+    }
+
+    /// Asks one who is near for the nodes beside the target.
+    ///
+    /// An answer holds eight nodes, dead ones among them, so all that are near name the same few on the
+    /// target's side and leave out those who are next on the other. Asked for that side, one of them names it
+    /// whole.
+    fn look_aside(&mut self, now: Instant, pace: &Pace) -> Option<Step> {
+        let bits = self.radius?.leading_zeros();
+        if self.asides >= self.rules.asides || bits >= 160 || self.answered == 0 {
+            return None;
+        }
+        let near = |c: &Candidate| c.distance.is_some_and(|d| d.leading_zeros() >= bits);
+        let stalls_at = now + self.stall(pace);
+        let nth = self.asides;
+        let fit =
+            |c: &&mut Candidate| c.state == State::Answered && c.aside.is_none() && !c.was_aside && near(c);
+        let candidate = self.candidates.iter_mut().find(fit)?;
+        (candidate.aside, candidate.was_aside) = (Some(stalls_at), true);
+        self.asides += 1;
+        let mut beside = self.target;
+        let bit = (bits as usize).saturating_sub(ASIDE_PLAN[nth % ASIDE_PLAN.len()]);
+        beside.set_bit(bit, !beside.bit(bit));
+        Some(Step::Query { addr: candidate.addr, id: candidate.id, aside: Some(beside) })
+    }
+
+    fn ask(&mut self, now: Instant, at: usize, pace: &Pace) -> Step {
+        let stall = self.stall(pace);
         let candidate = &mut self.candidates[at];
         if candidate.attempts == 0 {
             self.asked += 1;
         }
         candidate.state = State::Waiting;
+        candidate.sent = now;
         candidate.stalls_at = now + stall * (1 << candidate.attempts.min(3));
         candidate.attempts += 1;
-        Step::Query { addr: candidate.addr, id: candidate.id }
+        Step::Query { addr: candidate.addr, id: candidate.id, aside: None }
     }
 
-    /// When the next query that matters stalls or may be repeated.
-    fn wait_for(&self, now: Instant) -> Option<Instant> {
-        let silent = self.window().filter(|(_, c)| c.state == State::Waiting).map(|(_, c)| c.stalls_at);
-        let unasked = self.window().any(|(_, c)| c.state == State::New);
-        if self.is_served() && !unasked {
-            return silent.min();
+    /// When the next query that matters stalls, may be repeated, or has become less likely to be answered.
+    fn wait_for(&self, now: Instant, pace: &Pace) -> Option<Instant> {
+        let aside = self.candidates.iter().filter_map(|c| c.aside).min();
+        self.wait_for_answers(now, pace).into_iter().chain(aside).min()
+    }
+
+    fn wait_for_answers(&self, now: Instant, pace: &Pace) -> Option<Instant> {
+        let window: Vec<_> = self.window().map(|(_, c)| c).collect();
+        let unasked = window.iter().any(|c| c.state == State::New);
+        let stall = if self.is_served() && !unasked {
+            let silent = window.iter().filter(|c| c.state == State::Waiting);
+            silent.map(|c| c.stalls_at).min()
+        } else {
+            // Without a full set, or a free slot, every query under way matters, and silent nodes do too.
+            let retry = !self.is_served();
+            let again = |c: &Candidate| retry && self.may_retry(c) && c.stalls_at > now;
+            let matters = |c: &&Candidate| c.state == State::Waiting || again(c);
+            self.candidates.iter().filter(matters).map(|c| c.stalls_at).min()
+        }?;
+        if matches!(self.rules.flight, Flight::Slots { .. }) {
+            return Some(stall);
         }
-        // Without a full set, or a free slot, every query under way matters, and silent nodes do too.
-        let retry = !self.is_served();
-        let matters =
-            |c: &&Candidate| c.state == State::Waiting || retry && self.may_retry(c) && c.stalls_at > now;
-        self.candidates.iter().filter(matters).map(|c| c.stalls_at).min()
+        let waiting = self.candidates.iter().filter(|c| c.state == State::Waiting);
+        let marks = waiting.filter_map(|c| {
+            let mark = pace.next_mark(now.saturating_duration_since(c.sent))?;
+            Some(c.sent + mark)
+        });
+        Some(marks.min().map_or(stall, |mark| mark.min(stall)))
     }
 }
-
-fn is_bound(contact: &Contact, config: &Config) -> bool {
-    !config.wants_diversity(contact.addr.ip()) || contact.id.is_bound_to(contact.addr.ip())
-}
-
-/// True for the first [`K`] with a bound id and the first [`K`] with another one.
-fn first_of_each_sort() -> impl FnMut(&&Candidate) -> bool {
+/// True for the first `count` with a bound id and the first `count` with another one.
+fn first_of_each_sort(count: usize) -> impl FnMut(&&Candidate) -> bool {
     let mut seen = [0; 2];
     move |c| {
         let seen = &mut seen[usize::from(c.is_bound)];
         *seen += 1;
-        *seen <= K
+        *seen <= count
     }
 }
 
@@ -324,7 +510,21 @@ fn candidate(
     hop: u32,
 ) -> Candidate {
     let (state, token) = (State::New, None);
-    Candidate { distance, id, is_bound: false, addr, state, stalls_at: now, attempts: 0, hop, token }
+    Candidate {
+        distance,
+        id,
+        is_bound: false,
+        addr,
+        state,
+        cost: None,
+        sent: now,
+        stalls_at: now,
+        attempts: 0,
+        aside: None,
+        was_aside: false,
+        hop,
+        token,
+    }
 }
 
 #[cfg(test)]
@@ -334,6 +534,13 @@ mod tests {
     use crate::rng::Rng;
 
     const STALL: Duration = Duration::from_millis(100);
+
+    /// Answers take a millisecond.
+    fn pace() -> Pace {
+        let mut pace = Pace::default();
+        (0..10).for_each(|_| pace.add(Duration::from_millis(1)));
+        pace
+    }
 
     fn local() -> Config {
         Config { network: Network::Local, ..Config::default() }
@@ -349,10 +556,10 @@ mod tests {
     fn run(all: &[Contact], dead: impl Fn(usize) -> bool, target: Id160) -> (Lookup, Duration) {
         let (start, config) = (Instant::now(), local());
         let mut now = start;
-        let mut lookup = Lookup::new(now, target);
+        let mut lookup = Lookup::new(now, target, config.lookup);
         lookup.offer_address(now, all[0].addr);
         for _ in 0..10_000 {
-            match lookup.next(now, STALL) {
+            match lookup.next(now, &pace()) {
                 Step::Query { addr, .. } => {
                     let at = all.iter().position(|c| c.addr == addr).unwrap();
                     if !dead(at) {
@@ -404,18 +611,83 @@ mod tests {
     #[test]
     fn a_late_answer_counts() {
         let (now, config, all) = (Instant::now(), local(), contacts(2, 4));
-        let mut lookup = Lookup::new(now, Id160::ZERO);
+        let mut lookup = Lookup::new(now, Id160::ZERO, config.lookup);
         lookup.offer(now, all[0], &config);
-        assert!(matches!(lookup.next(now, STALL), Step::Query { .. }));
-        assert_eq!(lookup.next(now, STALL), Step::Wait(now + STALL));
+        assert!(matches!(lookup.next(now, &pace()), Step::Query { .. }));
+        assert!(matches!(lookup.next(now, &pace()), Step::Wait(at) if at > now && at <= now + STALL));
         let late = now + STALL * 2;
-        assert!(matches!(lookup.next(late, STALL), Step::Query { .. }));
+        assert!(matches!(lookup.next(late, &pace()), Step::Query { .. }));
         lookup.on_reply(late, all[0], None, &all, &config);
-        assert!(matches!(lookup.next(late, STALL), Step::Query { addr, .. } if addr == all[1].addr));
+        assert!(matches!(lookup.next(late, &pace()), Step::Query { addr, .. } if addr == all[1].addr));
         assert_eq!((lookup.stalls(), lookup.answered()), (1, 1));
     }
 
+    /// Runs a lookup in a network where each node knows some others, and answers take their time.
+    fn wander(all: &[Contact], known: usize, dead: u64, seed: u64) -> (Lookup, Vec<Contact>) {
+        let (start, config, mut rng) = (Instant::now(), local(), Rng::from_u64(seed));
+        let target = Id160::random(&mut rng);
+        let mut lookup = Lookup::new(start, target, config.lookup);
+        lookup.expect_within(rng.chance(0.5).then(|| all[0].id.distance(&target)));
+        lookup.offer(start, all[0], &config);
+        lookup.offer_known(start, all[all.len() - 1], Duration::from_millis(3), &config);
+        let (mut now, mut named, mut under_way) = (start, Vec::new(), Vec::new());
+        for _ in 0..10_000 {
+            match lookup.next(now, &pace()) {
+                Step::Query { addr, aside, .. } => {
+                    let at = all.iter().position(|c| c.addr == addr).unwrap();
+                    let takes = Duration::from_millis(1 + rng.below(150) as u64);
+                    if u64::from(all[at].id.0[7]) * 100 / 256 >= dead {
+                        under_way.push((now + takes, at, aside));
+                    }
+                }
+                Step::Wait(at) => {
+                    assert!(at > now, "waiting for the past");
+                    under_way.sort_by_key(|(at, ..)| *at);
+                    if under_way.first().is_none_or(|(first, ..)| *first > at) {
+                        now = at;
+                        continue;
+                    }
+                    let (at, from, aside) = under_way.remove(0);
+                    now = at;
+                    let mut some: Vec<_> =
+                        (0..known).map(|n| all[(from * 7 + n * n * 3) % all.len()]).collect();
+                    some.sort_by_key(|c| c.id.distance(&aside.unwrap_or(target)));
+                    some.truncate(K);
+                    named.extend(some.iter().copied());
+                    let token = aside.is_none().then_some(b"token".as_slice());
+                    lookup.on_reply(now, all[from], token, &some, &config);
+                }
+                Step::Done => return (lookup, named),
+            }
+        }
+        panic!("does not end");
+    }
+
     proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn at_the_end_whoever_was_named_nearer_has_been_asked(
+            size in 2usize..150, known in 1usize..40, dead in 0u64..90, seed: u64
+        ) {
+            let all = contacts(size, seed);
+            let (lookup, named) = wander(&all, known, dead, seed);
+            let target = lookup.target;
+            let reach = lookup.reach();
+            let mut answered = 0;
+            for candidate in &lookup.candidates {
+                answered += u32::from(candidate.state == State::Answered);
+                proptest::prop_assert!(candidate.state != State::Answered || candidate.token.is_some());
+            }
+            proptest::prop_assert_eq!(answered, lookup.answered());
+            for contact in named.iter().filter(|c| reach.is_none_or(|r| c.id.distance(&target) < r)) {
+                let at = lookup.position(contact.addr);
+                let state = at.map(|at| lookup.candidates[at].state);
+                let heard = matches!(state, Some(State::Answered | State::Stalled | State::Failed));
+                proptest::prop_assert!(heard, "{:?} is {:?}", contact, state);
+            }
+        }
+
         #[test]
         fn any_share_of_dead_nodes_ends_and_finds_the_living(size in 1usize..60, seed: u64, dead in 0u64..90) {
             let all = contacts(size, seed);

@@ -21,6 +21,8 @@ pub mod items;
 pub mod limiter;
 pub mod lookup;
 pub mod node;
+pub mod pace;
+pub mod rules;
 pub mod table;
 pub mod token;
 pub mod traffic;
@@ -34,4 +36,5 @@ pub use node::Node;
 pub use node::view::{
     BucketReport, ContactReport, Evidence, FamilyReport, Report, SearchReport, StoreReport,
 };
+pub use rules::LookupRules;
 pub use traffic::Traffic;

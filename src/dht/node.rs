@@ -24,7 +24,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use self::search::{Kind, Search};
+use self::search::{Kind, Reaches, Search};
 use self::serve::Noted;
 use self::upkeep::Upkeep;
 use self::view::Findings;
@@ -70,6 +70,8 @@ pub struct Node {
     /// How long the answer to the query at hand may be.
     answer_room: usize,
     searches: Vec<Search>,
+    /// IPv4, IPv6.
+    reaches: [Reaches; 2],
     upkeep: Upkeep,
     bootstrap: Vec<BootstrapState>,
     pings: usize,
@@ -110,7 +112,7 @@ impl Node {
             last_reply: None,
             was_reached: false,
             id,
-            tables: [Table::new(id), Table::new(id)],
+            tables: [0, 1].map(|_| Table::with_root(id, config.lookup.root_buckets)),
             inflight: InFlight::new(rng.child()),
             tokens: Tokens::new(now, rng.child()),
             announced: Announced::new(config.limits.store_bytes - item_bytes),
@@ -120,6 +122,7 @@ impl Node {
             allowance: Allowance::new(now, &config),
             answer_room: 0,
             searches: Vec::new(),
+            reaches: Default::default(),
             upkeep: Upkeep::new(now),
             bootstrap: Vec::new(),
             pings: 0,
@@ -385,7 +388,7 @@ impl Node {
         }
         match query.purpose {
             Purpose::Search(id) => self.on_search_reply(now, id, contact, reply),
-            Purpose::Announce(id) => self.on_announced(now, id, true),
+            Purpose::Announce(id) => self.on_announced(now, id, from, true),
             Purpose::Ping(ping) => {
                 self.pings -= 1;
                 self.push_event(Event::Pong { ping, id: reply.id, rtt, version });
@@ -426,7 +429,7 @@ impl Node {
     fn on_failure(&mut self, now: Instant, query: &Pending<Purpose>) {
         match query.purpose {
             Purpose::Search(id) => self.on_search_failure(now, id, query.to),
-            Purpose::Announce(id) => self.on_announced(now, id, false),
+            Purpose::Announce(id) => self.on_announced(now, id, query.to, false),
             Purpose::Ping(ping) | Purpose::Sample(ping) => {
                 self.pings -= 1;
                 self.push_event(Event::PingFailed { ping });

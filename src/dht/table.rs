@@ -16,6 +16,7 @@ use crate::wire::compact::Contact;
 #[derive(Debug)]
 pub struct Table {
     own: NodeId,
+    root: [usize; ROOT_BUCKETS.len()],
     /// As far as anyone was ever let in: of 160, a network of a million fills twenty.
     buckets: Versioned<Vec<Bucket>>,
     directory: Directory,
@@ -46,16 +47,21 @@ impl<T> std::ops::DerefMut for Versioned<T> {
     }
 }
 
-/// Entries that a bucket takes.
-pub fn capacity(index: usize) -> usize {
-    ROOT_BUCKETS.get(index).copied().unwrap_or(K)
-}
-
 impl Table {
     /// An empty table round `own`.
     pub fn new(own: NodeId) -> Self {
+        Self::with_root(own, ROOT_BUCKETS)
+    }
+
+    /// The same with these capacities of the buckets nearest the root.
+    pub fn with_root(own: NodeId, root: [usize; ROOT_BUCKETS.len()]) -> Self {
         let buckets = Versioned { value: Vec::new(), version: 0 };
-        Self { own, buckets, directory: Directory::default(), listed: None, missed: 0 }
+        Self { own, root, buckets, directory: Directory::default(), listed: None, missed: 0 }
+    }
+
+    /// Entries that a bucket takes.
+    pub fn capacity(&self, index: usize) -> usize {
+        self.root.get(index).copied().unwrap_or(K)
     }
 
     /// Entries, spares not counted.
@@ -80,12 +86,13 @@ impl Table {
 
     /// Takes another own id; everyone stays who finds room in his new bucket.
     pub fn rebucket(&mut self, now: Instant, own: NodeId, config: &Config) {
-        let old = std::mem::replace(self, Self::new(own));
+        let root = self.root;
+        let old = std::mem::replace(self, Self::with_root(own, root));
         for entry in old.buckets.value.into_iter().flat_map(Bucket::into_entries) {
             if let Some(at) = self.index(&entry.contact.id)
                 && self.is_diverse(&entry.contact, at, config)
             {
-                self.grown_to(at).insert(now, entry, capacity(at));
+                self.insert(now, entry, at, config);
             }
         }
     }
@@ -111,7 +118,7 @@ impl Table {
     pub fn has_room(&self, id: &NodeId) -> bool {
         self.index(id).is_some_and(|at| {
             let entries = self.entries_of(at);
-            entries.len() < capacity(at) || entries.iter().any(|e| e.failures > 0)
+            entries.len() < self.capacity(at) || entries.iter().any(|e| e.failures > 0)
         })
     }
 
@@ -137,8 +144,16 @@ impl Table {
             while self.contains(&old) && !self.buckets[at].on_failure(&old) {}
         }
         if self.is_diverse(&contact, at, config) {
-            self.buckets[at].insert(now, Entry::new(now, contact, rtt), capacity(at));
+            let bound = config.is_bound(&contact);
+            self.insert(now, Entry { bound, ..Entry::new(now, contact, rtt) }, at, config);
         }
+    }
+
+    fn insert(&mut self, now: Instant, entry: Entry, at: usize, config: &Config) {
+        let capacity = self.capacity(at);
+        // Near our own id completeness counts, not speed.
+        let fast = config.lookup.prefer_fast && at < self.root.len();
+        self.grown_to(at).insert(now, entry, capacity, fast);
     }
 
     fn is_diverse(&self, contact: &Contact, at: usize, config: &Config) -> bool {
@@ -199,18 +214,30 @@ impl Table {
     /// Bucket by bucket in order of distance: the target's own, then all deeper ones (which share the
     /// same prefix with it), then outwards.
     pub fn closest(&self, target: &Id160, count: usize) -> Vec<Contact> {
+        self.closest_entries(target, count).into_iter().map(|e| e.contact).collect()
+    }
+
+    /// The `count` usable nodes to which `cost` gives the lowest number.
+    pub fn cheapest(&self, count: usize, cost: impl Fn(&Entry) -> i64) -> Vec<&Entry> {
+        let mut all: Vec<_> = self.entries().filter(|e| e.is_usable()).map(|e| (cost(e), e)).collect();
+        all.sort_by_key(|(cost, e)| (*cost, e.contact.addr));
+        all.into_iter().take(count).map(|(_, e)| e).collect()
+    }
+
+    /// The same as [`Table::closest`], with what is known of them.
+    pub fn closest_entries(&self, target: &Id160, count: usize) -> Vec<&Entry> {
         // Whatever is deeper than the last bucket has the same order of distance.
         let last = self.buckets.len();
         let own = self.index(target).unwrap_or(last).min(last);
-        let mut out: Vec<Contact> = Vec::with_capacity(count);
+        let mut out: Vec<&Entry> = Vec::with_capacity(count);
         let groups = std::iter::once(own..last.min(own + 1))
             .chain(std::iter::once(last.min(own + 1)..last))
             .chain((0..own).rev().map(|i| i..i + 1));
         for group in groups {
             let start = out.len();
             let usable = self.buckets[group].iter().flat_map(|b| b.entries()).filter(|e| e.is_usable());
-            out.extend(usable.map(|e| e.contact));
-            out[start..].sort_unstable_by_key(|c| c.id.distance(target));
+            out.extend(usable);
+            out[start..].sort_unstable_by_key(|e| e.contact.id.distance(target));
             if out.len() >= count {
                 break;
             }

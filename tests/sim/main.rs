@@ -4,6 +4,7 @@
 mod dht;
 mod faults;
 mod links;
+mod million;
 mod swarm;
 mod world;
 

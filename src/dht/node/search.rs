@@ -2,16 +2,17 @@
 //!
 //! Owns what a search reports and when it ends. Whom to ask is the lookup's decision.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::items::ItemSearch;
 use super::{Node, Purpose, family};
-use crate::dht::config::{K, MAX_PEERS_FOUND, MAX_SEEDS, PATIENCE_OTHER_FAMILY};
+use crate::dht::bucket::Entry;
+use crate::dht::config::{CHEAP_STARTS, K, MAX_PEERS_FOUND, MAX_SEEDS, PATIENCE_OTHER_FAMILY, REACHES};
 use crate::dht::event::{Event, LookupId, LookupStats};
 use crate::dht::lookup::{Lookup, Step};
-use crate::id::Id160;
+use crate::id::{Distance, Id160};
 use crate::wire::bloom::Bloom;
 use crate::wire::compact::Contact;
 use crate::wire::krpc::{Method, Reply};
@@ -57,8 +58,8 @@ pub(super) struct Search {
     lookups: [Option<Lookup>; 2],
     wake: Option<Instant>,
     found: BTreeSet<SocketAddr>,
-    /// Announces under way, once the lookups are over.
-    announcing: Option<u32>,
+    /// Once the lookups are over.
+    announcing: Option<Announcing>,
     announced_to: u32,
     /// The last error a node refused to store with.
     pub(super) refused: Option<i64>,
@@ -67,6 +68,33 @@ pub(super) struct Search {
     pub(super) item: Option<Box<ItemSearch>>,
     /// Seeds and others (BEP 33).
     filters: Option<Box<[Bloom; 2]>>,
+}
+
+/// The end of a search that announces.
+#[derive(Debug, Default)]
+struct Announcing {
+    /// Who has not confirmed yet, [`K`] of each family at most, and the tokens they gave.
+    pending: Vec<(Contact, Box<[u8]>)>,
+    repeated: bool,
+}
+
+/// How far from their targets the [`K`] closest nodes reached in the latest searches.
+#[derive(Debug, Default)]
+pub(super) struct Reaches(VecDeque<Distance>);
+
+impl Reaches {
+    fn add(&mut self, reach: Distance) {
+        if self.0.len() == REACHES {
+            self.0.pop_front();
+        }
+        self.0.push_back(reach);
+    }
+
+    fn median(&self) -> Option<Distance> {
+        let mut sorted: Vec<_> = self.0.iter().copied().collect();
+        sorted.sort_unstable();
+        sorted.get(sorted.len() / 2).copied()
+    }
 }
 
 impl Search {
@@ -174,10 +202,19 @@ impl Node {
 
     /// A lookup that starts from the table, and from every other address where the table is thin.
     fn seeded_lookup(&self, now: Instant, target: Id160, at: usize) -> Lookup {
-        let mut lookup = Lookup::new(now, target);
-        let known = self.tables[at].closest(&target, 2 * K);
-        for contact in &known {
-            lookup.offer(now, *contact, &self.config);
+        let rules = self.config.lookup;
+        let mut lookup = Lookup::new(now, target, rules);
+        lookup.expect_within(self.reaches[at].median());
+        let known = self.tables[at].closest_entries(&target, 2 * K);
+        let cheap = match rules.bit_worth {
+            Some(_) => {
+                let cost = |e: &Entry| rules.cost(&target, &e.contact.id, e.rtt);
+                self.tables[at].cheapest(CHEAP_STARTS, cost)
+            }
+            None => Vec::new(),
+        };
+        for entry in known.iter().chain(&cheap) {
+            lookup.offer_known(now, entry.contact, entry.rtt, &self.config);
         }
         if known.len() < K {
             self.offer_saved(now, target, at, &mut lookup);
@@ -242,16 +279,24 @@ impl Node {
         let Some(at) = self.searches.iter().position(|s| s.id == id) else { return };
         let mut search = self.searches.swap_remove(at);
         let due = search.wake.is_some_and(|at| at <= now);
-        if search.announcing.is_some() {
-            // Confirmations that are this late are not waited for.
-            search.announcing = search.announcing.filter(|_| !due).or(Some(0));
+        if let Some(mut announcing) = search.announcing.take() {
+            if due && announcing.repeated {
+                // Confirmations that are this late are not waited for.
+                announcing.pending.clear();
+            } else if due {
+                // Either way one of a pair of datagrams was lost; to be announced twice harms nobody.
+                announcing.repeated = true;
+                self.send_announces(now, &mut search, &announcing);
+            }
+            search.announcing = Some(announcing);
         } else {
             search.wake = None;
             if search.is_satisfied || self.drive_lookups(now, &mut search) {
                 self.start_announcing(now, &mut search);
             }
         }
-        if search.announcing == Some(0) { self.finish(now, search) } else { self.searches.push(search) }
+        let over = search.announcing.as_ref().is_some_and(|a| a.pending.is_empty());
+        if over { self.finish(now, search) } else { self.searches.push(search) }
     }
 
     /// True when the lookups of all families are over.
@@ -262,8 +307,9 @@ impl Node {
         let mut over = true;
         for lookup in search.lookups.iter_mut().flatten() {
             loop {
-                match lookup.next(now, self.inflight.stall()) {
-                    Step::Query { addr, id } => {
+                match lookup.next(now, self.inflight.pace()) {
+                    Step::Query { addr, id, aside } => {
+                        let method = aside.map_or(method, |target| Method::FindNode { target });
                         let purpose = Purpose::Search(search.id);
                         if self.query(now, addr, id, Self::TIMEOUT, method, purpose).is_none() {
                             lookup.on_failure(addr);
@@ -286,37 +332,44 @@ impl Node {
     }
 
     fn start_announcing(&mut self, now: Instant, search: &mut Search) {
-        search.announcing = Some(0);
-        if !matches!(search.kind, Kind::Announce { .. } | Kind::PutItem) {
-            return;
-        }
-        let mut sent = 0;
-        for lookup in search.lookups.iter().flatten() {
-            let willing = lookup.closest_set().filter_map(|(contact, token)| Some((contact, token?)));
-            for (contact, token) in willing {
-                let info_hash = search.target;
-                let item = || search.item.as_ref().and_then(|i| i.put_method(token));
-                let method = match search.kind {
-                    Kind::Announce { port, seed } => {
-                        Some(Method::AnnouncePeer { info_hash, port, implied_port: false, seed, token })
-                    }
-                    _ => item(),
-                };
-                let Some(method) = method else { continue };
-                let purpose = Purpose::Announce(search.id);
-                let query = self.query(now, contact.addr, Some(contact.id), Self::TIMEOUT, method, purpose);
-                sent += u32::from(query.is_some());
+        let mut announcing = Announcing::default();
+        if matches!(search.kind, Kind::Announce { .. } | Kind::PutItem) {
+            for lookup in search.lookups() {
+                let willing =
+                    lookup.closest_set().filter_map(|(contact, token)| Some((contact, token?.into())));
+                announcing.pending.extend(willing);
             }
+            self.send_announces(now, search, &announcing);
         }
-        search.announcing = Some(sent);
-        // An announce whose confirmation was lost has most likely arrived: no reason to keep waiting.
-        search.wake = Some(now + 2 * self.inflight.stall());
+        search.announcing = Some(announcing);
+    }
+
+    fn send_announces(&mut self, now: Instant, search: &mut Search, announcing: &Announcing) {
+        for (contact, token) in &announcing.pending {
+            let info_hash = search.target;
+            let method = match search.kind {
+                Kind::Announce { port, seed } => {
+                    Some(Method::AnnouncePeer { info_hash, port, implied_port: false, seed, token })
+                }
+                _ => search.item.as_ref().and_then(|i| i.put_method(token)),
+            };
+            let Some(method) = method else { continue };
+            let purpose = Purpose::Announce(search.id);
+            // With too many under way it is as good as lost, and repeated as if it were.
+            let _ = self.query(now, contact.addr, Some(contact.id), Self::TIMEOUT, method, purpose);
+        }
+        search.wake = Some(now + self.inflight.pace().stall());
     }
 
     fn finish(&mut self, now: Instant, search: Search) {
         let stats = search.stats(now);
         tracing::debug!(?stats, kind = ?search.kind, "search over");
         self.note_finished(now, &search);
+        for (lookup, reaches) in search.lookups.iter().zip(&mut self.reaches) {
+            if let Some(reach) = lookup.as_ref().and_then(Lookup::reach) {
+                reaches.add(reach);
+            }
+        }
         if search.is_join() {
             return self.on_joined(now, stats.answered > 0);
         }
@@ -375,11 +428,13 @@ impl Node {
         self.drive(now, id);
     }
 
-    pub(super) fn on_announced(&mut self, now: Instant, id: LookupId, accepted: bool) {
+    pub(super) fn on_announced(&mut self, now: Instant, id: LookupId, from: SocketAddr, accepted: bool) {
         let Some(search) = self.searches.iter_mut().find(|s| s.id == id) else { return };
+        let Some(announcing) = &mut search.announcing else { return };
+        let Some(at) = announcing.pending.iter().position(|(c, _)| c.addr == from) else { return };
+        announcing.pending.swap_remove(at);
         search.announced_to += u32::from(accepted);
-        search.announcing = search.announcing.map(|n| n.saturating_sub(1));
-        if search.announcing == Some(0) {
+        if announcing.pending.is_empty() {
             self.drive(now, id);
         }
     }

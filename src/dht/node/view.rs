@@ -23,7 +23,7 @@ use super::search::{Kind, Search};
 use crate::dht::bucket::{Bucket, Entry};
 use crate::dht::config::{DENSITY_SAMPLES, K, Limits, RECENT_SEARCHES};
 use crate::dht::event::{BootstrapState, Counters, LookupStats};
-use crate::dht::table::{Table, capacity};
+use crate::dht::table::Table;
 use crate::id::{Distance, Id160, NodeId};
 
 /// A node at one moment.
@@ -207,7 +207,7 @@ impl Node {
             bootstrap: self.bootstrap.clone(),
             in_flight: self.inflight.len(),
             unverified: self.upkeep.waiting(),
-            stall: self.inflight.stall(),
+            stall: self.inflight.pace().stall(),
             sleeps: self.upkeep.sleeps(),
             limits: self.config.limits,
         }
@@ -232,15 +232,21 @@ impl Node {
 
 fn buckets(now: Instant, table: &Table) -> Vec<BucketReport> {
     let some = |(_, b): &(usize, &Bucket)| !b.entries().is_empty() || !b.spares().is_empty();
-    table.buckets().iter().enumerate().filter(some).map(|(at, b)| bucket_report(now, at, b)).collect()
+    table
+        .buckets()
+        .iter()
+        .enumerate()
+        .filter(some)
+        .map(|(at, b)| bucket_report(now, at, table.capacity(at), b))
+        .collect()
 }
 
-fn bucket_report(now: Instant, index: usize, bucket: &Bucket) -> BucketReport {
+fn bucket_report(now: Instant, index: usize, capacity: usize, bucket: &Bucket) -> BucketReport {
     let mut rtts: Vec<_> = bucket.entries().iter().map(|e| e.rtt).collect();
     rtts.sort_unstable();
     BucketReport {
         index,
-        capacity: capacity(index),
+        capacity,
         contacts: bucket.entries().iter().map(|e| contact_report(now, e)).collect(),
         spares: bucket.spares().len(),
         median_rtt: rtts.get(rtts.len() / 2).copied().unwrap_or_default(),
