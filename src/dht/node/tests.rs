@@ -265,3 +265,29 @@ fn a_ping_to_where_nothing_can_be_sent_fails_at_once() {
         assert!(node.poll_transmit().is_none(), "{addr}");
     }
 }
+
+#[test]
+fn a_lost_announce_is_sent_again_once() {
+    let now = Instant::now();
+    let mut nodes = [node(1, now), node(2, now)];
+    nodes[0].add_bootstrap(now, [at(2)]);
+    settle(&mut nodes, now);
+    nodes[0].announce(now, HASH, 7000).unwrap();
+    let (mut time, mut sent) = (now, 0);
+    while time < now + Duration::from_secs(10) {
+        while let Some(t) = nodes[0].poll_transmit() {
+            let is_announce = t.payload.windows(13).any(|w| w == b"announce_peer");
+            sent += u32::from(is_announce);
+            if !is_announce {
+                nodes[1].handle_datagram(time, at(1), &t.payload);
+            }
+        }
+        while let Some(t) = nodes[1].poll_transmit() {
+            nodes[0].handle_datagram(time, at(2), &t.payload);
+        }
+        time = nodes[0].poll_timeout().map_or(time, |(at, _)| at).max(time + Duration::from_millis(1));
+        nodes[0].handle_timeout(time);
+    }
+    let over = |e: &Event| matches!(e, Event::Done { stats, .. } if stats.announced_to == 0);
+    assert_eq!((sent, events(&mut nodes[0]).iter().any(over)), (2, true));
+}
