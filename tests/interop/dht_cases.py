@@ -1,7 +1,7 @@
 """The cases of the DHT's extensions: items, pointers, scrapes, samples, ids bound to addresses, IPv6, odd questions.
 
-Each is a function of (lab, folder), as in `cases`. `lab.shared_dht` is made of libtorrent nodes, `lab.shared_dhtget_dht`
-of dhtget's.
+Each is a function of (lab, folder), as in `cases`, and has a DHT of its own: libtorrent waits fifteen seconds for each node
+that has left, so that cases which come and go in one DHT would slow down each other.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ import ed25519
 import torrents
 from cases import ODD_PIECE, case
 from clients import BittorrentDhtNodes, Dhtget, Libtorrent, LibtorrentNodes, dhtget_binary
-from dht import PORT, Probe, bloom, bound_id, estimate, is_bound, node_ids, union
+from dht import PORT, DhtgetDht, LibtorrentDht, Probe, bloom, bound_id, estimate, is_bound, node_ids, union
 from lab import SIGTERM, Failed, Process, wait_until
 from torrents import bencode
 
@@ -42,12 +42,20 @@ def key_file(lab, folder, name="key"):
     return path, seed, ed25519.public(seed)
 
 
+def libtorrent_dht(lab, folder):
+    return LibtorrentDht(lab, f"{folder}/dht").wait_ready()
+
+
+def dhtget_dht(lab, folder):
+    return DhtgetDht(lab, f"{folder}/dht", dhtget_binary()).wait_ready()
+
+
 def for_each_dht(name, doc):
     """Makes two cases of one: among libtorrent's nodes and among dhtget's."""
     def register(function):
-        for kind, dht_of in (("libtorrent", lambda lab: lab.shared_dht), ("dhtget", lambda lab: lab.shared_dhtget_dht)):
+        for kind, dht_of in (("libtorrent", libtorrent_dht), ("dhtget", dhtget_dht)):
             def run(lab, folder, dht_of=dht_of):
-                function(lab, folder, dht_of(lab))
+                function(lab, folder, dht_of(lab, folder))
             run.__name__, run.__doc__ = f"{name}_{kind}", f"{doc}, in a DHT of {kind} nodes."
             case(run)
         return function
@@ -60,7 +68,7 @@ def for_each_dht(name, doc):
 @case
 def published_link(lab, folder):
     """A urn:btpk link leads to a libtorrent seed's payload, then to another; `follow` prints both in order."""
-    dht = lab.shared_dht
+    dht = libtorrent_dht(lab, folder)
     file, _, key = key_file(lab, folder)
     link = f"magnet:?xs=urn:btpk:{key.hex()}"
     old = torrents.small(lab.folder(folder, "payload"), f"old {folder}").pack(ODD_PIECE)
@@ -95,7 +103,7 @@ def followed(follower):
 # ---- BEP 44: items ----
 
 
-# libtorrent waits fifteen seconds for each node that has left, so each of these takes a while; they run beside each other.
+# libtorrent takes whoever puts for a node, even one who asks with ro=1, and then waits for it: so these take a while.
 
 
 @for_each_dht("mutable_items", "libtorrent and dhtget follow each other's versions under one key")
@@ -183,7 +191,7 @@ def outcome(message):
 @case
 def questions_to_dhtget(lab, folder):
     """Errors, transaction ids, odd datagrams, `want`, `ip`: what a dhtget node answers to each."""
-    node = lab.shared_dhtget_dht.nodes[3]
+    node = dhtget_dht(lab, folder).nodes[3]
     expect("answers", simple_questions(lab, node), {
         **COMMON_ANSWERS, "no method": 203, "unknown method": 204, "port 0": 203, "only implied_port": "reply",
         "bytes behind": "reply", "want []": ["nodes"], "want ['?']": ["nodes"],
@@ -308,7 +316,7 @@ def item_questions(lab, node):
 @case
 def read_only_nodes(lab, folder):
     """One who asks with ro=1 enters no table, one who asks without does; a read-only dhtget says so and answers nothing."""
-    node = lab.shared_dhtget_dht.nodes[5]
+    node = dhtget_dht(lab, folder).nodes[5]
     with Probe(lab) as hidden, Probe(lab) as open_, Probe(lab) as witness:
         def knows(probe):
             # Asked by another address, for nobody is told of himself.
@@ -406,7 +414,6 @@ def scrape_of_share(lab, folder, dht):
 @case
 def samples(lab, folder):
     """dhtget samples a libtorrent node, libtorrent samples a dhtget node; both name what was announced there."""
-    # A DHT of their own: in a shared one the others' announces come too.
     libtorrent = LibtorrentNodes(lab, folder, size=2).start()
     ours = Dhtget(lab, folder, [libtorrent.addresses[0]], "node")
     ours.run("node", *ours._common())
@@ -570,7 +577,7 @@ def libtorrent_finds(libtorrent, fields):
 @case
 def bittorrent_dht_asks(lab, folder):
     """bittorrent-dht announces, looks up, puts and gets in a DHT of dhtget nodes; dhtget reads it, and is read."""
-    dht = lab.shared_dhtget_dht
+    dht = dhtget_dht(lab, folder)
     both_ways(lab, folder, dht, BittorrentDhtNodes(lab, folder, dht.bootstrap).start())
 
 

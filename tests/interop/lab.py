@@ -35,12 +35,13 @@ class Lab:
         _enter_namespace(self.name)
 
     def address(self):
-        """An address nobody else has, each in a /24 of its own: 198.18.10.1, 198.18.11.1, ..."""
+        """An address nobody else has: 198.18.10.1, 198.18.11.1, ...; each of 240 in a row in a /24 of its own."""
         with self._lock:
+            row, number = divmod(self._next_address, 240)
             self._next_address += 1
-            if self._next_address > 240:
+            if row > 200:
                 raise Failed("out of addresses")
-            return f"198.18.{self._next_address + 10}.1"
+            return f"198.18.{number + 10}.{row + 1}"
 
     def address6(self):
         """The same over IPv6, each in a /64 of its own: 2001:2:0:1::1, ... (2001:2::/48 is set aside as 198.18/15 is)."""

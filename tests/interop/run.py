@@ -74,13 +74,9 @@ def leave(lab, code):
 
 
 def run_all(lab, chosen, jobs):
-    """Returns how many failed. The shared DHTs are started here: their parent thread outlives every case."""
-    from clients import dhtget_binary
-    from dht import DhtgetDht, LibtorrentDht
-    lab.shared_dht = LibtorrentDht(lab, "shared-dht")
-    lab.shared_dhtget_dht = DhtgetDht(lab, "shared-dhtget-dht", dhtget_binary())
-    lab.shared_dht.wait_ready()
-    lab.shared_dhtget_dht.wait_ready()
+    """Returns how many failed. The shared DHT is started here: its parent thread outlives every case."""
+    from dht import LibtorrentDht
+    lab.shared_dht = LibtorrentDht(lab, "shared-dht").wait_ready()
     failed = 0
     pool = concurrent.futures.ThreadPoolExecutor(jobs)
     running = {pool.submit(run_one, lab, one): one for one in chosen}
