@@ -425,7 +425,7 @@ mod tests {
         let family = &report.families[0];
         assert_eq!(family.evidence(), [2, 1, 1]);
         let [far, near] = &family.buckets[..] else { panic!("{:?}", family.buckets) };
-        assert_eq!((far.index, far.capacity, far.evidence()), (0, 128, [1, 1, 1]));
+        assert_eq!((far.index, far.capacity, far.evidence()), (0, 512, [1, 1, 1]));
         assert_eq!((far.median_rtt, far.oldest), (Duration::from_millis(20), Duration::from_secs(3600)));
         assert_eq!((near.index, near.capacity, near.contacts.len()), (7, 8, 1));
         assert_eq!((report.uptime, family.network_size), (Duration::from_secs(3600), None));
