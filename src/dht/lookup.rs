@@ -28,12 +28,14 @@
 //! each sort must have answered. Whoever makes up ids next to a target wins the second race only. Where all ids
 //! are of one sort, which includes every private network, there is one race.
 
+mod likely;
+
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::config::{
-    ASIDE_PLAN, Config, K, MAX_ATTEMPTS, MAX_CANDIDATES, MAX_LONELY_ATTEMPTS, MAX_PER_SUBNET, MAX_TOKEN_LEN,
-    PATIENCE, PRIOR, SLOTS_MAX, VERIFIED_LIFE, subnet,
+    Config, K, MAX_ATTEMPTS, MAX_CANDIDATES, MAX_LONELY_ATTEMPTS, MAX_PER_SUBNET, MAX_TOKEN_LEN, PATIENCE,
+    SLOTS_MAX, subnet,
 };
 use super::pace::Pace;
 use super::rules::{Flight, LookupRules, Stall};
@@ -375,34 +377,6 @@ impl Lookup {
         None
     }
 
-    /// How likely it is that a candidate answers, or has.
-    fn life(&self, now: Instant, pace: &Pace, candidate: &Candidate) -> f64 {
-        let (answered, silent) = (f64::from(self.named.0), f64::from(self.named.1));
-        let prior = match candidate.cost {
-            Some(_) => VERIFIED_LIFE,
-            None => (answered + PRIOR) / (answered + silent + 2.0 * PRIOR),
-        };
-        match candidate.state {
-            State::New => prior,
-            State::Answered => 1.0,
-            State::Failed | State::Stalled => 0.0,
-            State::Waiting => {
-                // Bayes: the dead are silent for sure, the living for as long as answers take.
-                let due = prior * pace.still_due(now.saturating_duration_since(candidate.sent));
-                due / (due + 1.0 - prior)
-            }
-        }
-    }
-
-    /// Answers to be expected from queries in flight that serve as well as asking `new` would.
-    fn hopes(&self, now: Instant, pace: &Pace, new: usize, slack: u32) -> f64 {
-        let bits = |c: &Candidate| c.distance.map_or(0, |d| d.leading_zeros());
-        let enough = bits(&self.candidates[new]);
-        let waiting = self.candidates.iter().filter(|c| c.state == State::Waiting);
-        let as_good = waiting.filter(|c| self.answered == 0 || bits(c) + slack >= enough);
-        as_good.map(|c| self.life(now, pace, c)).sum()
-    }
-
     /// Whether a full set has answered, or is about to.
     fn is_served(&self) -> bool {
         self.answered > 0 && self.window().count() >= K
@@ -423,30 +397,6 @@ impl Lookup {
             Stall::After(time) => time,
             Stall::Measured => pace.stall(),
         }
-    }
-
-    /// Asks one who is near for the nodes beside the target.
-    ///
-    /// An answer holds eight nodes, dead ones among them, so all that are near name the same few on the
-    /// target's side and leave out those who are next on the other. Asked for that side, one of them names it
-    /// whole.
-    fn look_aside(&mut self, now: Instant, pace: &Pace) -> Option<Step> {
-        let bits = self.radius?.leading_zeros();
-        if self.asides >= self.rules.asides || bits >= 160 || self.answered == 0 {
-            return None;
-        }
-        let near = |c: &Candidate| c.distance.is_some_and(|d| d.leading_zeros() >= bits);
-        let stalls_at = now + self.stall(pace);
-        let nth = self.asides;
-        let fit =
-            |c: &&mut Candidate| c.state == State::Answered && c.aside.is_none() && !c.was_aside && near(c);
-        let candidate = self.candidates.iter_mut().find(fit)?;
-        (candidate.aside, candidate.was_aside) = (Some(stalls_at), true);
-        self.asides += 1;
-        let mut beside = self.target;
-        let bit = (bits as usize).saturating_sub(ASIDE_PLAN[nth % ASIDE_PLAN.len()]);
-        beside.set_bit(bit, !beside.bit(bit));
-        Some(Step::Query { addr: candidate.addr, id: candidate.id, aside: Some(beside) })
     }
 
     fn ask(&mut self, now: Instant, at: usize, pace: &Pace) -> Step {
