@@ -7,8 +7,10 @@ use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use super::error::CliError;
 use super::json::{self, Event, ProgressEvent};
@@ -56,24 +58,25 @@ impl Reporter {
     }
 
     fn start_log(&self) {
-        let level = match (self.output.quiet, self.output.verbose) {
-            (true, _) => "error",
+        let (ours, others) = match (self.output.quiet, self.output.verbose) {
+            (true, _) => (LevelFilter::ERROR, LevelFilter::ERROR),
             // What people are told in words is in this log too.
-            (false, 0) if self.logs_json() => "dhtget=info,warn",
-            (false, 0) => "warn",
-            (false, 1) => "dhtget=info,warn",
-            (false, 2) => "dhtget=debug,warn",
-            (false, _) => "dhtget=trace,warn",
+            (false, 0) if self.logs_json() => (LevelFilter::INFO, LevelFilter::WARN),
+            (false, 0) => (LevelFilter::WARN, LevelFilter::WARN),
+            (false, 1) => (LevelFilter::INFO, LevelFilter::WARN),
+            (false, 2) => (LevelFilter::DEBUG, LevelFilter::WARN),
+            (false, _) => (LevelFilter::TRACE, LevelFilter::WARN),
         };
-        let log = tracing_subscriber::fmt()
-            .with_env_filter(EnvFilter::new(level))
-            .with_writer(BarLog(self.bar.clone()));
+        let levels = Targets::new().with_default(others).with_target("dhtget", ours);
+        let writer = BarLog(self.bar.clone());
+        let log = tracing_subscriber::fmt().with_max_level(ours).with_writer(writer);
         // A second call, as in tests, leaves the first log in place.
         let _ = match self.output.log_format {
             LogFormat::Text => {
-                log.with_ansi(self.output.colour).with_target(self.output.verbose > 1).try_init()
+                let log = log.with_ansi(self.output.colour).with_target(self.output.verbose > 1);
+                log.finish().with(levels).try_init()
             }
-            LogFormat::Json => log.json().flatten_event(true).try_init(),
+            LogFormat::Json => log.json().flatten_event(true).finish().with(levels).try_init(),
         };
     }
 
