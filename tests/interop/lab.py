@@ -43,6 +43,10 @@ class Lab:
                 raise Failed("out of addresses")
             return f"198.18.{number + 10}.{row + 1}"
 
+    def public_address(self):
+        """The same, of a range that is on the internet elsewhere: 44.128.10.1, 44.128.11.1, ..."""
+        return self.address().replace("198.18.", "44.128.", 1)
+
     def address6(self):
         """The same over IPv6, each in a /64 of its own: 2001:2:0:1::1, ... (2001:2::/48 is set aside as 198.18/15 is)."""
         with self._lock:
@@ -104,6 +108,8 @@ def _enter_namespace(name):
         "ip link set lo up",
         "ip addr add 198.18.0.1/32 dev lo",
         "ip route add local 198.18.0.0/16 dev lo src 198.18.0.1",
+        # What dhtget and libtorrent take for the internet; nothing but `lo` is in here.
+        "ip route add local 44.128.0.0/16 dev lo",
     )
     for command in commands:
         result = _run(*command.split())
