@@ -74,6 +74,17 @@ impl Bucket {
         &self.spares
     }
 
+    /// Who is in and who waits to be.
+    pub fn everyone(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.iter().chain(&self.spares)
+    }
+
+    /// Forgets a node.
+    pub fn remove(&mut self, contact: &Contact) {
+        self.entries.retain(|e| e.contact != *contact);
+        self.spares.retain(|e| e.contact != *contact);
+    }
+
     /// Everyone, spares last.
     pub fn into_entries(self) -> impl Iterator<Item = Entry> {
         self.entries.into_iter().chain(self.spares)

@@ -23,6 +23,18 @@ pub const MAX_FAILURES: u8 = 3;
 /// Entries of one /24 (IPv6: /64) in one bucket: one operator must not own it.
 pub const MAX_PER_SUBNET: usize = 2;
 
+/// Addresses of one host that a search may have named but not heard: a liar's beside the true one.
+pub const UNPROVEN_PER_IP: usize = 3;
+/// The same of one /24 (IPv6: /64).
+pub const UNPROVEN_PER_SUBNET: usize = 6;
+/// Time after which a search ends whatever happens: liars could name each other for ever.
+pub const LOOKUP_TIMEOUT: Duration = Duration::from_secs(30);
+/// Nodes of one family that an answer may name: eight by the book, twenty where k is larger.
+pub const MAX_NODES_NAMED: usize = 20;
+/// Peers that one answer may name: what fits a datagram of 1024 bytes, with room for larger ones.
+pub const MAX_PEERS_NAMED: usize = 150;
+/// Ports of one address among a search's peers: many clients may share it, but nobody shall be dialled without end.
+pub const MAX_PORTS_FOUND: usize = 16;
 /// Candidates a search remembers: far more than it can ask before it ends.
 pub const MAX_CANDIDATES: usize = 160;
 /// Queries of one search in flight: more than the closest living take, with as many dead among them.
@@ -62,8 +74,8 @@ pub const STALL_MAX: Duration = Duration::from_secs(1);
 pub const STALL_MIN: Duration = Duration::from_millis(100);
 /// Round trips remembered for the percentile: enough for a 95th, few enough to follow a change.
 pub const RTT_SAMPLES: usize = 128;
-/// Queries in flight in all: twice what all searches together can have.
-pub const MAX_IN_FLIGHT: usize = 4096;
+/// Queries without an answer yet, the silent ones for [`QUERY_TIMEOUT`]: what dozens of searches at once leave behind.
+pub const MAX_IN_FLIGHT: usize = 8192;
 
 /// Searches by the user at a time: more than a swarm client starts, few enough to pace.
 pub const MAX_SEARCHES: usize = 64;
@@ -146,6 +158,10 @@ pub const SIGNATURES_PER_SECOND: u32 = 1000;
 pub const MAX_VOTES: usize = 64;
 /// Strangers who must agree on our address before it is believed; each /24 has one voice.
 pub const MIN_VOTES: usize = 5;
+/// Strangers who must agree on another one after that: each change costs a new id and a new neighbourhood.
+pub const MIN_VOTES_TO_CHANGE: usize = 16;
+/// Time an address is believed at least.
+pub const ADDRESS_HOLDS: Duration = Duration::from_secs(10 * 60);
 /// Payload of a reply: larger ones meet firewalls and the limits of other nodes.
 pub const MAX_PAYLOAD: usize = 1024;
 
@@ -257,7 +273,8 @@ impl Default for Config {
 pub fn is_sendable(addr: SocketAddr) -> bool {
     let ip = addr.ip();
     let broken = match ip {
-        IpAddr::V4(v4) => v4.octets()[0] == 0 || v4.is_broadcast(),
+        // 0/8, and from 240/4 on: reserved, and the broadcast address (RFC 6890).
+        IpAddr::V4(v4) => v4.octets()[0] == 0 || v4.octets()[0] >= 240,
         IpAddr::V6(v6) => v6.is_unspecified(),
     };
     addr.port() != 0 && !broken && !ip.is_multicast()
@@ -266,7 +283,8 @@ pub fn is_sendable(addr: SocketAddr) -> bool {
 /// Whether the address means nothing outside one machine or one site.
 pub fn is_private(ip: IpAddr) -> bool {
     let site = match ip {
-        IpAddr::V4(v4) => v4.is_private() || v4.is_link_local(),
+        // The third: what carriers use behind their own NATs (RFC 6598).
+        IpAddr::V4(v4) => v4.is_private() || v4.is_link_local() || matches!(v4.octets(), [100, 64..128, ..]),
         IpAddr::V6(v6) => v6.is_unique_local() || v6.is_unicast_link_local(),
     };
     site || is_isolated(ip)

@@ -2,12 +2,16 @@
 //!
 //! Owns the votes of one address family and what follows from them. Must not know our id. One stranger's
 //! word proves nothing: each /24 (IPv6: /64) has one voice, the latest one counts, and an address is
-//! believed when [`MIN_VOTES`] agree on it and most of all voices do. So it also follows a change.
+//! believed when [`MIN_VOTES`] agree on it and most of all voices do. Another one takes its place when three
+//! quarters of all voices, and [`MIN_VOTES_TO_CHANGE`] at least, have come to say so.
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Instant;
 
-use super::config::{MAX_VOTES, MIN_VOTES, is_private, is_sendable, subnet};
+use super::config::{
+    ADDRESS_HOLDS, MAX_VOTES, MIN_VOTES, MIN_VOTES_TO_CHANGE, is_private, is_sendable, subnet,
+};
 
 /// Votes about one family's address.
 #[derive(Debug, Default)]
@@ -15,6 +19,9 @@ pub struct External {
     /// Who said what, the oldest first.
     votes: VecDeque<([u8; 8], IpAddr)>,
     believed: Option<IpAddr>,
+    /// The port that was last seen with it.
+    port: u16,
+    changed: Option<Instant>,
 }
 
 impl External {
@@ -23,18 +30,26 @@ impl External {
         self.believed
     }
 
+    /// Whether that is where we are reached.
+    pub fn is_at(&self, addr: SocketAddr) -> bool {
+        self.believed == Some(addr.ip()) && self.port == addr.port()
+    }
+
     /// Votes that are remembered.
     pub fn votes(&self) -> usize {
         self.votes.len()
     }
 
     /// A node has told us our address; true if another one is believed now.
-    pub fn on_vote(&mut self, voter: SocketAddr, said: SocketAddr) -> bool {
+    pub fn on_vote(&mut self, now: Instant, voter: SocketAddr, said: SocketAddr) -> bool {
         let ip = said.ip();
         let strange =
             voter.is_ipv4() != said.is_ipv4() || is_private(ip) || !is_sendable(SocketAddr::new(ip, 1));
         if strange || is_private(voter.ip()) {
             return false;
+        }
+        if self.believed == Some(ip) {
+            self.port = said.port();
         }
         let voice = subnet(voter.ip());
         self.votes.retain(|(v, _)| *v != voice);
@@ -43,13 +58,22 @@ impl External {
             self.votes.pop_front();
         }
         let agree = self.votes.iter().filter(|(_, said)| *said == ip).count();
-        let won = agree >= MIN_VOTES && agree * 2 > self.votes.len() && self.believed != Some(ip);
+        let wins = match self.believed {
+            None => agree >= MIN_VOTES && agree * 2 > self.votes.len(),
+            // Who is behind two addresses by turns keeps the one he has.
+            Some(_) => {
+                agree >= MIN_VOTES_TO_CHANGE && agree * 4 >= self.votes.len() * 3 && self.may_change(now)
+            }
+        };
+        let won = wins && self.believed != Some(ip);
         if won {
-            self.believed = Some(ip);
-            // After a change the old address's voices must not outvote it back as they trickle in.
-            self.votes.retain(|(_, said)| *said == ip);
+            (self.believed, self.port, self.changed) = (Some(ip), said.port(), Some(now));
         }
         won
+    }
+
+    fn may_change(&self, now: Instant) -> bool {
+        self.changed.is_none_or(|at| now.saturating_duration_since(at) >= ADDRESS_HOLDS)
     }
 }
 
@@ -67,37 +91,39 @@ mod tests {
 
     #[test]
     fn it_takes_many_strangers_to_be_believed() {
-        let mut external = External::default();
+        let (mut external, now) = (External::default(), Instant::now());
         // One /24, however loud, is one voice.
         for host in 1..=50 {
-            assert!(!external.on_vote(([60, 1, 1, host], 6881).into(), said(9)));
+            assert!(!external.on_vote(now, ([60, 1, 1, host], 6881).into(), said(9)));
         }
         assert_eq!(external.votes(), 1);
-        let turns: Vec<bool> = (21..=25).map(|n| external.on_vote(from(n), said(1))).collect();
+        let turns: Vec<bool> = (21..=25).map(|n| external.on_vote(now, from(n), said(1))).collect();
         assert_eq!(turns, [false, false, false, false, true]);
         assert_eq!(external.address(), Some(said(1).ip()));
-        assert!(!external.on_vote(from(26), said(1)));
+        assert!(!external.on_vote(now, from(26), said(1)));
     }
 
     #[test]
     fn a_few_liars_change_nothing_and_a_new_address_is_followed() {
-        let mut external = External::default();
-        assert_eq!((20..40).filter(|n| external.on_vote(from(*n), said(1))).count(), 1);
-        assert!((40..55).all(|n| !external.on_vote(from(n), said(2))));
+        let (mut external, now) = (External::default(), Instant::now());
+        assert_eq!((20..40).filter(|n| external.on_vote(now, from(*n), said(1))).count(), 1);
+        assert!((40..55).all(|n| !external.on_vote(now, from(n), said(2))));
         assert_eq!(external.address(), Some(said(1).ip()));
-        assert!((20..40).any(|n| external.on_vote(from(n), said(2))));
+        assert!((20..40).all(|n| !external.on_vote(now, from(n), said(2))), "not so soon");
+        let now = now + ADDRESS_HOLDS;
+        assert!((20..40).any(|n| external.on_vote(now, from(n), said(2))));
         assert_eq!(external.address(), Some(said(2).ip()));
     }
 
     #[test]
     fn what_cannot_be_an_address_of_ours_is_no_vote() {
-        let mut external = External::default();
+        let (mut external, now) = (External::default(), Instant::now());
         let words =
             ["10.0.0.1:1", "127.0.0.1:1", "0.0.0.0:1", "255.255.255.255:1", "224.0.0.1:1", "[2001:db8::1]:1"];
         for word in words {
-            assert!((20..40).all(|n| !external.on_vote(from(n), word.parse().unwrap())));
+            assert!((20..40).all(|n| !external.on_vote(now, from(n), word.parse().unwrap())));
         }
-        assert!((1..40).all(|n| !external.on_vote(([10, 0, n, 1], 1).into(), said(1))));
+        assert!((1..40).all(|n| !external.on_vote(now, ([10, 0, n, 1], 1).into(), said(1))));
         assert_eq!((external.address(), external.votes()), (None, 0));
     }
 }

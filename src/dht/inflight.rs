@@ -161,7 +161,7 @@ mod tests {
         let mut inflight = InFlight::new([1; 32]);
         let to: SocketAddr = "1.2.3.4:5".parse().unwrap();
         let now = Instant::now();
-        let made = (0..5000)
+        let made = (0..MAX_IN_FLIGHT + 9)
             .filter(|_| inflight.insert(now, to, None, Duration::from_secs(1), ()).is_some())
             .count();
         assert_eq!(made, MAX_IN_FLIGHT);

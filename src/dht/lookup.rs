@@ -17,8 +17,8 @@
 //!
 //! So, at the end, *whoever was named by any answer and is nearer than the farthest of the K has answered, or
 //! was asked and failed to*. For let X be such a node. It became a candidate with the answer that named it
-//! (unless its address or id is another's, or its network has its share). It has not been dropped for room:
-//! that hits the farthest of those not asked, in favour of a nearer one. If it has not failed or stalled, it is
+//! (unless its address or id is another's, or its network has its share). It has not been dropped for room before
+//! it was asked: that hits those who failed or are silent, and the farthest of those not asked in favour of a nearer one. If it has not failed or stalled, it is
 //! among the K closest that have not, since it is nearer than one of them; all of these have answered. And if
 //! it has failed or stalled, it was asked. A test draws networks at random and checks the sentence.
 //!
@@ -34,8 +34,8 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::config::{
-    Config, K, MAX_ATTEMPTS, MAX_CANDIDATES, MAX_LONELY_ATTEMPTS, MAX_PER_SUBNET, MAX_TOKEN_LEN, PATIENCE,
-    SLOTS_MAX, subnet,
+    Config, K, LOOKUP_TIMEOUT, MAX_ATTEMPTS, MAX_CANDIDATES, MAX_LONELY_ATTEMPTS, MAX_PER_SUBNET,
+    MAX_TOKEN_LEN, PATIENCE, SLOTS_MAX, UNPROVEN_PER_IP, UNPROVEN_PER_SUBNET, subnet,
 };
 use super::pace::Pace;
 use super::rules::{Flight, LookupRules, Stall};
@@ -197,33 +197,55 @@ impl Lookup {
 
     fn add(&mut self, now: Instant, contact: Contact, hop: u32, cost: Option<i64>, config: &Config) {
         let distance = Some(contact.id.distance(&self.target));
-        let same_id = |c: &Candidate| c.id == Some(contact.id) && c.state != State::Failed;
+        // Whoever is merely named holds no id: else one liar could keep the true holder out.
+        let same_id = |c: &Candidate| c.id == Some(contact.id) && c.state == State::Answered;
         if self.position(contact.addr).is_some() || self.candidates.iter().any(same_id) {
             return;
         }
-        if !self.is_diverse(contact.addr, config) {
+        if !self.is_diverse(contact.addr, config) || !self.make_room(distance) {
             return;
-        }
-        if self.candidates.len() >= MAX_CANDIDATES {
-            let idle = |c: &Candidate| matches!(c.state, State::New | State::Failed);
-            match self.candidates.iter().rposition(idle) {
-                Some(far) if self.candidates[far].distance > distance => drop(self.candidates.remove(far)),
-                _ => return,
-            }
         }
         let is_bound = config.is_bound(&contact);
         let candidate = candidate(now, distance, Some(contact.id), contact.addr, hop);
         self.insert(Candidate { cost, is_bound, ..candidate });
     }
 
+    /// Lets go of somebody where there are too many: of one who failed, of the farthest who is not asked or is
+    /// silent, or of one who is silent; of nobody who is nearer and may still answer.
+    fn make_room(&mut self, distance: Option<Distance>) -> bool {
+        if self.candidates.len() < MAX_CANDIDATES {
+            return true;
+        }
+        let last = |state: fn(State) -> bool| self.candidates.iter().rposition(|c| state(c.state));
+        let farther = last(|s| matches!(s, State::New | State::Stalled))
+            .filter(|&at| self.candidates[at].distance > distance);
+        let out = last(|s| s == State::Failed).or(farther).or_else(|| last(|s| s == State::Stalled));
+        out.map(|at| self.candidates.remove(at)).is_some()
+    }
+
+    /// Whether an address may be asked beside those that are. Some more than may answer in the end, since a liar may
+    /// have named addresses next to somebody's to keep him out.
     fn is_diverse(&self, addr: SocketAddr, config: &Config) -> bool {
         if !config.wants_diversity(addr.ip()) {
             return true;
         }
-        let net = subnet(addr.ip());
-        let family = self.candidates.iter().filter(|c| c.id.is_some() && c.state != State::Failed);
-        let same_net = family.filter(|c| subnet(c.addr.ip()) == net).count();
-        same_net < MAX_PER_SUBNET && self.candidates.iter().all(|c| c.addr.ip() != addr.ip())
+        let hopeful = |c: &&Candidate| !matches!(c.state, State::Failed | State::Stalled);
+        let (mut of_ip, mut of_net) = (0, 0);
+        for c in self.candidates.iter().filter(hopeful).filter(|c| c.id.is_some()) {
+            of_ip += usize::from(c.addr.ip() == addr.ip());
+            of_net += usize::from(subnet(c.addr.ip()) == subnet(addr.ip()));
+        }
+        of_ip < UNPROVEN_PER_IP && of_net < UNPROVEN_PER_SUBNET && self.is_proven_diverse(addr, config)
+    }
+
+    /// Whether an answer from there would be one too many: one an address counts, and few a subnet.
+    fn is_proven_diverse(&self, addr: SocketAddr, config: &Config) -> bool {
+        if !config.wants_diversity(addr.ip()) {
+            return true;
+        }
+        let others = || self.candidates.iter().filter(|c| c.state == State::Answered && c.addr != addr);
+        let of_net = others().filter(|c| subnet(c.addr.ip()) == subnet(addr.ip())).count();
+        of_net < MAX_PER_SUBNET && others().all(|c| c.addr.ip() != addr.ip())
     }
 
     fn insert(&mut self, candidate: Candidate) {
@@ -246,8 +268,10 @@ impl Lookup {
         config: &Config,
     ) {
         let Some(at) = self.position(from.addr) else { return };
-        // A second address of an id that is known already is no second node.
-        let twin = self.candidates.iter().any(|c| c.id == Some(from.id) && c.addr != from.addr);
+        // A second address of an id that has answered is no second node, nor is one host too many of a subnet.
+        let answered = |c: &Candidate| c.state == State::Answered && c.addr != from.addr;
+        let twin = self.candidates.iter().any(|c| c.id == Some(from.id) && answered(c))
+            || !self.is_proven_diverse(from.addr, config);
         let candidate = &mut self.candidates[at];
         if candidate.state != State::Answered {
             self.answered += 1;
@@ -257,13 +281,14 @@ impl Lookup {
                 self.named.1 -= u32::from(candidate.state == State::Stalled && candidate.attempts == 1);
             }
         }
-        candidate.state = if candidate.id.is_none() && twin { State::Failed } else { State::Answered };
+        candidate.state = if twin { State::Failed } else { State::Answered };
         candidate.aside = None;
         // An answer about the nodes beside the target brings no token, and takes none away.
         candidate.token =
             token.filter(|t| t.len() <= MAX_TOKEN_LEN).map(Box::from).or(candidate.token.take());
         let hop = candidate.hop + 1;
-        if candidate.id.is_none() {
+        // Bootstrap addresses have no id yet, and others may have been named under a false one.
+        if candidate.id != Some(from.id) {
             let mut candidate = self.candidates.remove(at);
             candidate.id = Some(from.id);
             candidate.is_bound = config.is_bound(&from);
@@ -287,6 +312,9 @@ impl Lookup {
 
     /// What to do now, when answers take as long as `pace` says.
     pub fn next(&mut self, now: Instant, pace: &Pace) -> Step {
+        if now >= self.started + LOOKUP_TIMEOUT {
+            return Step::Done;
+        }
         self.note_stalls(now);
         if let Some(step) = self.look_aside(now, pace) {
             return step;

@@ -31,8 +31,8 @@ use self::view::Findings;
 use super::allowance::Allowance;
 use super::announced::Announced;
 use super::config::{
-    Config, ITEM_SHARE, K, MAX_EVENTS, MAX_PINGS, MAX_SEARCHES, PING_TIMEOUT, QUERY_TIMEOUT, VERSION,
-    is_private, is_sendable,
+    Config, ITEM_SHARE, MAX_EVENTS, MAX_NODES_NAMED, MAX_PINGS, MAX_SEARCHES, PING_TIMEOUT, QUERY_TIMEOUT,
+    VERSION, is_private, is_sendable,
 };
 use super::event::{BootstrapState, Counters, Event, Full, LookupId, PingId, Reason, Snapshot, Transmit};
 use super::external::External;
@@ -44,7 +44,7 @@ use super::token::Tokens;
 use super::traffic::{Kind as QueryKind, Refusal};
 use crate::id::{Id160, InfoHash, NodeId};
 use crate::rng::Rng;
-use crate::wire::compact::{Contact, canonical};
+use crate::wire::compact::{self, Contact, canonical};
 use crate::wire::krpc::{Body, Message, Method, ParseError, Query, Reply, Want, code};
 
 /// A node of the DHT.
@@ -380,9 +380,10 @@ impl Node {
             self.tables[family(from)].on_answer(now, contact, rtt, &self.config);
         }
         if query.expect.is_some_and(|id| id != reply.id) {
-            // Whoever named this node lied about its place, or it has moved: its answer is not one from there.
+            // Whoever named this node lied about its place, or it has moved. To a search it is who it says it is;
+            // a token was given by somebody else.
             self.blame(now, &query);
-            if matches!(query.purpose, Purpose::Search(_) | Purpose::Announce(_)) {
+            if matches!(query.purpose, Purpose::Announce(_)) {
                 return self.on_failure(now, &query);
             }
         }
@@ -398,25 +399,6 @@ impl Node {
         }
         self.seed_searches(now, from);
         self.on_vote(now, from, ip);
-    }
-
-    fn on_timeout(&mut self, now: Instant, query: &Pending<Purpose>) {
-        self.counters.traffic.timeouts += 1;
-        // Where nobody has answered since, the silence may be ours: a cable, a sleep, a router.
-        if self.last_reply.is_some_and(|at| at > query.sent) {
-            self.blame(now, query);
-        }
-        self.on_failure(now, query);
-    }
-
-    fn blame(&mut self, now: Instant, query: &Pending<Purpose>) {
-        if let Some(id) = query.expect {
-            let known = self.tables[0].len() + self.tables[1].len();
-            self.tables[family(query.to)].on_failure(&Contact { id, addr: query.to });
-            if self.tables[0].len() + self.tables[1].len() < known.min(K) {
-                self.rejoin_soon(now);
-            }
-        }
     }
 
     /// The system cannot send there, and says so: what was asked of it fails at once, and is nobody's fault.
@@ -477,9 +459,11 @@ impl Node {
 
     /// Nodes named by one at `source` that may be talked to.
     fn acceptable(&self, source: SocketAddr, reply: &Reply<'_>) -> Vec<Contact> {
-        // A reply names 8 nodes of each family; the rest of a longer list is an attempt to steer us.
-        let fits = |c: &Contact| self.config.accepts(c.addr, source.ip()) && c.id != self.id;
-        reply.contacts().take(64).filter(fits).collect()
+        // The rest of a longer list is an attempt to steer us. Nobody needs to be sent to himself either.
+        let own = |c: &Contact| c.id == self.id || self.external[family(c.addr)].is_at(c.addr);
+        let fits = |c: &Contact| self.config.accepts(c.addr, source.ip()) && !own(c);
+        let v4 = compact::nodes_v4(reply.nodes).take(MAX_NODES_NAMED);
+        v4.chain(compact::nodes_v6(reply.nodes6).take(MAX_NODES_NAMED)).filter(fits).collect()
     }
 
     /// Whether the user's own network is a private one.

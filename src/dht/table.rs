@@ -135,13 +135,13 @@ impl Table {
             return;
         }
         // An id that moved is believed only when its old place has failed.
-        let moved = self.buckets[at].entries().iter().find(|e| e.contact.id == contact.id);
+        let moved = self.buckets[at].everyone().find(|e| e.contact.id == contact.id);
         if let Some(old) = moved {
             if old.failures == 0 {
                 return;
             }
             let old = old.contact;
-            while self.contains(&old) && !self.buckets[at].on_failure(&old) {}
+            self.buckets[at].remove(&old);
         }
         if self.is_diverse(&contact, at, config) {
             let bound = config.is_bound(&contact);
@@ -164,8 +164,10 @@ impl Table {
         let net = subnet(ip);
         let same =
             |e: &&Entry| e.contact.addr.is_ipv4() == ip.is_ipv4() && subnet(e.contact.addr.ip()) == net;
-        self.entries_of(at).iter().filter(same).count() < MAX_PER_SUBNET
-            && !self.entries().any(|e| e.contact.addr.ip() == ip)
+        // Spares too: each of them may become an entry without a further look.
+        let here = self.buckets.get(at).into_iter().flat_map(Bucket::everyone);
+        here.filter(same).count() < MAX_PER_SUBNET
+            && !self.buckets.iter().flat_map(Bucket::everyone).any(|e| e.contact.addr.ip() == ip)
     }
 
     /// A node has asked us something: evidence of life only for one that has answered before.
@@ -173,6 +175,12 @@ impl Table {
         // Past the count of changes: who is handed on does not depend on who has asked.
         let bucket = self.index(&contact.id).and_then(|at| self.buckets.value.get_mut(at));
         bucket.and_then(|b| b.entry_mut(contact)).map(|e| e.asked_us = Some(now)).is_some()
+    }
+
+    /// When a node last answered us.
+    pub fn last_answer(&self, contact: &Contact) -> Option<Instant> {
+        let everyone = self.index(&contact.id).and_then(|at| self.buckets.get(at))?.everyone();
+        everyone.filter(|e| e.contact == *contact).map(|e| e.answered).next()
     }
 
     /// A node has left a query unanswered.

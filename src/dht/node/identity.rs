@@ -14,7 +14,7 @@ impl Node {
     /// A node that answered has said where it saw our query come from.
     pub(super) fn on_vote(&mut self, now: Instant, voter: SocketAddr, said: Option<SocketAddr>) {
         let Some(said) = said else { return };
-        if !self.external[family(voter)].on_vote(voter, said) {
+        if !self.external[family(voter)].on_vote(now, voter, said) {
             return;
         }
         tracing::info!("others see this node at another address than before: its id follows if it must");

@@ -9,7 +9,10 @@ use std::time::Instant;
 use super::items::ItemSearch;
 use super::{Node, Purpose, family};
 use crate::dht::bucket::Entry;
-use crate::dht::config::{CHEAP_STARTS, K, MAX_PEERS_FOUND, MAX_SEEDS, PATIENCE_OTHER_FAMILY, REACHES};
+use crate::dht::config::{
+    CHEAP_STARTS, K, MAX_PEERS_FOUND, MAX_PEERS_NAMED, MAX_PORTS_FOUND, MAX_SEEDS, PATIENCE_OTHER_FAMILY,
+    REACHES,
+};
 use crate::dht::event::{Event, LookupId, LookupStats};
 use crate::dht::lookup::{Lookup, Step};
 use crate::id::{Distance, Id160};
@@ -73,7 +76,7 @@ pub(super) struct Search {
 /// The end of a search that announces.
 #[derive(Debug, Default)]
 struct Announcing {
-    /// Who has not confirmed yet, [`K`] of each family at most, and the tokens they gave.
+    /// Who has not confirmed yet, [`K`] of each sort and family at most, and the tokens they gave.
     pending: Vec<(Contact, Box<[u8]>)>,
     repeated: bool,
 }
@@ -153,7 +156,9 @@ impl Search {
         let mut fresh = Vec::new();
         for peer in peers {
             // Port 1 is what some clients announce to be left alone.
-            if peer.port() > 1 && self.found.len() < MAX_PEERS_FOUND && self.found.insert(peer) {
+            let ports = |ip| self.found.range(SocketAddr::new(ip, 0)..=SocketAddr::new(ip, u16::MAX)).count();
+            let few = ports(peer.ip()) < MAX_PORTS_FOUND || peer.ip().is_loopback();
+            if peer.port() > 1 && few && self.found.len() < MAX_PEERS_FOUND && self.found.insert(peer) {
                 fresh.push(peer);
             }
         }
@@ -408,7 +413,7 @@ impl Node {
             peers.merge(filters.peers);
         }
         let usable = |p: &SocketAddr| config.accepts(*p, from.addr.ip());
-        let peers = search.fresh_peers(reply.peers().filter(usable));
+        let peers = search.fresh_peers(reply.peers().take(MAX_PEERS_NAMED).filter(usable));
         if !peers.is_empty() {
             self.push_event(Event::Peers { lookup: id, peers });
         }

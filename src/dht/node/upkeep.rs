@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::search::Kind;
-use super::{Node, Purpose, family};
+use super::{Node, Pending, Purpose, family};
 use crate::dht::config::{
     JOIN_EVERY, JOIN_RETRY, JOIN_RETRY_MAX, JOIN_RETRY_PRIVATE, JOIN_SMALL_MAX, K, MAX_SAVED, MAX_UNVERIFIED,
     PRIVATE_TABLE, SLEPT, SMALL_TABLE, UPKEEP_EVERY, UPKEEP_FAST, UPKEEP_PRIVATE,
@@ -125,6 +125,30 @@ impl Node {
 
     pub(super) fn join_at(&self) -> Option<Instant> {
         self.upkeep.join_at
+    }
+
+    pub(super) fn on_timeout(&mut self, now: Instant, query: &Pending<Purpose>) {
+        self.counters.traffic.timeouts += 1;
+        // Where nobody has answered since, the silence may be ours: a cable, a sleep, a router.
+        let table = &self.tables[family(query.to)];
+        let heard_since = query.expect.is_some_and(|id| {
+            let contact = Contact { id, addr: query.to };
+            table.last_answer(&contact).is_some_and(|at| at >= query.sent)
+        });
+        if !heard_since && self.last_reply.is_some_and(|at| at > query.sent) {
+            self.blame(now, query);
+        }
+        self.on_failure(now, query);
+    }
+
+    pub(super) fn blame(&mut self, now: Instant, query: &Pending<Purpose>) {
+        if let Some(id) = query.expect {
+            let known = self.tables[0].len() + self.tables[1].len();
+            self.tables[family(query.to)].on_failure(&Contact { id, addr: query.to });
+            if self.tables[0].len() + self.tables[1].len() < known.min(K) {
+                self.rejoin_soon(now);
+            }
+        }
     }
 
     /// Queues a ping that decides whether someone enters the table.

@@ -229,6 +229,7 @@ fn the_id_follows_the_address_that_strangers_see() {
     let near: Vec<_> = n.tables[0].closest(&n.id(), 20);
     assert!(near.is_sorted_by_key(|c| c.id.distance(&n.id())));
     let (second, moved) = (n.id(), "90.1.2.3:6881".parse().unwrap());
+    let now = now + crate::dht::config::ADDRESS_HOLDS;
     strangers().for_each(|s| assert!(n.ping(now, s).is_ok()));
     answer_all(&mut n, now, moved);
     assert!(n.id() != second && n.id().is_bound_to(moved.ip()));
