@@ -6,13 +6,13 @@
 
 use std::net::IpAddr;
 use std::num::NonZeroUsize;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use lru::LruCache;
 
 use super::config::{
     ALLOWANCE_BURST, ALLOWANCE_BURST_ALL, ALLOWANCE_PER_SECOND, ALLOWANCE_PER_SECOND_ALL, AMPLIFICATION,
-    Config, LIMITER_ENTRIES, MAX_PAYLOAD, Network, is_private,
+    Config, LIMITER_ENTRIES, MAX_ITEM_PAYLOAD, Network, is_private, owner,
 };
 
 /// Bytes to give away, and when that was counted.
@@ -24,11 +24,12 @@ struct Balance {
 
 impl Balance {
     fn refill(&mut self, now: Instant, per_second: usize, cap: usize) {
-        let elapsed = now.saturating_duration_since(self.at).as_secs().min(cap as u64) as usize;
+        let elapsed = now.saturating_duration_since(self.at).as_secs();
         // Whole seconds only; the rest is counted with the next one.
         if elapsed > 0 {
-            self.bytes = self.bytes.saturating_add(elapsed * per_second).min(cap);
-            self.at = now;
+            let earned = usize::try_from(elapsed).unwrap_or(cap).min(cap).saturating_mul(per_second);
+            self.bytes = self.bytes.saturating_add(earned).min(cap);
+            self.at += Duration::from_secs(elapsed);
         }
     }
 }
@@ -56,17 +57,18 @@ impl Allowance {
         ip.is_loopback() || self.exempt_private && is_private(ip)
     }
 
-    /// How long the answer to a query of `received` bytes may be.
+    /// How long the answer to a query of `received` bytes may be; [`MAX_ITEM_PAYLOAD`] at most.
     pub fn room(&mut self, now: Instant, ip: IpAddr, received: usize) -> usize {
         let earned = received.saturating_mul(AMPLIFICATION);
-        if earned >= MAX_PAYLOAD || self.is_exempt(ip) {
-            return MAX_PAYLOAD;
+        if earned >= MAX_ITEM_PAYLOAD || self.is_exempt(ip) {
+            return MAX_ITEM_PAYLOAD;
         }
+        let ip = owner(ip);
         self.forget_full(now);
         self.all.refill(now, ALLOWANCE_PER_SECOND_ALL, ALLOWANCE_BURST_ALL);
         let own = self.by_ip.get_or_insert_mut(ip, || Balance { bytes: ALLOWANCE_BURST, at: now });
         own.refill(now, ALLOWANCE_PER_SECOND, ALLOWANCE_BURST);
-        (earned + own.bytes.min(self.all.bytes)).min(MAX_PAYLOAD)
+        (earned + own.bytes.min(self.all.bytes)).min(MAX_ITEM_PAYLOAD)
     }
 
     /// Lets go of those who have been silent until their balance was full again: two at most for each that may be
@@ -86,7 +88,7 @@ impl Allowance {
         let beyond = sent.saturating_sub(received.saturating_mul(AMPLIFICATION));
         if beyond > 0 && !self.is_exempt(ip) {
             self.all.bytes = self.all.bytes.saturating_sub(beyond);
-            if let Some(own) = self.by_ip.get_mut(&ip) {
+            if let Some(own) = self.by_ip.get_mut(&owner(ip)) {
                 own.bytes = own.bytes.saturating_sub(beyond);
             }
         }
@@ -96,7 +98,6 @@ impl Allowance {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     const QUERY: usize = 95;
 
@@ -108,7 +109,7 @@ mod tests {
         for n in 0..count {
             let now = start + Duration::from_millis(u64::from(n) * 1000 / u64::from(per_second));
             let room = allowance.room(now, ip(n), QUERY);
-            assert!((QUERY * AMPLIFICATION..=MAX_PAYLOAD).contains(&room));
+            assert!((QUERY * AMPLIFICATION..=MAX_ITEM_PAYLOAD).contains(&room));
             allowance.spend(ip(n), QUERY, room);
             out += room;
         }

@@ -4,12 +4,14 @@
 //! Must not know tokens or messages.
 
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::time::Instant;
 
 use lru::LruCache;
 
 use super::config::{
-    ANNOUNCE_EXPIRY, MAX_PEERS_PER_HASH, MAX_PORTS_PER_ADDRESS, MAX_SAMPLES, SAMPLE_INTERVAL,
+    ANNOUNCE_EXPIRY, FILTERS_HOLD, FILTERS_KEPT, MAX_PEERS_PER_HASH, MAX_PORTS_PER_ADDRESS, MAX_SAMPLES,
+    SAMPLE_INTERVAL, is_private,
 };
 use crate::id::InfoHash;
 use crate::rng::Rng;
@@ -37,12 +39,28 @@ impl Peer {
     }
 }
 
+/// Which peers of a hash are wanted.
+#[derive(Clone, Copy, Debug)]
+pub struct Choice {
+    /// Of IPv4, otherwise of IPv6.
+    pub ipv4: bool,
+    /// Those that lack something only.
+    pub no_seeds: bool,
+    /// Those at private addresses too, which mean nothing to the world.
+    pub private: bool,
+    /// So many at most.
+    pub max: usize,
+}
+
 /// Peers by info-hash. The map is never iterated, only its order of use is followed.
 #[derive(Debug)]
 pub struct Announced {
     by_hash: LruCache<InfoHash, Vec<Peer>>,
     bytes: usize,
+    peers: usize,
     cap: usize,
+    /// What was counted lately: a thousand hashes an answer are too many.
+    filters: LruCache<InfoHash, (Instant, Box<[Bloom; 2]>)>,
     samples: Vec<InfoHash>,
     /// When the samples are drawn anew.
     samples_until: Option<Instant>,
@@ -52,7 +70,8 @@ impl Announced {
     /// An empty store of at most `cap` bytes.
     pub fn new(cap: usize) -> Self {
         let by_hash = LruCache::unbounded();
-        Self { by_hash, bytes: 0, cap, samples: Vec::new(), samples_until: None }
+        let filters = LruCache::sparse(NonZeroUsize::new(FILTERS_KEPT).unwrap_or(NonZeroUsize::MIN));
+        Self { by_hash, bytes: 0, peers: 0, cap, filters, samples: Vec::new(), samples_until: None }
     }
 
     /// Info-hashes in store.
@@ -67,7 +86,7 @@ impl Announced {
 
     /// Peers in store.
     pub fn peers_stored(&self) -> usize {
-        self.bytes.saturating_sub(self.by_hash.len() * HASH_COST) / PEER_COST
+        self.peers
     }
 
     /// Memory taken, and the most it may become.
@@ -84,9 +103,9 @@ impl Announced {
     /// Remembers a peer, or that it is still there.
     pub fn insert(&mut self, now: Instant, hash: InfoHash, addr: SocketAddr, seed: bool) {
         let peer = Peer { addr, at: now, seed };
-        let bytes = &mut self.bytes;
+        let (bytes, stored) = (&mut self.bytes, &mut self.peers);
         let peers = self.by_hash.get_or_insert_mut(hash, || {
-            *bytes += HASH_COST;
+            *bytes += HASH_COST + PEER_COST;
             // Most hashes have one peer; a vector's own first step would be room for four.
             Vec::with_capacity(1)
         });
@@ -102,8 +121,11 @@ impl Announced {
         if let (MAX_PORTS_PER_ADDRESS.., Some(oldest)) = (count, oldest) {
             *oldest = peer;
         } else if peers.len() < MAX_PEERS_PER_HASH {
+            // What is set aside counts, not what is used.
+            let before = peers.capacity();
             peers.push(peer);
-            *bytes += PEER_COST;
+            *stored += 1;
+            *bytes += (peers.capacity() - before) * PEER_COST;
         } else if let Some(oldest) = peers.iter_mut().min_by_key(|p| p.at) {
             *oldest = peer;
         }
@@ -121,20 +143,34 @@ impl Announced {
         let Some(peers) = self.by_hash.get_mut(hash) else { return &[] };
         let before = peers.len();
         peers.retain(|p| p.is_fresh(now));
-        self.bytes -= (before - peers.len()) * PEER_COST;
+        self.peers -= before - peers.len();
         if peers.is_empty() {
-            self.by_hash.pop(hash);
-            self.bytes -= HASH_COST;
+            if let Some(peers) = self.by_hash.pop(hash) {
+                self.forget(&peers);
+            }
+        } else if peers.capacity() > 2 * peers.len() + 2 {
+            let before = peers.capacity();
+            peers.shrink_to_fit();
+            self.bytes -= (before - peers.capacity()) * PEER_COST;
         }
         self.by_hash.peek(hash).map_or(&[], Vec::as_slice)
     }
 
-    /// Seeds and others of a hash, as filters (BEP 33); none where nobody was announced.
+    /// Seeds and others of a hash, as filters (BEP 33); none where nobody was announced. As of a minute ago at most.
     pub fn filters(&mut self, now: Instant, hash: &InfoHash) -> Option<[Bloom; 2]> {
+        if let Some((at, filters)) = self.filters.get(hash)
+            && now.saturating_duration_since(*at) < FILTERS_HOLD
+        {
+            return Some(filters.as_ref().clone());
+        }
         let peers = self.fresh(now, hash);
+        if peers.is_empty() {
+            return None;
+        }
         let mut filters = [Bloom::default(), Bloom::default()];
         peers.iter().for_each(|p| filters[usize::from(!p.seed)].insert(p.addr.ip()));
-        (!peers.is_empty()).then_some(filters)
+        self.filters.put(*hash, (now, Box::new(filters.clone())));
+        Some(filters)
     }
 
     /// Some of the hashes, the same ones for [`SAMPLE_INTERVAL`] (BEP 51).
@@ -172,16 +208,17 @@ impl Announced {
         rng: &mut Rng,
     ) -> Vec<SocketAddr> {
         let mut out = Vec::new();
-        self.tell_peers(now, hash, (ipv4, no_seeds, max), rng, |peer| out.push(peer));
+        let choice = Choice { ipv4, no_seeds, private: true, max };
+        self.tell_peers(now, hash, choice, rng, |peer| out.push(peer));
         out
     }
 
-    /// The same, each told as it comes: by family, with or without seeds, so many at most.
+    /// The same, each told as it comes.
     pub fn tell_peers(
         &mut self,
         now: Instant,
         hash: &InfoHash,
-        (ipv4, no_seeds, max): (bool, bool, usize),
+        Choice { ipv4, no_seeds, private, max }: Choice,
         rng: &mut Rng,
         mut tell: impl FnMut(SocketAddr),
     ) {
@@ -189,7 +226,9 @@ impl Announced {
         // One draw for all of them: whoever comes first, everyone has the same chance to be in the row.
         let first = if peers.len() > max { rng.below(peers.len()) } else { 0 };
         let row = peers[first..].iter().chain(&peers[..first]);
-        let wanted = row.filter(|p| p.addr.is_ipv4() == ipv4 && !(no_seeds && p.seed));
+        let wanted = row.filter(|p| {
+            p.addr.is_ipv4() == ipv4 && !(no_seeds && p.seed) && (private || !is_private(p.addr.ip()))
+        });
         wanted.take(max).for_each(|p| tell(p.addr));
     }
 
@@ -207,8 +246,13 @@ impl Announced {
 
     fn drop_oldest(&mut self) {
         if let Some((_, peers)) = self.by_hash.pop_lru() {
-            self.bytes -= HASH_COST + peers.len() * PEER_COST;
+            self.forget(&peers);
         }
+    }
+
+    fn forget(&mut self, peers: &Vec<Peer>) {
+        self.bytes -= HASH_COST + peers.capacity() * PEER_COST;
+        self.peers -= peers.len();
     }
 }
 
@@ -299,5 +343,21 @@ mod tests {
         assert_eq!(first.len(), MAX_SAMPLES);
         assert_eq!(store.samples(now + SAMPLE_INTERVAL / 2, &mut rng), first);
         assert_ne!(store.samples(now + SAMPLE_INTERVAL, &mut rng), first);
+    }
+
+    /// What an hour of expired peers leaves set aside counts, and goes.
+    #[test]
+    fn memory_follows_what_is_set_aside() {
+        let (now, mut rng) = (Instant::now(), Rng::from_u64(1));
+        let mut store = Announced::new(64 << 20);
+        (0..1000).for_each(|n| store.insert(now, Id160::ZERO, peer(n), false));
+        assert!(store.memory().0 >= 1000 * PEER_COST && store.peers_stored() == 1000);
+        let later = now + ANNOUNCE_EXPIRY / 2;
+        store.insert(later, Id160::ZERO, peer(5), false);
+        let much_later = now + ANNOUNCE_EXPIRY;
+        assert_eq!(store.peers(much_later, &Id160::ZERO, true, false, 9, &mut rng), [peer(5)]);
+        let spare = store.by_hash.peek(&Id160::ZERO).unwrap().capacity();
+        assert!(spare <= 4 && store.memory().0 == HASH_COST + spare * PEER_COST, "{spare}");
+        assert_eq!(store.peers_stored(), 1);
     }
 }

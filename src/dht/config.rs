@@ -2,7 +2,7 @@
 //!
 //! Must not know any machine. What a user may set is in [`Config`]; what no user should is a constant.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use super::rules::LookupRules;
@@ -144,6 +144,10 @@ pub const MAX_SPARE_PAYLOADS: usize = 256;
 pub const NOTED_QUERIERS: usize = 512;
 /// How long their further questions are not looked into: nothing that is learned from them changes faster.
 pub const NOTE_EVERY: Duration = Duration::from_secs(1);
+/// Time for which a swarm that was counted is not counted again (BEP 33).
+pub const FILTERS_HOLD: Duration = Duration::from_secs(60);
+/// Swarms whose count is remembered: 512 bytes each.
+pub const FILTERS_KEPT: usize = 64;
 /// Info-hashes in one answer to `sample_infohashes`: they share 1024 B with nodes of both families.
 pub const MAX_SAMPLES: usize = 20;
 /// Time for which that answer stays the same (BEP 51: 0 to 21,600 s).
@@ -168,9 +172,9 @@ pub const MAX_PAYLOAD: usize = 1024;
 /// The same where an item of up to 1000 B is in it (BEP 44): what tunnels carry whole.
 pub const MAX_ITEM_PAYLOAD: usize = 1360;
 
-/// Queries per second of one address; many nodes may share it behind a NAT.
+/// Queries per second of one address (IPv6: /64); many nodes may share it behind a NAT.
 pub const LIMIT_PER_IP: u32 = 25;
-/// Queries per second of one /16 (IPv6: /32).
+/// Queries per second of one /16 (IPv6: /48).
 pub const LIMIT_PER_NET: u32 = 500;
 /// Seconds' worth of a limit that may come in one burst.
 pub const BURST_SECONDS: u32 = 10;
@@ -316,6 +320,14 @@ impl Config {
     /// Whether one operator could pose as many with addresses like this one.
     pub fn wants_diversity(&self, ip: IpAddr) -> bool {
         self.network == Network::Public && !is_private(ip)
+    }
+}
+
+/// The address by which one host is told: of IPv6 the /64, since all of it is his.
+pub fn owner(ip: IpAddr) -> IpAddr {
+    match ip {
+        IpAddr::V4(_) => ip,
+        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64).into(),
     }
 }
 

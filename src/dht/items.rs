@@ -82,6 +82,8 @@ impl Items {
     /// Takes an item or a newer version of it. With `cas`, only in place of that version.
     pub fn put(&mut self, now: Instant, item: Item, cas: Option<i64>) -> Result<(), PutError> {
         let target = item.target();
+        // What has expired rules nobody any more.
+        self.get(now, &target);
         if let Some((old, _)) = self.by_target.peek(&target)
             && let (Some(old_seq), Some(seq)) = (old.seq(), item.seq())
         {
@@ -126,9 +128,10 @@ impl Items {
     pub fn restore(&mut self, now: Instant, item: Item, age: Duration) {
         let at = now.checked_sub(age).unwrap_or(now);
         let target = item.target();
-        if age < ITEM_EXPIRY && item.check().is_ok() && !self.by_target.contains(&target) {
+        if age < ITEM_EXPIRY && !self.by_target.contains(&target) {
             let cost = cost(&item);
-            if self.bytes + cost <= self.cap {
+            // The signature is what costs: it is checked last.
+            if self.bytes + cost <= self.cap && item.check().is_ok() {
                 self.bytes += cost;
                 self.by_target.put(target, (item, at));
             }

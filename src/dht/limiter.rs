@@ -7,11 +7,13 @@
 use std::hash::Hash;
 use std::net::IpAddr;
 use std::num::NonZeroUsize;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use lru::LruCache;
 
-use super::config::{BURST_SECONDS, Config, LIMITER_ENTRIES, Limits, MAX_ITEM_PAYLOAD, Network, is_private};
+use super::config::{
+    BURST_SECONDS, Config, LIMITER_ENTRIES, Limits, MAX_ITEM_PAYLOAD, Network, is_private, owner,
+};
 
 /// Tokens left, in thousandths, and when that was counted.
 type Level = (u64, Instant);
@@ -20,7 +22,7 @@ type Level = (u64, Instant);
 #[derive(Debug)]
 pub struct Limiter {
     by_ip: LruCache<IpAddr, Level>,
-    by_net: LruCache<(bool, [u8; 4]), Level>,
+    by_net: LruCache<(bool, [u8; 6]), Level>,
     queries: Option<Level>,
     answers: Option<Level>,
     exempt_private: bool,
@@ -62,7 +64,8 @@ impl Limiter {
     fn admits_any(&mut self, now: Instant) -> bool {
         if let Some(rate) = self.limits.bytes_per_second {
             // How long the answer becomes is not known yet: there must be room for the longest.
-            let (longest, full) = (MAX_ITEM_PAYLOAD as u64 * 1000, rate.max(MAX_ITEM_PAYLOAD as u64) * 1000);
+            let (longest, full) =
+                (MAX_ITEM_PAYLOAD as u64 * 1000, rate.max(MAX_ITEM_PAYLOAD as u64).saturating_mul(1000));
             let level = self.answers.get_or_insert((full, now));
             refill(level, now, rate, full);
             if level.0 < longest {
@@ -81,9 +84,10 @@ impl Limiter {
             return true;
         }
         let net = match ip {
-            IpAddr::V4(v4) => [v4.octets()[0], v4.octets()[1], 0, 0],
-            IpAddr::V6(v6) => [v6.octets()[0], v6.octets()[1], v6.octets()[2], v6.octets()[3]],
+            IpAddr::V4(v4) => [v4.octets()[0], v4.octets()[1], 0, 0, 0, 0],
+            IpAddr::V6(v6) => (v6.to_bits() >> 80).to_be_bytes().last_chunk().copied().unwrap_or_default(),
         };
+        let ip = owner(ip);
         forget_full(&mut self.by_ip, now);
         forget_full(&mut self.by_net, now);
         let (per_ip, per_net) = (self.limits.queries_per_ip, self.limits.queries_per_net);
@@ -130,10 +134,11 @@ fn take_of(level: &mut Level, now: Instant, per_second: u32, full: u64) -> bool 
 }
 
 fn refill(level: &mut Level, now: Instant, per_second: u64, full: u64) {
-    let elapsed_ms = now.saturating_duration_since(level.1).as_millis().min(1_000_000) as u64;
+    let elapsed_ms = u64::try_from(now.saturating_duration_since(level.1).as_millis()).unwrap_or(u64::MAX);
     if elapsed_ms > 0 {
         level.0 = level.0.saturating_add(elapsed_ms.saturating_mul(per_second)).min(full);
-        level.1 = now;
+        // What is left of a millisecond is counted with the next one.
+        level.1 += Duration::from_millis(elapsed_ms);
     }
 }
 
@@ -141,7 +146,6 @@ fn refill(level: &mut Level, now: Instant, per_second: u64, full: u64) {
 mod tests {
     use super::*;
     use crate::dht::config::{LIMIT_PER_IP, LIMIT_PER_NET};
-    use std::time::Duration;
 
     #[test]
     fn a_flood_is_cut_to_the_rate_and_others_are_not_touched() {

@@ -28,14 +28,15 @@
 //! each sort must have answered. Whoever makes up ids next to a target wins the second race only. Where all ids
 //! are of one sort, which includes every private network, there is one race.
 
+mod admission;
 mod likely;
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::config::{
-    Config, K, LOOKUP_TIMEOUT, MAX_ATTEMPTS, MAX_CANDIDATES, MAX_LONELY_ATTEMPTS, MAX_PER_SUBNET,
-    MAX_TOKEN_LEN, PATIENCE, SLOTS_MAX, UNPROVEN_PER_IP, UNPROVEN_PER_SUBNET, subnet,
+    Config, K, LOOKUP_TIMEOUT, MAX_ATTEMPTS, MAX_CANDIDATES, MAX_LONELY_ATTEMPTS, MAX_TOKEN_LEN, PATIENCE,
+    SLOTS_MAX,
 };
 use super::pace::Pace;
 use super::rules::{Flight, LookupRules, Stall};
@@ -208,44 +209,6 @@ impl Lookup {
         let is_bound = config.is_bound(&contact);
         let candidate = candidate(now, distance, Some(contact.id), contact.addr, hop);
         self.insert(Candidate { cost, is_bound, ..candidate });
-    }
-
-    /// Lets go of somebody where there are too many: of one who failed, of the farthest who is not asked or is
-    /// silent, or of one who is silent; of nobody who is nearer and may still answer.
-    fn make_room(&mut self, distance: Option<Distance>) -> bool {
-        if self.candidates.len() < MAX_CANDIDATES {
-            return true;
-        }
-        let last = |state: fn(State) -> bool| self.candidates.iter().rposition(|c| state(c.state));
-        let farther = last(|s| matches!(s, State::New | State::Stalled))
-            .filter(|&at| self.candidates[at].distance > distance);
-        let out = last(|s| s == State::Failed).or(farther).or_else(|| last(|s| s == State::Stalled));
-        out.map(|at| self.candidates.remove(at)).is_some()
-    }
-
-    /// Whether an address may be asked beside those that are. Some more than may answer in the end, since a liar may
-    /// have named addresses next to somebody's to keep him out.
-    fn is_diverse(&self, addr: SocketAddr, config: &Config) -> bool {
-        if !config.wants_diversity(addr.ip()) {
-            return true;
-        }
-        let hopeful = |c: &&Candidate| !matches!(c.state, State::Failed | State::Stalled);
-        let (mut of_ip, mut of_net) = (0, 0);
-        for c in self.candidates.iter().filter(hopeful).filter(|c| c.id.is_some()) {
-            of_ip += usize::from(c.addr.ip() == addr.ip());
-            of_net += usize::from(subnet(c.addr.ip()) == subnet(addr.ip()));
-        }
-        of_ip < UNPROVEN_PER_IP && of_net < UNPROVEN_PER_SUBNET && self.is_proven_diverse(addr, config)
-    }
-
-    /// Whether an answer from there would be one too many: one an address counts, and few a subnet.
-    fn is_proven_diverse(&self, addr: SocketAddr, config: &Config) -> bool {
-        if !config.wants_diversity(addr.ip()) {
-            return true;
-        }
-        let others = || self.candidates.iter().filter(|c| c.state == State::Answered && c.addr != addr);
-        let of_net = others().filter(|c| subnet(c.addr.ip()) == subnet(addr.ip())).count();
-        of_net < MAX_PER_SUBNET && others().all(|c| c.addr.ip() != addr.ip())
     }
 
     fn insert(&mut self, candidate: Candidate) {
@@ -639,6 +602,99 @@ mod tests {
             }
         }
         panic!("does not end");
+    }
+
+    /// Of the [`K`] closest, how many a search finds in which everyone is honest but the one who answers first,
+    /// and who names this of the closest ones. Twenty honest nodes to start from.
+    fn found_despite(names: impl Fn(usize, Contact) -> Contact) -> usize {
+        let (start, config) = (Instant::now(), Config::default());
+        let (mut now, mut rng) = (start, Rng::from_u64(8));
+        let target = Id160([0x55; 20]);
+        let addr = |n: usize| SocketAddr::from(([20, (n >> 8) as u8, n as u8, 1], 6881));
+        let mut all: Vec<_> =
+            (0..500).map(|n| Contact { id: Id160::random(&mut rng), addr: addr(n) }).collect();
+        all.sort_by_key(|c| c.id.distance(&target));
+        let lies: Vec<_> = (0..K).map(|n| names(n, all[n])).collect();
+        let mut lookup = Lookup::new(now, target, config.lookup);
+        let liar = all[300];
+        for contact in std::iter::once(&liar).chain(&all[400..420]) {
+            lookup.offer(now, *contact, &config);
+        }
+        let mut first = true;
+        loop {
+            match lookup.next(now, &pace()) {
+                Step::Query { addr, .. } => {
+                    if std::mem::take(&mut first) {
+                        lookup.on_reply(now, liar, Some(b"token"), &lies, &config);
+                    }
+                    if let Some(one) = all.iter().find(|c| c.addr == addr && c.addr != liar.addr) {
+                        lookup.on_reply(now, *one, Some(b"token"), &all[..K], &config);
+                    }
+                }
+                Step::Wait(at) => now = at,
+                Step::Done => break,
+            }
+        }
+        let heard: Vec<_> = lookup.closest().map(|(c, _)| c).collect();
+        all[..K].iter().filter(|c| heard.contains(c)).count()
+    }
+
+    /// Whoever names ids, addresses or hosts of others falsely must not keep the true holders out.
+    #[test]
+    fn nothing_is_reserved_by_naming_it() {
+        let nobody = |n: usize| SocketAddr::from(([66, n as u8, 1, 1], 6881));
+        assert_eq!(found_despite(|_, c| c), K);
+        assert_eq!(found_despite(|n, c| Contact { addr: nobody(n), ..c }), K, "true ids elsewhere");
+        let beside = |c: Contact| Id160(c.id.0.map(|b| b ^ 1));
+        assert_eq!(found_despite(|_, c| Contact { id: beside(c), ..c }), K, "true addresses, false ids");
+        let port = |c: Contact, port| SocketAddr::new(c.addr.ip(), port);
+        assert_eq!(found_despite(|_, c| Contact { addr: port(c, 1), ..c }), K, "another port");
+        let neighbour = |c: Contact| {
+            let std::net::IpAddr::V4(ip) = c.addr.ip() else { unreachable!() };
+            SocketAddr::from(([ip.octets()[0], ip.octets()[1], ip.octets()[2], 9], 1))
+        };
+        assert_eq!(found_despite(|_, c| Contact { addr: neighbour(c), ..c }), K, "another host of the /24");
+    }
+
+    /// However many are named next to the target, those who are really there are heard, and in time.
+    #[test]
+    fn a_crowd_of_made_up_names_does_not_keep_a_search_from_ending() {
+        let (start, config, all) = (Instant::now(), local(), contacts(100, 9));
+        let (mut now, mut made_up) = (start, 0u32);
+        let target = Id160([0x55; 20]);
+        let mut lookup = Lookup::new(now, target, config.lookup);
+        for contact in &all[..20] {
+            lookup.offer(now, *contact, &config);
+        }
+        loop {
+            match lookup.next(now, &pace()) {
+                Step::Query { addr, .. } => {
+                    let Some(at) = all.iter().position(|c| c.addr == addr) else { continue };
+                    let mut near = all.to_vec();
+                    near.sort_by_key(|c| c.id.distance(&target));
+                    near.truncate(K);
+                    if at % 2 == 0 {
+                        near = (0..20)
+                            .map(|_| {
+                                made_up += 1;
+                                let mut id = target;
+                                id.0[16..].copy_from_slice(&made_up.to_be_bytes());
+                                Contact { id, addr: (made_up.to_be_bytes(), 7).into() }
+                            })
+                            .collect();
+                    }
+                    lookup.on_reply(now, all[at], Some(b"token"), &near, &config);
+                }
+                Step::Wait(at) => now = at,
+                Step::Done => break,
+            }
+        }
+        assert!(now - start <= LOOKUP_TIMEOUT && lookup.candidates.len() <= MAX_CANDIDATES);
+        let mut near = all.clone();
+        near.sort_by_key(|c| c.id.distance(&target));
+        let heard: Vec<_> = lookup.closest().map(|(c, _)| c).collect();
+        let found = near[..K].iter().filter(|c| heard.contains(c)).count();
+        assert!(found >= K - 1, "{found}");
     }
 
     proptest::proptest! {

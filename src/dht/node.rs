@@ -45,7 +45,7 @@ use super::traffic::{Kind as QueryKind, Refusal};
 use crate::id::{Id160, InfoHash, NodeId};
 use crate::rng::Rng;
 use crate::wire::compact::{self, Contact, canonical};
-use crate::wire::krpc::{Body, Message, Method, ParseError, Query, Reply, Want, code};
+use crate::wire::krpc::{Body, Message, Method, ParseError, Query, Reply, Want};
 
 /// A node of the DHT.
 #[derive(Debug)]
@@ -69,6 +69,8 @@ pub struct Node {
     allowance: Allowance,
     /// How long the answer to the query at hand may be.
     answer_room: usize,
+    /// How long a transaction id it has to repeat.
+    echo: usize,
     searches: Vec<Search>,
     /// IPv4, IPv6.
     reaches: [Reaches; 2],
@@ -121,6 +123,7 @@ impl Node {
             limiter: Limiter::new(&config),
             allowance: Allowance::new(now, &config),
             answer_room: 0,
+            echo: 0,
             searches: Vec::new(),
             reaches: Default::default(),
             upkeep: Upkeep::new(now),
@@ -186,7 +189,7 @@ impl Node {
                 self.counters.malformed += 1;
                 if self.admits(now, from) {
                     self.counters.traffic.on_query_in(QueryKind::Other);
-                    self.refuse(from, transaction, code::PROTOCOL, what);
+                    self.refuse_within_bounds(now, from, bytes.len(), transaction, what);
                 }
             }
             Err(_) => {
@@ -377,7 +380,11 @@ impl Node {
         let is_router = self.note_bootstrap(from);
         self.last_reply = Some(now);
         if !is_router {
+            let nobody = self.tables.iter().all(Table::is_empty);
             self.tables[family(from)].on_answer(now, contact, rtt, &self.config);
+            if nobody {
+                self.on_first_known(now);
+            }
         }
         if query.expect.is_some_and(|id| id != reply.id) {
             // Whoever named this node lied about its place, or it has moved. To a search it is who it says it is;

@@ -156,7 +156,7 @@ impl Node {
             // Who has this version already is told its number only (BEP 44, "get").
             reply.seq = item.seq();
             let is_news = item.seq().is_none() || seq.is_none_or(|seq| item.seq() > Some(seq));
-            if is_news && self.may_tell_much() {
+            if is_news && self.may_tell_item() {
                 reply.value = item.value();
                 if let Item::Mutable(m) = item {
                     reply.signed = Some(Signed { key: &m.key, seq: m.seq, signature: &m.signature });

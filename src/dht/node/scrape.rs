@@ -4,8 +4,9 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::search::Kind;
+use super::serve::REPLY_FRAME;
 use super::{Node, Purpose};
-use crate::dht::config::{MAX_PINGS, MAX_SAMPLES, PING_TIMEOUT, SAMPLE_INTERVAL, is_sendable};
+use crate::dht::config::{MAX_PAYLOAD, MAX_PINGS, MAX_SAMPLES, PING_TIMEOUT, SAMPLE_INTERVAL, is_sendable};
 use crate::dht::event::{Event, Full, LookupId, PingId};
 use crate::id::{Id160, InfoHash};
 use crate::wire::compact::canonical;
@@ -68,7 +69,10 @@ impl Node {
     ) {
         let nodes = self.closest_compact(from, target, want);
         let mut hashes = Vec::with_capacity(20 * MAX_SAMPLES);
-        for hash in self.announced.samples(now, &mut self.rng) {
+        // "8:interval", "3:num", "7:samples" and their numbers take 60 bytes.
+        let taken = REPLY_FRAME + self.echo + nodes.len() + 60;
+        let fit = self.answer_room.min(MAX_PAYLOAD).saturating_sub(taken) / 20;
+        for hash in self.announced.samples(now, &mut self.rng).iter().take(fit) {
             hashes.extend_from_slice(hash.as_bytes());
         }
         let num = self.announced.hashes() as i64;

@@ -6,8 +6,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use super::{Node, family};
+use crate::dht::announced::Choice;
 use crate::dht::config::{
-    K, MAX_PAYLOAD, NOTE_EVERY, NOTED_QUERIERS, SMALL_TABLE, VERIFY_DELAY, VERSION, is_private, is_sendable,
+    K, MAX_ITEM_PAYLOAD, MAX_PAYLOAD, NOTE_EVERY, NOTED_QUERIERS, SMALL_TABLE, VERIFY_DELAY, VERSION,
+    is_private, is_sendable,
 };
 use crate::dht::traffic::{BAD_TOKEN, Refusal};
 use crate::id::Id160;
@@ -15,7 +17,9 @@ use crate::wire::compact::{self, Contact};
 use crate::wire::krpc::{Body, ErrorBody, Filters, Message, Method, Query, Reply, Want, code};
 
 /// What a reply holds beside its nodes, the transaction id not counted.
-const REPLY_FRAME: usize = 110;
+pub(super) const REPLY_FRAME: usize = 110;
+/// The same of an error, its words not counted.
+const ERROR_FRAME: usize = 64;
 
 /// Nodes of both families as they stand in a reply.
 pub(super) struct CompactNodes {
@@ -38,6 +42,11 @@ impl CompactNodes {
             *length += node.len();
             self.room -= node.len();
         }
+    }
+
+    /// Bytes of both families.
+    pub(super) fn len(&self) -> usize {
+        self.lengths.iter().sum()
     }
 
     pub(super) fn reply(&self) -> Reply<'_> {
@@ -87,6 +96,7 @@ impl Node {
         read_only: bool,
     ) {
         self.answer_room = self.allowance.room(now, from.ip(), received);
+        self.echo = tid.len();
         let before = self.transmits.len();
         self.serve(now, from, tid, query, read_only);
         let sent = self.transmits.iter().skip(before).map(|t| t.payload.len()).sum();
@@ -134,6 +144,29 @@ impl Node {
         self.answer_room >= MAX_PAYLOAD
     }
 
+    /// The same for an item's value (BEP 44).
+    pub(super) fn may_tell_item(&self) -> bool {
+        self.answer_room >= MAX_ITEM_PAYLOAD
+    }
+
+    /// Answers what is no proper query with an error, if that is in proportion to it.
+    pub(super) fn refuse_within_bounds(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        received: usize,
+        tid: &[u8],
+        what: &str,
+    ) {
+        let room = self.allowance.room(now, from.ip(), received);
+        if ERROR_FRAME + tid.len() + what.len() <= room {
+            let before = self.transmits.len();
+            self.refuse(from, tid, code::PROTOCOL, what);
+            let sent = self.transmits.iter().skip(before).map(|t| t.payload.len()).sum();
+            self.allowance.spend(from.ip(), received, sent);
+        }
+    }
+
     fn serve_get_peers(
         &mut self,
         now: Instant,
@@ -156,9 +189,10 @@ impl Node {
         // What the datagram has room for: "6:" or "18:" and the peer, inside "6:valuesl" ... "e".
         let mut values = self.spare_payload();
         self.reply_message(from, tid, reply).emit(&mut values);
-        let room = self.answer_room.saturating_sub(values.len() + 10);
+        let room = self.answer_room.min(MAX_PAYLOAD).saturating_sub(values.len() + 10);
         let each = if from.is_ipv4() { 2 + compact::PEER_V4 } else { 3 + compact::PEER_V6 };
-        let choice = (from.is_ipv4(), no_seeds, room / each);
+        let (ipv4, private) = (from.is_ipv4(), is_private(from.ip()));
+        let choice = Choice { ipv4, no_seeds, private, max: room / each };
         values.clear();
         values.push(b'l');
         self.announced.tell_peers(now, &hash, choice, &mut self.rng, |peer| {
@@ -179,7 +213,7 @@ impl Node {
         let wanted = [want.v4 || none && from.is_ipv4(), want.v6 || none && from.is_ipv6()];
         // Nobody needs to be told of himself, nor a stranger of our private neighbours.
         let tells_private = is_private(from.ip());
-        let room = self.answer_room.saturating_sub(REPLY_FRAME);
+        let room = self.answer_room.min(MAX_PAYLOAD).saturating_sub(REPLY_FRAME + self.echo);
         let mut out = CompactNodes { v4: [0; _], v6: [0; _], lengths: [0, 0], room };
         for (family, table) in self.tables.iter_mut().enumerate() {
             if !wanted[family] {

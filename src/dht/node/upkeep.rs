@@ -12,7 +12,7 @@ use super::search::Kind;
 use super::{Node, Pending, Purpose, family};
 use crate::dht::config::{
     JOIN_EVERY, JOIN_RETRY, JOIN_RETRY_MAX, JOIN_RETRY_PRIVATE, JOIN_SMALL_MAX, K, MAX_SAVED, MAX_UNVERIFIED,
-    PRIVATE_TABLE, SLEPT, SMALL_TABLE, UPKEEP_EVERY, UPKEEP_FAST, UPKEEP_PRIVATE,
+    Network, PRIVATE_TABLE, SLEPT, SMALL_TABLE, UPKEEP_EVERY, UPKEEP_FAST, UPKEEP_PRIVATE,
 };
 use crate::id::{Id160, NodeId};
 use crate::wire::compact::Contact;
@@ -101,6 +101,11 @@ impl Node {
         self.start_search(now, target, Kind::Join);
     }
 
+    /// Somebody is known again: what is due counts from now.
+    pub(super) fn on_first_known(&mut self, now: Instant) {
+        self.upkeep.last_check = now;
+    }
+
     pub(super) fn on_joined(&mut self, now: Instant, answered: bool) {
         let (known, upkeep) = (self.known(), &mut self.upkeep);
         upkeep.joined = known > 0 && (upkeep.joined || answered);
@@ -171,7 +176,8 @@ impl Node {
         let every = if self.has_to_recheck() { UPKEEP_FAST } else { UPKEEP_EVERY };
         let regular = (self.known() > 0).then_some(last + every);
         let pace = match self.known() {
-            _ if self.knows_private() => UPKEEP_PRIVATE,
+            // Nobody outside can be made a target by a forged question here.
+            _ if self.config.network == Network::Local => UPKEEP_PRIVATE,
             0..SMALL_TABLE => UPKEEP_FAST,
             _ => UPKEEP_EVERY,
         };

@@ -29,6 +29,8 @@ const BATCHES_A_TURN: usize = 4;
 const MAX_OUTBOX: usize = 1024;
 /// How often searches whose listener has gone are looked for.
 const SWEEP: Duration = Duration::from_secs(1);
+/// What the system says of a datagram that may not be cut up and is too long.
+const EMSGSIZE: i32 = rustix::io::Errno::MSGSIZE.raw_os_error();
 /// How often the status is renewed at most: people read it, and each renewal wakes who waits for it.
 const STATUS_EVERY: Duration = Duration::from_millis(50);
 
@@ -261,9 +263,10 @@ impl Task {
     fn receive_from(&mut self, at: usize) -> bool {
         let Some(socket) = &self.sockets[at] else { return false };
         let more = self.batch.receive(socket, at == 1).unwrap_or_else(|error| {
-            // Such as an ICMP message about an earlier datagram; it concerns nobody here.
+            // Such as an ICMP message about an earlier datagram; it concerns nobody here. Another look comes with
+            // the next turn, so that an error that stays does not keep us from everything else.
             tracing::trace!(%error, "receiving");
-            true
+            false
         });
         let now = clock::now();
         // Answers to our own questions first, then what strangers want to know.
@@ -286,7 +289,10 @@ impl Task {
     /// Hands on everything the node has to say.
     fn drain(&mut self) {
         self.drain_node();
-        self.flush();
+        // What cannot be sent may lead to other questions; each of them can fail once.
+        while self.flush() {
+            self.drain_node();
+        }
         // Compared only as often as it may be told.
         let now = clock::now();
         self.unpublished = now < self.status_at;
@@ -340,8 +346,9 @@ impl Task {
         }
     }
 
-    /// Sends what the sockets take now; the rest waits for them to become writable.
-    fn flush(&mut self) {
+    /// Sends what the sockets take now; the rest waits for them to become writable. True if the node was told of
+    /// addresses that cannot be reached.
+    fn flush(&mut self) -> bool {
         let mut unreachable = Vec::new();
         for (socket, outbox) in self.sockets.iter().zip(&mut self.outbox) {
             let Some(socket) = socket else {
@@ -355,21 +362,23 @@ impl Task {
                     Err(error) => {
                         let Some(transmit) = outbox.pop_front() else { break };
                         tracing::debug!(to = %transmit.to, %error, "cannot send");
-                        // No route, no address of that family. Anything else is a datagram lost.
-                        if matches!(error.kind(), NetworkUnreachable | HostUnreachable | AddrNotAvailable) {
+                        // No route, no address of that family, too long for the first link. Anything else is a
+                        // datagram lost.
+                        let too_long = error.raw_os_error() == Some(EMSGSIZE);
+                        let nowhere =
+                            matches!(error.kind(), NetworkUnreachable | HostUnreachable | AddrNotAvailable);
+                        if too_long || nowhere {
                             unreachable.push(transmit.to);
                         }
                     }
                 }
             }
         }
-        if unreachable.is_empty() {
-            return;
-        }
         let now = clock::now();
-        for addr in unreachable {
-            self.node.handle_unreachable(now, addr);
+        for addr in &unreachable {
+            self.node.handle_unreachable(now, *addr);
         }
+        !unreachable.is_empty()
     }
 
     fn is_status_stale(&self) -> bool {

@@ -5,7 +5,7 @@ use ed25519_dalek::SigningKey;
 use super::*;
 use crate::dht::config::{MAX_ITEM_PAYLOAD, MAX_SAMPLES};
 use crate::wire::item::{Item, MutableItem};
-use crate::wire::krpc::{ErrorBody, Put, Signed};
+use crate::wire::krpc::{ErrorBody, Put, Signed, code};
 
 fn owned(seq: i64, value: &[u8]) -> Item {
     Item::Mutable(MutableItem::sign(&SigningKey::from_bytes(&[9; 32]), b"salt", seq, value).unwrap())
