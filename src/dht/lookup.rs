@@ -278,7 +278,7 @@ impl Lookup {
         if now >= self.started + LOOKUP_TIMEOUT {
             return Step::Done;
         }
-        self.note_stalls(now);
+        self.note_stalls(now, pace);
         if let Some(step) = self.look_aside(now, pace) {
             return step;
         }
@@ -292,8 +292,14 @@ impl Lookup {
         if self.answered == 0 && now < deadline { Step::Wait(deadline) } else { Step::Done }
     }
 
-    fn note_stalls(&mut self, now: Instant) {
+    fn note_stalls(&mut self, now: Instant, pace: &Pace) {
+        let stall = self.stall(pace);
         for candidate in &mut self.candidates {
+            if candidate.state == State::Waiting {
+                // What was asked before anything was measured is not waited for any longer than what is asked now.
+                let patience = patience(stall, candidate.attempts.saturating_sub(1));
+                candidate.stalls_at = candidate.stalls_at.min(candidate.sent + patience);
+            }
             candidate.aside = candidate.aside.filter(|at| *at > now);
             if candidate.state == State::Waiting && candidate.stalls_at <= now {
                 candidate.state = State::Stalled;
@@ -398,7 +404,7 @@ impl Lookup {
         }
         candidate.state = State::Waiting;
         candidate.sent = now;
-        candidate.stalls_at = now + stall * (1 << candidate.attempts.min(3));
+        candidate.stalls_at = now + patience(stall, candidate.attempts);
         candidate.attempts += 1;
         Step::Query { addr: candidate.addr, id: candidate.id, aside: None }
     }
@@ -441,6 +447,11 @@ fn first_of_each_sort(count: usize) -> impl FnMut(&&Candidate) -> bool {
         *seen += 1;
         *seen <= count
     }
+}
+
+/// How long the query after so many others may be silent.
+fn patience(stall: Duration, attempts: u8) -> Duration {
+    stall * (1 << attempts.min(3))
 }
 
 fn candidate(

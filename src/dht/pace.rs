@@ -9,6 +9,10 @@ use super::config::{RTT_SAMPLES, STALL_MAX, STALL_MIN};
 
 /// Fewer samples say nothing about a 95th percentile.
 const MIN_SAMPLES: usize = 8;
+/// From so many on, a multiple of the longest of them does better than the guess before.
+const FIRST_SAMPLES: usize = 3;
+/// That multiple.
+const FIRST_FACTOR: u32 = 5;
 
 /// The percentiles after which the chances of a silent node are thought over.
 const MARKS: [usize; 4] = [50, 70, 85, 95];
@@ -43,6 +47,9 @@ impl Pace {
             let p95 = self.marks[MARKS.len() - 1];
             // A quarter on top, or every twentieth honest answer would come "late".
             self.stall = (p95 + p95 / 4).clamp(STALL_MIN, STALL_MAX);
+        } else if self.samples.len() >= FIRST_SAMPLES {
+            let longest = self.samples.iter().copied().max().unwrap_or(STALL_MAX);
+            self.stall = (longest * FIRST_FACTOR).clamp(2 * STALL_MIN, STALL_MAX);
         }
     }
 
@@ -70,8 +77,11 @@ mod tests {
     #[test]
     fn the_stall_follows_the_measured_round_trips() {
         let mut pace = Pace::default();
-        (0..7).for_each(|_| pace.add(Duration::from_millis(1)));
+        (0..2).for_each(|_| pace.add(Duration::from_millis(1)));
         assert_eq!(pace.stall(), STALL_MAX);
+        pace.add(Duration::from_millis(80));
+        assert_eq!(pace.stall(), Duration::from_millis(400));
+        (0..4).for_each(|_| pace.add(Duration::from_millis(1)));
         (0..50).for_each(|_| pace.add(Duration::from_millis(1)));
         assert_eq!(pace.stall(), STALL_MIN);
         (0..RTT_SAMPLES).for_each(|_| pace.add(Duration::from_millis(400)));
