@@ -20,6 +20,18 @@ pub const REPLACEMENTS: usize = 8;
 pub const GOOD_FOR: Duration = Duration::from_secs(15 * 60);
 /// Unanswered queries after which an entry is bad, with no spare waiting: one lost packet proves nothing.
 pub const MAX_FAILURES: u8 = 3;
+/// Entries of a bucket beyond which a single failure is enough: those who are left serve, and one who was
+/// dropped for a lost packet comes back by himself.
+pub const LARGE_BUCKET: usize = 4 * K;
+/// What a newcomer is taken to have stayed: a third of all sessions is shorter than half an hour.
+pub const DOUBT_BASE: Duration = Duration::from_secs(20 * 60);
+/// How much sooner one is checked again that has just failed to answer.
+pub const FAILED_DOUBT: f64 = 100.0;
+/// How much sooner nodes near our own id are checked: they hold what is stored here, and nobody else knows them
+/// all.
+pub const NEAR_DOUBT: f64 = 4.0;
+/// Checks that are planned ahead, so that the table is looked through once for all of them.
+pub const CHECKS_PLANNED: usize = 16;
 /// Entries of one /24 (IPv6: /64) in one bucket: one operator must not own it.
 pub const MAX_PER_SUBNET: usize = 2;
 
@@ -64,6 +76,14 @@ pub const STALL_MIN: Duration = Duration::from_millis(100);
 pub const RTT_SAMPLES: usize = 128;
 /// Queries in flight in all: twice what all searches together can have.
 pub const MAX_IN_FLIGHT: usize = 4096;
+
+/// Time between two queries to one address in the long run: less than one a second is what nobody minds.
+pub const ASK_EVERY: Duration = Duration::from_millis(1250);
+/// Queries to one address at once: what two searches, their questions aside and their announces may want of it.
+pub const ASK_BURST: u32 = 8;
+/// Addresses of which it is remembered when they were asked: more than are asked within the time that a burst
+/// takes to be paid off.
+pub const ASKED_ADDRESSES: usize = 2048;
 
 /// Searches by the user at a time: more than a swarm client starts, few enough to pace.
 pub const MAX_SEARCHES: usize = 64;
@@ -257,7 +277,8 @@ impl Default for Config {
 pub fn is_sendable(addr: SocketAddr) -> bool {
     let ip = addr.ip();
     let broken = match ip {
-        IpAddr::V4(v4) => v4.octets()[0] == 0 || v4.is_broadcast(),
+        // 240.0.0.0/4 is reserved (RFC 1112) and holds the broadcast address.
+        IpAddr::V4(v4) => matches!(v4.octets()[0], 0 | 240..),
         IpAddr::V6(v6) => v6.is_unspecified(),
     };
     addr.port() != 0 && !broken && !ip.is_multicast()
@@ -266,7 +287,8 @@ pub fn is_sendable(addr: SocketAddr) -> bool {
 /// Whether the address means nothing outside one machine or one site.
 pub fn is_private(ip: IpAddr) -> bool {
     let site = match ip {
-        IpAddr::V4(v4) => v4.is_private() || v4.is_link_local(),
+        // 100.64.0.0/10 lies between a provider's NAT and its customers (RFC 6598).
+        IpAddr::V4(v4) => v4.is_private() || v4.is_link_local() || matches!(v4.octets(), [100, 64..128, ..]),
         IpAddr::V6(v6) => v6.is_unique_local() || v6.is_unicast_link_local(),
     };
     site || is_isolated(ip)

@@ -12,6 +12,7 @@
 pub mod allowance;
 pub mod announced;
 pub mod bucket;
+mod candidate;
 pub mod config;
 pub mod directory;
 pub mod event;
@@ -22,6 +23,7 @@ pub mod limiter;
 pub mod lookup;
 pub mod node;
 pub mod pace;
+pub mod quorum;
 pub mod rules;
 pub mod table;
 pub mod token;
