@@ -14,6 +14,7 @@ pub mod announced;
 pub mod bucket;
 mod candidate;
 pub mod config;
+pub mod courtesy;
 pub mod directory;
 pub mod event;
 pub mod external;

@@ -31,9 +31,10 @@ use self::view::Findings;
 use super::allowance::Allowance;
 use super::announced::Announced;
 use super::config::{
-    Config, ITEM_SHARE, K, MAX_EVENTS, MAX_PINGS, MAX_SEARCHES, PING_TIMEOUT, QUERY_TIMEOUT, VERSION,
-    is_private, is_sendable,
+    Config, ITEM_SHARE, K, MAX_EVENTS, MAX_PINGS, MAX_SEARCHES, PING_TIMEOUT, QUERY_TIMEOUT, is_private,
+    is_sendable,
 };
+use super::courtesy::Courtesy;
 use super::event::{BootstrapState, Counters, Event, Full, LookupId, PingId, Reason, Snapshot, Transmit};
 use super::external::External;
 use super::inflight::{InFlight, Pending};
@@ -45,7 +46,7 @@ use super::traffic::{Kind as QueryKind, Refusal};
 use crate::id::{Id160, InfoHash, NodeId};
 use crate::rng::Rng;
 use crate::wire::compact::{Contact, canonical};
-use crate::wire::krpc::{Body, Message, Method, ParseError, Query, Reply, Want, code};
+use crate::wire::krpc::{Body, Message, Method, ParseError, Reply, code};
 
 /// A node of the DHT.
 #[derive(Debug)]
@@ -67,6 +68,7 @@ pub struct Node {
     external: [External; 2],
     limiter: Limiter,
     allowance: Allowance,
+    courtesy: Courtesy,
     /// How long the answer to the query at hand may be.
     answer_room: usize,
     searches: Vec<Search>,
@@ -120,6 +122,7 @@ impl Node {
             external: Default::default(),
             limiter: Limiter::new(&config),
             allowance: Allowance::new(now, &config),
+            courtesy: Courtesy::default(),
             answer_room: 0,
             searches: Vec::new(),
             reaches: Default::default(),
@@ -438,32 +441,6 @@ impl Node {
         }
     }
 
-    /// Sends a query and registers it; `None` when too many are under way.
-    fn query(
-        &mut self,
-        now: Instant,
-        to: SocketAddr,
-        expect: Option<NodeId>,
-        timeout: Duration,
-        method: Method<'_>,
-        purpose: Purpose,
-    ) -> Option<()> {
-        let tid = self.inflight.insert(now, to, expect, timeout, purpose)?;
-        self.counters.queries_out += 1;
-        self.counters.traffic.on_query_out(QueryKind::of(&method));
-        if let Some(state) = self.bootstrap.iter_mut().find(|b| b.addr == to) {
-            state.asked = true;
-        }
-        let both = self.config.ipv4 && self.config.ipv6;
-        let searching =
-            matches!(method, Method::FindNode { .. } | Method::GetPeers { .. } | Method::Get { .. });
-        let want = Want { v4: both && searching, v6: both && searching };
-        let body = Body::Query(Query { id: self.id, want, method });
-        let read_only = self.is_read_only();
-        self.send(to, Message { transaction: &tid, version: Some(VERSION), ip: None, read_only, body });
-        Some(())
-    }
-
     fn push_event(&mut self, event: Event) {
         if self.events.len() < MAX_EVENTS {
             self.events.push_back(event);
@@ -478,7 +455,8 @@ impl Node {
     /// Nodes named by one at `source` that may be talked to.
     fn acceptable(&self, source: SocketAddr, reply: &Reply<'_>) -> Vec<Contact> {
         // A reply names 8 nodes of each family; the rest of a longer list is an attempt to steer us.
-        let fits = |c: &Contact| self.config.accepts(c.addr, source.ip()) && c.id != self.id;
+        let ours = |addr: SocketAddr| self.external[family(addr)].address() == Some(addr.ip());
+        let fits = |c: &Contact| self.config.accepts(c.addr, source.ip()) && c.id != self.id && !ours(c.addr);
         reply.contacts().take(64).filter(fits).collect()
     }
 
