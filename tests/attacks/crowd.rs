@@ -17,7 +17,7 @@ fn network(malice: Option<(f64, Malice)>) -> Options {
     Options {
         seed: seed(),
         nodes: 400,
-        search_every: Some(minutes(10)),
+        search_every: Some(minutes(6)),
         loss: 0.01,
         malice,
         ..Options::default()
@@ -35,10 +35,10 @@ fn honest_searches_succeed_with_a_fifth_of_all_nodes_malicious() {
     let mut run = |name: &str, malice: Option<(f64, Malice)>| {
         let mut world = World::new(network(malice));
         world.weigh_host(OBSERVED, || HEAP.current_usage());
-        world.run_for(minutes(10));
+        world.run_for(minutes(6));
         world.take_tally();
         let mut peak = 0;
-        for _ in 0..10 {
+        for _ in 0..6 {
             world.run_for(minutes(1));
             peak = peak.max(world.held());
         }
@@ -92,14 +92,14 @@ fn cloud(name: &str, (ids, malice): (Ids, Malice), address: fn(u8) -> [u8; 4]) -
     world.options.malice = Some((0.0, malice));
     world.weigh_host(OBSERVED, || HEAP.current_usage());
     let mut peak = 0;
-    world.run_for(minutes(5));
+    world.run_for(minutes(4));
     let hash = Id160([0x5A; 20]);
     let mut rng = Rng::from_u64(seed());
     for n in 0..=255u8 {
         let addr = SocketAddr::from((address(n), 6881));
         world.add_named(addr, ids.draw(hash, addr, &mut rng), true);
     }
-    world.run_for(minutes(10));
+    world.run_for(minutes(5));
     world.take_tally();
     // Twenty honest hosts share it; others look for each of them.
     let honest: Vec<u32> = world.up().filter(|n| !world.hosts[*n as usize].is_malicious).collect();
@@ -107,7 +107,7 @@ fn cloud(name: &str, (ids, malice): (Ids, Malice), address: fn(u8) -> [u8; 4]) -
         world.announce_as(*sharer, hash);
     }
     world.run_for(minutes(1));
-    for (n, seeker) in honest[40..340].iter().enumerate() {
+    for (n, seeker) in honest[40..240].iter().enumerate() {
         let sharer = honest[10 + n % 20];
         let peer = SocketAddr::new(world.hosts[sharer as usize].addr().ip(), crate::world::PEER_PORT);
         world.search_for(*seeker, hash, peer);
@@ -153,7 +153,7 @@ fn poisoned_answers_send_hardly_a_datagram_to_their_victim() {
     let mut world = World::new(network(Some((0.2, Malice::Poison(victim)))));
     world.weigh_host(OBSERVED, || HEAP.current_usage());
     let mut peak = 0;
-    for _ in 0..30 {
+    for _ in 0..20 {
         world.run_for(minutes(1));
         peak = peak.max(world.held());
     }
