@@ -65,9 +65,10 @@ impl Outcome {
 fn each_in_a_process(test: &str, count: usize) -> Vec<Outcome> {
     let next = AtomicUsize::new(0);
     let run = |at: usize| {
-        let program = std::env::current_exe().unwrap();
+        let program = std::env::current_exe().expect("our own path");
         let arguments = ["--exact", test, "--ignored", "--nocapture"];
-        let output = Command::new(program).args(arguments).env(WHICH, at.to_string()).output().unwrap();
+        let output =
+            Command::new(program).args(arguments).env(WHICH, at.to_string()).output().expect("starts");
         let text = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
         Outcome::parse(&text).expect("an outcome")
