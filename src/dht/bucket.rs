@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::config::{GOOD_FOR, MAX_FAILURES, REPLACEMENTS};
+use super::config::{DOUBT_BASE, FAILED_DOUBT, GOOD_FOR, LARGE_BUCKET, MAX_FAILURES, REPLACEMENTS};
 use crate::wire::compact::Contact;
 
 /// A node and what we know of it first hand.
@@ -48,6 +48,17 @@ impl Entry {
     pub fn is_good(&self, now: Instant) -> bool {
         let lately = |at: Instant| now.saturating_duration_since(at) < GOOD_FOR;
         self.failures == 0 && (lately(self.answered) || self.asked_us.is_some_and(lately))
+    }
+
+    /// How doubtful it is that the node is still there: its silence in proportion to the time it has been seen
+    /// to stay, since session lengths are heavy-tailed, and who has been there for long stays for long.
+    pub fn doubt(&self, now: Instant) -> f64 {
+        let heard = self.asked_us.map_or(self.answered, |at| at.max(self.answered));
+        let silence = now.saturating_duration_since(heard.max(self.checked));
+        let stayed = heard.saturating_duration_since(self.since) + DOUBT_BASE;
+        // One that has failed is asked again before any other.
+        let failed = if self.failures > 0 { FAILED_DOUBT } else { 1.0 };
+        failed * silence.as_secs_f64() / stayed.as_secs_f64()
     }
 
     /// Worth handing to others and asking in a search.
@@ -147,10 +158,12 @@ impl Bucket {
         self.spares.retain(|e| e.contact != *contact);
         let Some(at) = self.entries.iter().position(|e| e.contact == *contact) else { return false };
         self.entries[at].failures = self.entries[at].failures.saturating_add(1);
+        // Where many are known, a place is worth more to somebody else than a doubtful one in it.
+        let patience = if self.entries.len() > LARGE_BUCKET { 1 } else { MAX_FAILURES };
         let fresh = self.spares.iter().enumerate().max_by_key(|(_, e)| e.answered).map(|(i, _)| i);
         match fresh {
             Some(spare) => self.entries[at] = self.spares.swap_remove(spare),
-            None if self.entries[at].failures >= MAX_FAILURES => drop(self.entries.swap_remove(at)),
+            None if self.entries[at].failures >= patience => drop(self.entries.swap_remove(at)),
             None => return false,
         }
         true
@@ -226,6 +239,33 @@ mod tests {
         bucket.insert(now, entry(now, 98), 2, true);
         let ids: Vec<_> = bucket.entries.iter().map(|e| e.contact).collect();
         assert_eq!(ids, [entry(now, 98).contact, entry(now, 99).contact]);
+    }
+
+    #[test]
+    fn in_a_large_bucket_a_single_failure_is_enough() {
+        let now = Instant::now();
+        let mut bucket = Bucket::default();
+        for n in 0..=LARGE_BUCKET as u8 {
+            bucket.insert(now, entry(now, n), 512, false);
+        }
+        assert!(bucket.on_failure(&entry(now, 0).contact));
+        assert!(!bucket.on_failure(&entry(now, 1).contact) && bucket.entries.len() == LARGE_BUCKET);
+    }
+
+    #[test]
+    fn newcomers_are_doubted_sooner_than_old_acquaintances_and_failures_first_of_all() {
+        let now = Instant::now();
+        let later = |minutes: u64| now + Duration::from_secs(60 * minutes);
+        let (mut old, new) = (entry(now, 1), entry(later(600), 2));
+        (old.answered, old.checked) = (later(600), later(600));
+        assert!(new.doubt(later(610)) > 10.0 * old.doubt(later(610)));
+        assert!(old.doubt(later(700)) > new.doubt(later(601)));
+        // Who has asked us is there, though we have not asked him.
+        let mut asking = new.clone();
+        asking.asked_us = Some(later(609));
+        assert!(asking.doubt(later(610)) < new.doubt(later(610)) / 5.0);
+        old.failures = 1;
+        assert!(old.doubt(later(610)) > new.doubt(later(610)));
     }
 
     #[test]

@@ -20,6 +20,18 @@ pub const REPLACEMENTS: usize = 8;
 pub const GOOD_FOR: Duration = Duration::from_secs(15 * 60);
 /// Unanswered queries after which an entry is bad, with no spare waiting: one lost packet proves nothing.
 pub const MAX_FAILURES: u8 = 3;
+/// Entries of a bucket beyond which a single failure is enough: those who are left serve, and one who was
+/// dropped for a lost packet comes back by himself.
+pub const LARGE_BUCKET: usize = 4 * K;
+/// What a newcomer is taken to have stayed: a third of all sessions is shorter than half an hour.
+pub const DOUBT_BASE: Duration = Duration::from_secs(20 * 60);
+/// How much sooner one is checked again that has just failed to answer.
+pub const FAILED_DOUBT: f64 = 100.0;
+/// How much sooner nodes near our own id are checked: they hold what is stored here, and nobody else knows them
+/// all.
+pub const NEAR_DOUBT: f64 = 4.0;
+/// Checks that are planned ahead, so that the table is looked through once for all of them.
+pub const CHECKS_PLANNED: usize = 16;
 /// Entries of one /24 (IPv6: /64) in one bucket: one operator must not own it.
 pub const MAX_PER_SUBNET: usize = 2;
 
@@ -76,6 +88,14 @@ pub const STALL_MIN: Duration = Duration::from_millis(100);
 pub const RTT_SAMPLES: usize = 128;
 /// Queries without an answer yet, the silent ones for [`QUERY_TIMEOUT`]: what dozens of searches at once leave behind.
 pub const MAX_IN_FLIGHT: usize = 8192;
+
+/// Time between two queries to one address in the long run: less than one a second is what nobody minds.
+pub const ASK_EVERY: Duration = Duration::from_millis(1250);
+/// Queries to one address at once: what two searches, their questions aside and their announces may want of it.
+pub const ASK_BURST: u32 = 8;
+/// Addresses of which it is remembered when they were asked: more than are asked within the time that a burst
+/// takes to be paid off.
+pub const ASKED_ADDRESSES: usize = 2048;
 
 /// Searches by the user at a time: more than a swarm client starts, few enough to pace.
 pub const MAX_SEARCHES: usize = 64;

@@ -26,7 +26,8 @@
 //!
 //! Ids that are bound to their address (BEP 42) and those that are not are counted apart: the [`K`] closest of
 //! each sort must have answered. Whoever makes up ids next to a target wins the second race only. Where all ids
-//! are of one sort, which includes every private network, there is one race.
+//! are of one sort, which includes every private network, there is one race. Nor does one region of the
+//! address space win either alone (see `quorum`).
 
 mod admission;
 mod likely;
@@ -34,11 +35,13 @@ mod likely;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use super::candidate::{Candidate, State, candidate, region};
 use super::config::{
     Config, K, LOOKUP_TIMEOUT, MAX_ATTEMPTS, MAX_CANDIDATES, MAX_LONELY_ATTEMPTS, MAX_TOKEN_LEN, PATIENCE,
     SLOTS_MAX,
 };
 use super::pace::Pace;
+use super::quorum::Quorum;
 use super::rules::{Flight, LookupRules, Stall};
 use crate::id::{Distance, Id160, NodeId};
 use crate::wire::compact::Contact;
@@ -59,40 +62,6 @@ pub enum Step {
     Wait(Instant),
     /// It is over.
     Done,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    New,
-    Waiting,
-    /// Silent for too long, not given up.
-    Stalled,
-    Answered,
-    Failed,
-}
-
-#[derive(Clone, Debug)]
-struct Candidate {
-    /// None sorts first: an address to start from may be anywhere.
-    distance: Option<Distance>,
-    id: Option<NodeId>,
-    /// Whether the id follows from the address, or need not.
-    is_bound: bool,
-    addr: SocketAddr,
-    state: State,
-    /// What asking it first costs, for one that has answered us before.
-    cost: Option<i64>,
-    /// When it was last asked.
-    sent: Instant,
-    /// When its last query stalls, or did.
-    stalls_at: Instant,
-    attempts: u8,
-    /// When its answer about the nodes beside the target stalls.
-    aside: Option<Instant>,
-    /// Whether it was asked for those.
-    was_aside: bool,
-    hop: u32,
-    token: Option<Box<[u8]>>,
 }
 
 /// One search in one family.
@@ -173,8 +142,7 @@ impl Lookup {
 
     /// The [`K`] closest nodes of either sort that answered.
     pub fn closest_set(&self) -> impl Iterator<Item = (Contact, Option<&[u8]>)> {
-        let answered = self.candidates.iter().filter(|c| c.state == State::Answered);
-        let chosen = answered.filter(first_of_each_sort(K));
+        let chosen = self.chosen(K, |c| (c.state == State::Answered).then_some(1.0)).map(|(_, c)| c);
         chosen.filter_map(|c| Some((Contact { id: c.id?, addr: c.addr }, c.token.as_deref())))
     }
 
@@ -206,9 +174,9 @@ impl Lookup {
         if !self.is_diverse(contact.addr, config) || !self.make_room(distance) {
             return;
         }
-        let is_bound = config.is_bound(&contact);
+        let (is_bound, region) = (config.is_bound(&contact), region(contact.addr, config));
         let candidate = candidate(now, distance, Some(contact.id), contact.addr, hop);
-        self.insert(Candidate { cost, is_bound, ..candidate });
+        self.insert(Candidate { cost, is_bound, region, ..candidate });
     }
 
     fn insert(&mut self, candidate: Candidate) {
@@ -255,6 +223,7 @@ impl Lookup {
             let mut candidate = self.candidates.remove(at);
             candidate.id = Some(from.id);
             candidate.is_bound = config.is_bound(&from);
+            candidate.region = region(from.addr, config);
             candidate.distance = Some(from.id.distance(&self.target));
             self.insert(candidate);
         }
@@ -270,6 +239,19 @@ impl Lookup {
             if self.candidates[at].state != State::Answered {
                 self.candidates[at].state = State::Failed;
             }
+        }
+    }
+
+    /// A node was not asked after all, since it may not be before that time.
+    pub fn on_postponed(&mut self, addr: SocketAddr, until: Instant) {
+        let Some(at) = self.position(addr) else { return };
+        let candidate = &mut self.candidates[at];
+        candidate.aside = None;
+        if candidate.state == State::Waiting {
+            // Like one who is silent: it holds nobody up, and its turn comes where there is nobody else.
+            candidate.attempts = candidate.attempts.saturating_sub(1);
+            self.asked -= u32::from(candidate.attempts == 0);
+            (candidate.state, candidate.stalls_at) = (State::Stalled, until);
         }
     }
 
@@ -312,14 +294,39 @@ impl Lookup {
 
     /// The closest candidates not known to be dead or silent, as many of either sort as must answer.
     fn window(&self) -> impl Iterator<Item = (usize, &Candidate)> {
-        let mut chosen = first_of_each_sort(self.rules.quorum);
-        self.hopeful().filter(move |(_, c)| chosen(c))
+        self.chosen(self.rules.quorum, |c| c.is_hopeful().then_some(1.0))
+    }
+
+    /// Of those who have a weight, the closest that must answer.
+    fn chosen(
+        &self,
+        count: usize,
+        weight: impl Fn(&Candidate) -> Option<f64>,
+    ) -> impl Iterator<Item = (usize, &Candidate)> {
+        let known = self.candidates.iter().enumerate().filter(|(_, c)| c.id.is_some());
+        let (mut quorum, matters) = (Quorum::new(count), self.is_spread());
+        known.filter(move |(_, c)| {
+            let region = c.region.filter(|_| matters);
+            match weight(c) {
+                Some(weight) => quorum.choose(c.is_bound, region, weight),
+                None => {
+                    quorum.pass(c.is_bound, region);
+                    false
+                }
+            }
+        })
+    }
+
+    /// Whether there are nodes in more than one region.
+    fn is_spread(&self) -> bool {
+        let mut regions = self.candidates.iter().filter(|c| c.id.is_some()).map(|c| c.region);
+        let first = regions.next();
+        regions.any(|region| Some(region) != first)
     }
 
     /// The candidates not known to be dead or silent, closest first.
     fn hopeful(&self) -> impl Iterator<Item = (usize, &Candidate)> {
-        let alive = |c: &Candidate| !matches!(c.state, State::Failed | State::Stalled);
-        self.candidates.iter().enumerate().filter(move |(_, c)| c.id.is_some() && alive(c))
+        self.candidates.iter().enumerate().filter(|(_, c)| c.id.is_some() && c.is_hopeful())
     }
 
     fn choose(&self, now: Instant, pace: &Pace) -> Option<usize> {
@@ -359,19 +366,8 @@ impl Lookup {
                 return Some(at);
             }
         }
-        // Of either sort.
-        let mut living = [0.0; 2];
-        for (at, candidate) in self.hopeful() {
-            let living = &mut living[usize::from(candidate.is_bound)];
-            if *living > self.rules.quorum as f64 - 0.5 {
-                continue;
-            }
-            if candidate.state == State::New {
-                return Some(at);
-            }
-            *living += self.life(now, pace, candidate);
-        }
-        None
+        let life = |c: &Candidate| c.is_hopeful().then(|| self.life(now, pace, c));
+        self.chosen(self.rules.quorum, life).find(|(_, c)| c.state == State::New).map(|(at, _)| at)
     }
 
     /// Whether a full set has answered, or is about to.
@@ -439,44 +435,9 @@ impl Lookup {
         Some(marks.min().map_or(stall, |mark| mark.min(stall)))
     }
 }
-/// True for the first `count` with a bound id and the first `count` with another one.
-fn first_of_each_sort(count: usize) -> impl FnMut(&&Candidate) -> bool {
-    let mut seen = [0; 2];
-    move |c| {
-        let seen = &mut seen[usize::from(c.is_bound)];
-        *seen += 1;
-        *seen <= count
-    }
-}
-
 /// How long the query after so many others may be silent.
 fn patience(stall: Duration, attempts: u8) -> Duration {
     stall * (1 << attempts.min(3))
-}
-
-fn candidate(
-    now: Instant,
-    distance: Option<Distance>,
-    id: Option<NodeId>,
-    addr: SocketAddr,
-    hop: u32,
-) -> Candidate {
-    let (state, token) = (State::New, None);
-    Candidate {
-        distance,
-        id,
-        is_bound: false,
-        addr,
-        state,
-        cost: None,
-        sent: now,
-        stalls_at: now,
-        attempts: 0,
-        aside: None,
-        was_aside: false,
-        hop,
-        token,
-    }
 }
 
 #[cfg(test)]

@@ -12,7 +12,9 @@
 pub mod allowance;
 pub mod announced;
 pub mod bucket;
+mod candidate;
 pub mod config;
+pub mod courtesy;
 pub mod directory;
 pub mod event;
 pub mod external;
@@ -22,6 +24,7 @@ pub mod limiter;
 pub mod lookup;
 pub mod node;
 pub mod pace;
+pub mod quorum;
 pub mod rules;
 pub mod table;
 pub mod token;

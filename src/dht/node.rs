@@ -32,8 +32,9 @@ use super::allowance::Allowance;
 use super::announced::Announced;
 use super::config::{
     Config, ITEM_SHARE, MAX_EVENTS, MAX_NODES_NAMED, MAX_PINGS, MAX_SEARCHES, PING_TIMEOUT, QUERY_TIMEOUT,
-    VERSION, is_private, is_sendable,
+    is_private, is_sendable,
 };
+use super::courtesy::Courtesy;
 use super::event::{BootstrapState, Counters, Event, Full, LookupId, PingId, Reason, Snapshot, Transmit};
 use super::external::External;
 use super::inflight::{InFlight, Pending};
@@ -45,7 +46,7 @@ use super::traffic::{Kind as QueryKind, Refusal};
 use crate::id::{Id160, InfoHash, NodeId};
 use crate::rng::Rng;
 use crate::wire::compact::{self, Contact, canonical};
-use crate::wire::krpc::{Body, Message, Method, ParseError, Query, Reply, Want};
+use crate::wire::krpc::{Body, Message, Method, ParseError, Reply};
 
 /// A node of the DHT.
 #[derive(Debug)]
@@ -67,6 +68,7 @@ pub struct Node {
     external: [External; 2],
     limiter: Limiter,
     allowance: Allowance,
+    courtesy: Courtesy,
     /// How long the answer to the query at hand may be.
     answer_room: usize,
     /// How long a transaction id it has to repeat.
@@ -122,6 +124,7 @@ impl Node {
             external: Default::default(),
             limiter: Limiter::new(&config),
             allowance: Allowance::new(now, &config),
+            courtesy: Courtesy::default(),
             answer_room: 0,
             echo: 0,
             searches: Vec::new(),
@@ -425,32 +428,6 @@ impl Node {
             }
             Purpose::Check => {}
         }
-    }
-
-    /// Sends a query and registers it; `None` when too many are under way.
-    fn query(
-        &mut self,
-        now: Instant,
-        to: SocketAddr,
-        expect: Option<NodeId>,
-        timeout: Duration,
-        method: Method<'_>,
-        purpose: Purpose,
-    ) -> Option<()> {
-        let tid = self.inflight.insert(now, to, expect, timeout, purpose)?;
-        self.counters.queries_out += 1;
-        self.counters.traffic.on_query_out(QueryKind::of(&method));
-        if let Some(state) = self.bootstrap.iter_mut().find(|b| b.addr == to) {
-            state.asked = true;
-        }
-        let both = self.config.ipv4 && self.config.ipv6;
-        let searching =
-            matches!(method, Method::FindNode { .. } | Method::GetPeers { .. } | Method::Get { .. });
-        let want = Want { v4: both && searching, v6: both && searching };
-        let body = Body::Query(Query { id: self.id, want, method });
-        let read_only = self.is_read_only();
-        self.send(to, Message { transaction: &tid, version: Some(VERSION), ip: None, read_only, body });
-        Some(())
     }
 
     fn push_event(&mut self, event: Event) {

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use super::bucket::{Bucket, Entry};
-use super::config::{Config, DIRECTORY_PATIENCE, K, MAX_PER_SUBNET, ROOT_BUCKETS, subnet};
+use super::config::{Config, DIRECTORY_PATIENCE, K, MAX_PER_SUBNET, NEAR_DOUBT, ROOT_BUCKETS, subnet};
 use super::directory::Directory;
 use crate::id::{Id160, NodeId};
 use crate::wire::compact::Contact;
@@ -193,6 +193,28 @@ impl Table {
     /// The entry longest without a check, and an id in its bucket to ask it about.
     pub fn least_recently_checked(&self) -> Option<&Entry> {
         self.entries().min_by_key(|e| (e.checked, e.contact.id))
+    }
+
+    /// The `count` entries that need a check most, the most doubtful first, each with its doubt.
+    pub fn most_doubtful(&self, now: Instant, count: usize) -> Vec<(f64, Contact)> {
+        let weight = |at: usize| if at < self.root.len() { 1.0 } else { NEAR_DOUBT };
+        let all =
+            self.buckets.iter().enumerate().flat_map(|(at, b)| b.entries().iter().map(move |e| (at, e)));
+        let mut all: Vec<_> = all.map(|(at, e)| (e.doubt(now) * weight(at), e.contact)).collect();
+        let order = |a: &(f64, Contact), b: &(f64, Contact)| b.0.total_cmp(&a.0).then(a.1.id.cmp(&b.1.id));
+        if all.len() > count {
+            all.select_nth_unstable_by(count, order);
+            all.truncate(count);
+        }
+        all.sort_unstable_by(order);
+        all
+    }
+
+    /// Whether an entry has been silent since then, as far as is known.
+    pub fn is_silent_since(&self, contact: &Contact, since: Instant) -> bool {
+        let entry =
+            self.index(&contact.id).and_then(|at| self.entries_of(at).iter().find(|e| e.contact == *contact));
+        entry.is_some_and(|e| e.answered.max(e.checked) <= since && e.asked_us.is_none_or(|at| at <= since))
     }
 
     /// Notes that a check is under way.

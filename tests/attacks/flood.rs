@@ -155,6 +155,7 @@ fn nothing_goes_to_an_address_that_cannot_receive() {
     victim.pass(Duration::from_secs(600));
     let there = |to: &SocketAddr| nowhere.iter().any(|n| n.parse() == Ok(*to));
     assert!(!victim.out.iter().any(|(to, _)| there(to)));
+    assert!(victim.peak < MAX_HELD, "{} bytes held", victim.peak);
 }
 
 #[test]
@@ -176,6 +177,7 @@ fn a_token_is_worth_nothing_elsewhere_or_later() {
     assert!(announce_with(&mut victim, &mut rng, here, hash, 7, &token));
     victim.pass(Duration::from_secs(601));
     assert!(!announce_with(&mut victim, &mut rng, here, hash, 7, &token));
+    assert!(victim.peak < MAX_HELD, "{} bytes held", victim.peak);
 }
 
 /// Announces of as many torrents from as many addresses, each with its own token.

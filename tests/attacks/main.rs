@@ -5,6 +5,7 @@
 
 mod crowd;
 mod flood;
+mod poison;
 mod soak;
 #[path = "../sim/world/mod.rs"]
 mod world;
@@ -56,14 +57,26 @@ struct Victim {
     queue: usize,
     /// What it sent last.
     out: Vec<(SocketAddr, Vec<u8>)>,
+    /// Who is in its table.
+    others: Vec<Contact>,
+    /// Whether it may send to public addresses of others only.
+    strict: bool,
 }
+
+/// Where it is, as the others tell it.
+const OWN: [u8; 4] = [9, 8, 7, 6];
 
 impl Victim {
     /// A node with a table of a hundred others that have answered.
     fn new() -> Self {
+        Self::with(false)
+    }
+
+    /// The same with or without an IPv6 socket beside the other one.
+    fn with(ipv6: bool) -> Self {
         let before = HEAP.current_usage();
         let now = Instant::now();
-        let node = Node::new(Config { ipv6: false, ..Config::default() }, [7; 32], now);
+        let node = Node::new(Config { ipv6, ..Config::default() }, [7; 32], now);
         let mut victim = Self {
             node,
             now,
@@ -75,6 +88,8 @@ impl Victim {
             largest: 0,
             queue: 0,
             out: Vec::new(),
+            others: Vec::new(),
+            strict: false,
         };
         let mut rng = Rng::from_u64(3);
         let others: Vec<_> = (0..100u8)
@@ -85,8 +100,8 @@ impl Victim {
             victim.drain();
             for (to, payload) in std::mem::take(&mut victim.out) {
                 if let Some(contact) = others.iter().find(|c| c.addr == to) {
-                    let nodes = compact(others.iter().skip(rng.below(92)).take(8));
-                    victim.answer(contact.id, to, &payload, &nodes);
+                    let from = rng.below(92);
+                    victim.answer_with(contact.id, to, &payload, &others[from..from + 8]);
                 }
             }
             victim.pass(Duration::from_secs(2));
@@ -95,14 +110,20 @@ impl Victim {
         (victim.bytes_in, victim.bytes_out, victim.sent, victim.largest) = (0, 0, 0, 0);
         (victim.queue, victim.peak) = (0, 0);
         victim.out.clear();
+        victim.others = others;
+        assert_eq!(victim.node.snapshot(victim.now).external[0], Some(OWN.into()));
         victim
     }
 
-    fn answer(&mut self, id: NodeId, from: SocketAddr, query: &[u8], nodes: &[u8]) {
+    /// A neighbour answers and names these.
+    fn answer_with(&mut self, id: NodeId, from: SocketAddr, query: &[u8], named: &[Contact]) {
         let Ok(Message { body: Body::Query(_), transaction, .. }) = Message::parse(query) else { return };
-        let body = Body::Reply(Reply { id, nodes, ..Reply::default() });
+        let nodes = compact(named.iter().filter(|c| c.addr.is_ipv4()));
+        let nodes6 = compact(named.iter().filter(|c| c.addr.is_ipv6()));
+        let body = Body::Reply(Reply { id, nodes: &nodes, nodes6: &nodes6, ..Reply::default() });
         let mut out = Vec::new();
-        Message { transaction, version: None, ip: None, read_only: false, body }.emit(&mut out);
+        let ip = Some(SocketAddr::from((OWN, 6881)));
+        Message { transaction, version: None, ip, read_only: false, body }.emit(&mut out);
         self.node.handle_datagram(self.now, from, &out);
         self.drain();
     }
@@ -127,6 +148,7 @@ impl Victim {
             self.bytes_out += transmit.payload.len() as u64;
             self.largest = self.largest.max(transmit.payload.len());
             assert!(dhtget::dht::config::is_sendable(transmit.to), "sent to {}", transmit.to);
+            assert!(!self.strict || !poison::is_forbidden(transmit.to), "sent to {}", transmit.to);
             if self.out.len() < 10_000 {
                 self.out.push((transmit.to, transmit.payload));
             }

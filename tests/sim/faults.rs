@@ -2,6 +2,7 @@
 //!
 //! Every scenario asserts what must hold, and its figures stand in a table that a reviewer sees change.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::seed;
@@ -46,36 +47,50 @@ fn a_thousand_nodes_with_every_fault_of_a_normal_day() {
     assert!(tables.quality() >= 90.0 && tally.told() > 7.0, "{tables:?}");
 }
 
-/// Scenarios run one after the other, and what they came to.
-#[derive(Default)]
-struct Report {
-    rows: Vec<String>,
-    missed: Vec<String>,
+/// A scenario: at least so many percent of its searches must succeed, and so many of the tables' entries be live,
+/// counted after some minutes, for some minutes.
+struct Scenario {
+    name: &'static str,
+    goals: (f64, f64),
+    options: Options,
+    minutes: (u64, u64),
 }
 
-impl Report {
-    /// Runs a scenario and counts after some minutes, for some minutes: at least so many percent of the searches
-    /// must succeed, and so many of the tables' entries be live.
-    fn run(
-        &mut self,
-        name: &str,
-        (success, live): (f64, f64),
-        options: Options,
-        (settle, count): (u64, u64),
-    ) {
-        let (_, tally, tables) = observe(options, minutes(settle), minutes(count));
-        let row = Row(name, &tally, &tables).to_string();
-        println!("{row}");
-        if tally.searches < 50 || tally.success() < success || tables.quality() < live {
-            self.missed.push(format!("{name}: wanted {success} % found and {live} % live"));
+/// What a scenario came to, and what it missed.
+fn outcome(scenario: &Scenario) -> (String, Option<String>) {
+    let Scenario { name, goals: (success, live), options, minutes: (settle, count) } = scenario;
+    let (_, tally, tables) = observe(options.clone(), minutes(*settle), minutes(*count));
+    let short = tally.searches < 50 || tally.success() < *success || tables.quality() < *live;
+    let missed = short.then(|| format!("{name}: wanted {success} % found and {live} % live"));
+    (Row(name, &tally, &tables).to_string(), missed)
+}
+
+/// Runs all scenarios, as many at a time as there are cores; each is a world of its own.
+fn run_all(scenarios: &[Scenario]) -> (Vec<String>, Vec<String>) {
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut done = Vec::new();
+        while let at = next.fetch_add(1, Ordering::Relaxed)
+            && let Some(scenario) = scenarios.get(at)
+        {
+            done.push((at, outcome(scenario)));
         }
-        self.rows.push(row);
-    }
+        done
+    };
+    let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
+    let mut all: Vec<_> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..cores).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().flat_map(|w| w.join().expect("no panic")).collect()
+    });
+    all.sort_by_key(|(at, _)| *at);
+    let (rows, missed): (Vec<_>, Vec<_>) = all.into_iter().map(|(_, outcome)| outcome).unzip();
+    (rows, missed.into_iter().flatten().collect())
 }
 
 #[test]
 fn each_fault_costs_what_the_table_says() {
-    let mut report = Report::default();
+    let mut all = Vec::new();
+    let mut run = |name, goals, options, minutes| all.push(Scenario { name, goals, options, minutes });
     let base = || calm(300);
     let churn = Some(Churn::default());
     let wild = Some(Churn { median: minutes(10), ..Churn::default() });
@@ -84,28 +99,24 @@ fn each_fault_costs_what_the_table_says() {
     let upgrade = vec![Fault::Upgrade { at: minutes(16), over: minutes(5), down: Duration::from_secs(5) }];
     let death = vec![Fault::Death { at: minutes(16), share: 0.4 }];
 
-    report.run("nothing goes wrong", (100.0, 100.0), base(), (15, 10));
-    report.run("1 % loss", (99.0, 99.0), Options { loss: 0.01, ..base() }, (15, 10));
-    report.run("10 % loss", (97.0, 99.0), Options { loss: 0.1, ..base() }, (15, 10));
-    report.run("30 % behind a NAT", (98.0, 99.0), Options { nat: 0.3, ..base() }, (15, 10));
-    report.run("70 % behind a NAT", (95.0, 95.0), Options { nat: 0.7, ..base() }, (15, 10));
-    report.run("sessions of 1 h", (99.0, 90.0), Options { churn, ..base() }, (30, 10));
-    report.run("sessions of 10 min", (95.0, 60.0), Options { churn: wild, ..base() }, (30, 10));
-    report.run("clocks jump 8 h, 30 % of hosts", (97.0, 99.0), Options { faults: jump, ..base() }, (15, 10));
+    run("nothing goes wrong", (100.0, 100.0), base(), (12, 8));
+    run("1 % loss", (99.0, 99.0), Options { loss: 0.01, ..base() }, (12, 8));
+    run("10 % loss", (97.0, 99.0), Options { loss: 0.1, ..base() }, (12, 8));
+    run("30 % behind a NAT", (98.0, 99.0), Options { nat: 0.3, ..base() }, (12, 8));
+    run("70 % behind a NAT", (95.0, 95.0), Options { nat: 0.7, ..base() }, (12, 8));
+    run("sessions of 1 h", (99.0, 90.0), Options { churn, ..base() }, (25, 8));
+    run("sessions of 10 min", (95.0, 60.0), Options { churn: wild, ..base() }, (25, 8));
+    run("clocks jump 8 h, 30 % of hosts", (97.0, 99.0), Options { faults: jump, ..base() }, (12, 8));
     let faults = parted;
-    report.run("two halves for 5 min", (90.0, 95.0), Options { faults: faults.clone(), ..base() }, (16, 5));
-    report.run("and after they met again", (97.0, 95.0), Options { faults, ..base() }, (22, 10));
+    run("two halves for 5 min", (90.0, 95.0), Options { faults: faults.clone(), ..base() }, (16, 5));
+    run("and after they met again", (97.0, 95.0), Options { faults, ..base() }, (22, 8));
     let faults = upgrade;
-    report.run(
-        "all restart within 5 min",
-        (75.0, 95.0),
-        Options { faults: faults.clone(), ..base() },
-        (16, 5),
-    );
-    report.run("and after that", (99.0, 98.0), Options { faults, ..base() }, (22, 10));
-    report.run("40 % die at once", (95.0, 60.0), Options { faults: death, ..base() }, (16, 10));
-    check("faults", &report.rows);
-    assert!(report.missed.is_empty(), "{:#?}", report.missed);
+    run("all restart within 5 min", (75.0, 95.0), Options { faults: faults.clone(), ..base() }, (16, 5));
+    run("and after that", (99.0, 98.0), Options { faults, ..base() }, (22, 8));
+    run("40 % die at once", (95.0, 60.0), Options { faults: death, ..base() }, (16, 8));
+    let (rows, missed) = run_all(&all);
+    check("faults", &rows);
+    assert!(missed.is_empty(), "{missed:#?}");
 }
 
 #[test]

@@ -7,6 +7,7 @@
 //!
 //! ```text
 //! cargo test --release --test sim -- --ignored --nocapture every_idea
+//! SIM_IDEA=sessions cargo test --release --test sim -- --ignored --nocapture every_idea
 //! ```
 
 mod world;
@@ -314,7 +315,10 @@ fn first_peer_within_a_quarter_of_a_second() {
 fn every_idea() {
     let worlds = worlds();
     let effort = Effort { runs: 10, searches: 100, warm: Duration::from_secs(7200) };
-    let cases: Vec<_> = generations().into_iter().chain(ideas()).collect();
+    // A word of the names of those that are wanted, if not all.
+    let only = std::env::var("SIM_IDEA").unwrap_or_default();
+    let cases: Vec<_> =
+        generations().into_iter().chain(ideas()).filter(|case| case.name.contains(&only)).collect();
     let (mut text, _) = table(&worlds, &cases, effort);
     text += &cold_line(&mut cold(&worlds[0], 100), 100);
     println!("{text}");

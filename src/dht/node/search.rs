@@ -316,7 +316,9 @@ impl Node {
                     Step::Query { addr, id, aside } => {
                         let method = aside.map_or(method, |target| Method::FindNode { target });
                         let purpose = Purpose::Search(search.id);
-                        if self.query(now, addr, id, Self::TIMEOUT, method, purpose).is_none() {
+                        if let Some(until) = self.postponed(now, addr) {
+                            lookup.on_postponed(addr, until);
+                        } else if self.query(now, addr, id, Self::TIMEOUT, method, purpose).is_none() {
                             lookup.on_failure(addr);
                         }
                     }

@@ -1,7 +1,8 @@
 use std::collections::BTreeSet;
 
 use super::*;
-use crate::dht::config::{MAX_PAYLOAD, MAX_TRANSMITS, Network};
+use crate::dht::config::{ASK_BURST, ASK_EVERY, MAX_PAYLOAD, MAX_TRANSMITS, Network, VERSION};
+use crate::wire::krpc::{Query, Want};
 
 mod extensions;
 
@@ -60,6 +61,49 @@ fn saved_nodes_are_asked_at_once_though_the_search_has_begun() {
     n.add_saved(now, (2..5).map(|i| Contact { id: Id160([i; 20]), addr: at(i) }));
     let asked: BTreeSet<_> = std::iter::from_fn(|| n.poll_transmit()).map(|t| t.to).collect();
     assert_eq!(asked, (2..5).map(at).collect());
+}
+
+/// An address is asked less than once a second for long, however many searches want it.
+#[test]
+fn one_who_is_close_to_everything_is_still_asked_politely_and_every_search_ends() {
+    let start = Instant::now();
+    for (network, is_paced) in [(Network::Public, true), (Network::Local, false)] {
+        let mut n = Node::new(Config { network, ipv6: false, ..Config::default() }, [1; 32], start);
+        let router: SocketAddr = ([8, 8, 8, 8], 6881).into();
+        n.add_bootstrap(start, [router]);
+        let (mut asked, mut started, mut ended, mut found) = (0, 0, 0, 0);
+        for ms in 0..200_000u64 {
+            let now = start + Duration::from_millis(ms);
+            if ms % 200 == 0 && ms < 60_000 {
+                started += usize::from(n.get_peers(now, Id160([(ms / 200) as u8; 20])).is_ok());
+            }
+            if n.poll_timeout().is_some_and(|(at, _)| at <= now) {
+                n.handle_timeout(now);
+            }
+            while let Some(t) = n.poll_transmit() {
+                assert_eq!(t.to, router);
+                asked += 1;
+                let message = Message::parse(&t.payload).unwrap();
+                let body = Body::Reply(Reply { id: Id160([7; 20]), ..Reply::default() });
+                let mut out = Vec::new();
+                Message { version: None, ip: None, body, ..message }.emit(&mut out);
+                n.handle_datagram(now, router, &out);
+            }
+            for event in std::iter::from_fn(|| n.poll_event()) {
+                if let Event::Done { stats, .. } = event {
+                    (ended, found) = (ended + 1, found + stats.answered);
+                }
+            }
+            let allowed = u64::from(ASK_BURST) + ms / ASK_EVERY.as_millis() as u64;
+            assert!(!is_paced || asked <= allowed, "{asked} queries in {ms} ms");
+        }
+        // Those that had to wait had their turn.
+        assert_eq!(started, ended, "{network:?}");
+        assert!(
+            found as usize * 4 >= started && (is_paced || asked >= 200),
+            "{found} of {started}, {asked} asked"
+        );
+    }
 }
 
 #[test]

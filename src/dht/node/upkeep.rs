@@ -1,7 +1,7 @@
 //! Joining the network and keeping the tables true.
 //!
 //! Owns the pace of it: searches for the own neighbourhood in doubling intervals, then one check each
-//! few seconds, of a waiting stranger or of the entry that was checked longest ago. A check is a
+//! few seconds, of a waiting stranger or of the entry that most likely has left. A check is a
 //! `find_node` into the bucket concerned, so that it tells who is alive and who else is there at once.
 
 use std::collections::VecDeque;
@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use super::search::Kind;
 use super::{Node, Pending, Purpose, family};
 use crate::dht::config::{
-    JOIN_EVERY, JOIN_RETRY, JOIN_RETRY_MAX, JOIN_RETRY_PRIVATE, JOIN_SMALL_MAX, K, MAX_SAVED, MAX_UNVERIFIED,
-    Network, PRIVATE_TABLE, SLEPT, SMALL_TABLE, UPKEEP_EVERY, UPKEEP_FAST, UPKEEP_PRIVATE,
+    CHECKS_PLANNED, JOIN_EVERY, JOIN_RETRY, JOIN_RETRY_MAX, JOIN_RETRY_PRIVATE, JOIN_SMALL_MAX, K, MAX_SAVED,
+    MAX_UNVERIFIED, Network, PRIVATE_TABLE, SLEPT, SMALL_TABLE, UPKEEP_EVERY, UPKEEP_FAST, UPKEEP_PRIVATE,
 };
 use crate::id::{Id160, NodeId};
 use crate::wire::compact::Contact;
@@ -32,6 +32,9 @@ pub(super) struct Upkeep {
     unverified: VecDeque<Unverified>,
     saved: Vec<Contact>,
     last_check: Instant,
+    /// Whom to check next, the most doubtful last, and when that was decided. At most [`CHECKS_PLANNED`].
+    planned: Vec<Contact>,
+    planned_at: Instant,
     joined: bool,
     joins: u32,
     join_at: Option<Instant>,
@@ -47,6 +50,8 @@ impl Upkeep {
             unverified: VecDeque::new(),
             saved: Vec::new(),
             last_check: now,
+            planned: Vec::new(),
+            planned_at: now,
             joined: false,
             joins: 0,
             join_at: None,
@@ -245,12 +250,31 @@ impl Node {
                 return self.check(now, stranger.addr, stranger.id, target);
             }
         }
-        let oldest = self.tables.iter().filter_map(|t| t.least_recently_checked());
-        let Some(contact) = oldest.min_by_key(|e| e.checked).map(|e| e.contact) else { return };
+        let Some(contact) = self.most_doubtful(now) else { return };
         self.tables[family(contact.addr)].on_check(now, &contact);
         let shared = self.id.shared_prefix(&contact.id) as usize;
         let target = self.id.random_with_prefix(shared, &mut self.rng);
         self.check(now, contact.addr, Some(contact.id), target);
+    }
+
+    /// The entry that most likely has left. After a sleep it is the one that was checked longest ago, until all were.
+    fn most_doubtful(&mut self, now: Instant) -> Option<Contact> {
+        if self.upkeep.recheck_since.is_some() {
+            let oldest = self.tables.iter().filter_map(|t| t.least_recently_checked());
+            return oldest.min_by_key(|e| e.checked).map(|e| e.contact);
+        }
+        let since = self.upkeep.planned_at;
+        while let Some(contact) = self.upkeep.planned.pop() {
+            if self.tables[family(contact.addr)].is_silent_since(&contact, since) {
+                return Some(contact);
+            }
+        }
+        let mut all: Vec<_> = self.tables.iter().flat_map(|t| t.most_doubtful(now, CHECKS_PLANNED)).collect();
+        all.sort_by(|a, b| b.0.total_cmp(&a.0));
+        all.truncate(CHECKS_PLANNED.min(self.known().div_ceil(4)));
+        self.upkeep.planned_at = now;
+        self.upkeep.planned = all.into_iter().rev().map(|(_, contact)| contact).collect();
+        self.upkeep.planned.pop()
     }
 
     fn check(&mut self, now: Instant, addr: SocketAddr, id: Option<NodeId>, target: Id160) {

@@ -475,9 +475,12 @@ impl World {
         (0..self.hosts.len() as u32).filter(|n| self.hosts[*n as usize].is_up())
     }
 
-    /// From now on the memory of this host's node is weighed, by what the allocator has given out.
+    /// From now on the memory of this host's node is weighed, by what the allocator has given out. The node starts
+    /// anew, so that nothing of it is missed.
     pub fn weigh_host(&mut self, host: u32, gauge: Gauge) {
+        self.go_down(host);
         self.weighed = Some((host, gauge, 0));
+        self.come_up(host);
     }
 
     /// What the weighed node holds.
