@@ -19,8 +19,6 @@ pub struct External {
     /// Who said what, the oldest first.
     votes: VecDeque<([u8; 8], IpAddr)>,
     believed: Option<IpAddr>,
-    /// The port that was last seen with it.
-    port: u16,
     changed: Option<Instant>,
 }
 
@@ -28,11 +26,6 @@ impl External {
     /// The address that is believed to be ours.
     pub fn address(&self) -> Option<IpAddr> {
         self.believed
-    }
-
-    /// Whether that is where we are reached.
-    pub fn is_at(&self, addr: SocketAddr) -> bool {
-        self.believed == Some(addr.ip()) && self.port == addr.port()
     }
 
     /// Votes that are remembered.
@@ -47,9 +40,6 @@ impl External {
             voter.is_ipv4() != said.is_ipv4() || is_private(ip) || !is_sendable(SocketAddr::new(ip, 1));
         if strange || is_private(voter.ip()) {
             return false;
-        }
-        if self.believed == Some(ip) {
-            self.port = said.port();
         }
         let voice = subnet(voter.ip());
         self.votes.retain(|(v, _)| *v != voice);
@@ -67,7 +57,7 @@ impl External {
         };
         let won = wins && self.believed != Some(ip);
         if won {
-            (self.believed, self.port, self.changed) = (Some(ip), said.port(), Some(now));
+            (self.believed, self.changed) = (Some(ip), Some(now));
         }
         won
     }

@@ -444,7 +444,8 @@ impl Node {
     /// Nodes named by one at `source` that may be talked to.
     fn acceptable(&self, source: SocketAddr, reply: &Reply<'_>) -> Vec<Contact> {
         // The rest of a longer list is an attempt to steer us. Nobody needs to be sent to himself either.
-        let own = |c: &Contact| c.id == self.id || self.external[family(c.addr)].is_at(c.addr);
+        let own =
+            |c: &Contact| c.id == self.id || self.external[family(c.addr)].address() == Some(c.addr.ip());
         let fits = |c: &Contact| self.config.accepts(c.addr, source.ip()) && !own(c);
         let v4 = compact::nodes_v4(reply.nodes).take(MAX_NODES_NAMED);
         v4.chain(compact::nodes_v6(reply.nodes6).take(MAX_NODES_NAMED)).filter(fits).collect()

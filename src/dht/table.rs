@@ -134,6 +134,14 @@ impl Table {
             (entry.answered, entry.checked, entry.failures, entry.rtt) = (now, now, 0, rtt);
             return;
         }
+        // Who answers from an address has no other id there any more.
+        let former = self.buckets.value.iter().flat_map(Bucket::everyone);
+        let former = former.map(|e| e.contact).find(|c| c.addr == contact.addr);
+        if let Some(former) = former
+            && let Some(at) = self.index(&former.id)
+        {
+            self.buckets[at].remove(&former);
+        }
         // An id that moved is believed only when its old place has failed.
         let moved = self.buckets[at].everyone().find(|e| e.contact.id == contact.id);
         if let Some(old) = moved {
