@@ -369,7 +369,8 @@ impl Node {
         };
         self.counters.replies_in += 1;
         if reply.id == self.id {
-            // Ourselves, over some detour, or one who repeats what he hears.
+            // Ourselves, over some detour, or one who repeats what he hears; not silent, for one to start from.
+            self.note_bootstrap(from);
             return self.on_failure(now, &query);
         }
         let contact = Contact { id: reply.id, addr: from };
