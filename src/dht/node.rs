@@ -161,6 +161,11 @@ impl Node {
                     if query.id != self.id {
                         self.serve_within_bounds(now, from, bytes.len(), transaction, &query, read_only);
                     } else {
+                        if let Some(own) = self.inflight.take(now, transaction, from) {
+                            // Our own query, come back: an address to start from that is ourselves is not silent.
+                            self.note_bootstrap(from);
+                            self.on_failure(now, &own);
+                        }
                         self.counters.traffic.on_refusal(Refusal::OwnId);
                     }
                 }
@@ -369,8 +374,7 @@ impl Node {
         };
         self.counters.replies_in += 1;
         if reply.id == self.id {
-            // Ourselves, over some detour, or one who repeats what he hears; not silent, for one to start from.
-            self.note_bootstrap(from);
+            // Ourselves, over some detour, or one who repeats what he hears.
             return self.on_failure(now, &query);
         }
         let contact = Contact { id: reply.id, addr: from };
