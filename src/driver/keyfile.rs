@@ -71,7 +71,13 @@ fn create(path: &Path, seed: &[u8; 32]) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let result = write(&temporary, seed).and_then(|()| fs::hard_link(&temporary, path));
+    let result = write(&temporary, seed).and_then(|()| match fs::hard_link(&temporary, path) {
+        // A file system without links, such as a stick's: the name was free a moment ago.
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists && !path.try_exists()? => {
+            fs::rename(&temporary, path)
+        }
+        linked => linked,
+    });
     let _ = fs::remove_file(&temporary);
     result
 }
