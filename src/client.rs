@@ -104,10 +104,10 @@ impl Client {
     pub async fn start(config: ClientConfig) -> Result<Self, StartError> {
         let listening = listen(config.listen)?;
         let mut rng = Rng::from_seed(clock::entropy_seed()?);
-        let network = if config.private_network { Some(config.bootstrap.as_slice()) } else { None };
-        let state = config.state_dir.as_deref().map(|dir| StateFolder::open(dir, network));
+        let network = network_of(&config);
+        let state = config.state_dir.as_deref().map(|dir| StateFolder::open(dir, network.as_deref()));
         let saved = state.as_ref().and_then(|s| s.load(&mut rng));
-        let network = if config.private_network { dht::Network::Local } else { dht::Network::Public };
+        let network = if network.is_some() { dht::Network::Local } else { dht::Network::Public };
         let dht_config = dht::Config {
             network,
             read_only: config.no_dht || config.presence == Presence::ReadOnly,
@@ -139,6 +139,11 @@ impl Client {
     /// The port of TCP and UDP.
     pub fn port(&self) -> u16 {
         self.around.port
+    }
+
+    /// Whether another run holds the node id: this one keeps nothing.
+    pub fn is_guest(&self) -> bool {
+        self.state.as_ref().is_some_and(|state| state.is_guest())
     }
 
     /// The DHT node.
@@ -205,6 +210,16 @@ impl Client {
             }
         }
     }
+}
+
+/// What tells the run's network from the public one, if anything: its entry points, or the address that
+/// reaches no other machine.
+fn network_of(config: &ClientConfig) -> Option<Vec<String>> {
+    if config.private_network {
+        return Some(config.bootstrap.clone());
+    }
+    let isolated = config.listen.map(|addr| addr.ip()).filter(|ip| dht::config::is_isolated(*ip));
+    isolated.map(|ip| vec![ip.to_string()])
 }
 
 /// Every connection and every file of a torrent takes a descriptor: as many as the system lets us have.
@@ -430,6 +445,19 @@ mod tests {
         assert!(folders.len() == 1 && folders[0].join(state::FILE_NAME).exists(), "{folders:?}");
         second.shutdown().await;
         first.shutdown().await;
+    }
+
+    #[test]
+    fn an_address_that_reaches_no_other_machine_is_a_network_of_its_own() {
+        let listen = |text: &str| ClientConfig { listen: text.parse().ok(), ..ClientConfig::default() };
+        assert_eq!(network_of(&ClientConfig::default()), None);
+        assert_eq!(network_of(&listen("0.0.0.0:6881")), None);
+        assert_eq!(network_of(&listen("192.168.1.2:6881")), None);
+        assert_eq!(network_of(&listen("127.0.0.1:0")), Some(vec!["127.0.0.1".to_owned()]));
+        let bootstrap = vec!["10.0.0.1:5".to_owned()];
+        let own =
+            ClientConfig { bootstrap: bootstrap.clone(), private_network: true, ..listen("127.0.0.1:0") };
+        assert_eq!(network_of(&own), Some(bootstrap));
     }
 
     #[tokio::test]

@@ -13,6 +13,7 @@ use dhtget::wire::bencode::Writer;
 use dhtget::wire::metainfo::{Info, Metainfo};
 use serde_json::Value;
 
+const KEY_LINK: &str = "magnet:?xs=urn:btpk:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 const HEX: &str = "0123456789abcdef0123456789abcdef01234567";
 
 fn dhtget(dir: &Path) -> Command {
@@ -92,6 +93,15 @@ fn a_bad_option_is_28_and_has_a_hint() {
         &["ping"],
         &["ping", "1.2.3.4:0"],
         &["demo", "--size", "0"],
+        &["lookup", HEX, "--no-dht"],
+        &["item", "put", "x", "--no-dht"],
+        &["item", "get", HEX, "--no-dht"],
+        &["publish", HEX, "--key", "k", "--no-dht"],
+        &["follow", KEY_LINK, "--no-dht"],
+        &[KEY_LINK, "--no-dht"],
+        &["info", KEY_LINK, "--no-dht"],
+        &["node", "--memory", "1k"],
+        &["node", "status", "nowhere"],
     ] {
         let (code, stdout, stderr) = run(dir.path(), args);
         assert_eq!((code, stdout.as_str()), (28, ""), "{args:?}: {stderr}");
@@ -99,6 +109,15 @@ fn a_bad_option_is_28_and_has_a_hint() {
     }
     let (_, _, stderr) = run(dir.path(), &[HEX, "-o", "-"]);
     assert!(stderr.contains("not supported yet"), "{stderr}");
+    for (args, help) in [
+        (&["item", "put"][..], "`dhtget item put --help`"),
+        (&["item", "get", "--bad"], "`dhtget item get --help`"),
+        (&["node", "status", "--bad"], "`dhtget node status --help`"),
+        (&["node", "--bad"], "`dhtget node --help`"),
+    ] {
+        let (_, _, stderr) = run(dir.path(), args);
+        assert!(stderr.contains(help), "{args:?}: {stderr}");
+    }
 }
 
 #[test]

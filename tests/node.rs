@@ -484,3 +484,134 @@ fn a_limit_on_everyone_holds_and_shows() {
         (served + refused >= pings).then_some(())
     });
 }
+
+#[test]
+fn drips_do_not_keep_health_from_answering() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_silent, nobody) = silence();
+    let node = Node::start(dir.path(), &["--no-state", "--bootstrap", &nobody, "--status", "127.0.0.1:0"]);
+    let addr = node.status.unwrap();
+    // More than there are places, each with a request that never ends.
+    let mut drips: Vec<_> = (0..70).map(|_| TcpStream::connect(addr).unwrap()).collect();
+    for drip in &mut drips {
+        drip.write_all(b"GET /healthz HTTP/1.1\r\nX: ").unwrap();
+    }
+    let (stop, stopped) = std::sync::mpsc::channel::<()>();
+    let dripping = std::thread::spawn(move || {
+        let each = Duration::from_millis(500);
+        while stopped.recv_timeout(each) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+            // The server closes them one after the other.
+            drips.iter_mut().for_each(|drip| drop(drip.write_all(b"x")));
+        }
+    });
+    let (code, _, words) = get(addr, "/healthz", "localhost");
+    assert!(code == 503 && words.contains("no node is known"), "{words}");
+    drop(stop);
+    dripping.join().unwrap();
+}
+
+#[test]
+fn a_run_for_its_events_ends_when_nobody_reads_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_silent, nobody) = silence();
+    let key = "12".repeat(32);
+    for command in [&["node"][..], &["follow", &key], &["lookup", &key[..40]], &["item", "get", &key]] {
+        let common = ["--json", "--no-state", "--listen", "127.0.0.1:0", "--bootstrap", &nobody];
+        let mut child = dhtget(dir.path())
+            .args(command)
+            .args(common)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        assert!(line.contains("started"), "{line}");
+        let ended = until("the process ends", || child.try_wait().unwrap());
+        assert_eq!(ended.code(), Some(0), "{command:?}");
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn whoever_types_a_value_may_change_his_mind() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_silent, nobody) = silence();
+    let mut child = dhtget(dir.path())
+        .args(["item", "put", "-", "--key", "key", "--listen", "127.0.0.1:0", "--bootstrap", &nobody])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(b"half a val").unwrap();
+    // SIGINT is caught once its bit stands in this mask.
+    let status = format!("/proc/{}/status", child.id());
+    until("signals are caught", || {
+        let text = std::fs::read_to_string(&status).unwrap();
+        let mask = text.lines().find_map(|l| l.strip_prefix("SigCgt:")).unwrap().trim();
+        (u64::from_str_radix(mask, 16).unwrap() & 2 != 0).then_some(())
+    });
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    assert_eq!(until("the process ends", || child.try_wait().unwrap()).code(), Some(130));
+    assert!(!dir.path().join("key").exists(), "nothing was begun");
+    drop(stdin);
+}
+
+#[test]
+fn figures_without_a_node_are_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let server = std::thread::spawn(move || {
+        for body in ["{}", "{\"id\":\"\\u001b[2J\"}"] {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut request = BufReader::new(stream.try_clone().unwrap()).lines();
+            while request.next().is_some_and(|line| !line.unwrap().is_empty()) {}
+            write!(stream, "HTTP/1.0 200 OK\r\n\r\n{body}").unwrap();
+        }
+    });
+    for format in [&["node", "status", &address][..], &["node", "status", &address, "--json"]] {
+        let (code, _, stderr) = run(dir.path(), format);
+        assert!(code == 3, "{stderr}");
+    }
+    server.join().unwrap();
+}
+
+#[test]
+fn the_first_machine_of_a_network_may_start_at_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let (socket, own) = silence();
+    drop(socket);
+    let text =
+        format!("listen = \"{own}\"\nbootstrap = [\"{own}\"]\nno-state = true\nstatus = \"127.0.0.1:0\"");
+    std::fs::write(dir.path().join("node.toml"), text).unwrap();
+    let node = Node::start(dir.path(), &["--config", "node.toml"]);
+    until("it has heard itself", || (node.figures()["bootstrap"][0]["state"] == "answered").then_some(()));
+}
+
+#[test]
+fn a_second_run_and_a_folder_that_keeps_nothing_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_silent, nobody) = silence();
+    let args = ["--bootstrap", &nobody, "--status", "127.0.0.1:0", "--state-dir"];
+    let first = Node::start(dir.path(), &[&args[..], &["kept"]].concat());
+    let second = Node::start(dir.path(), &[&args[..], &["kept"]].concat());
+    until("it says so", || second.words().contains("another run holds the node id").then_some(()));
+    assert!(!first.words().contains("WARN"), "{}", first.words());
+    std::fs::write(dir.path().join("file"), b"").unwrap();
+    let (code, _, stderr) = run(
+        dir.path(),
+        &[
+            "lookup",
+            &"12".repeat(20),
+            "--listen",
+            "127.0.0.1:0",
+            "--bootstrap",
+            &first.address(),
+            "--state-dir",
+            "file",
+        ],
+    );
+    assert!(code == 3 && stderr.contains("nothing can be kept in the state folder"), "{stderr}");
+}

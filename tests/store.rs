@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::sync::OnceLock;
 
@@ -119,6 +120,32 @@ fn a_link_follows_what_is_published_under_it() {
     assert!(code == 3 && stderr.contains(&second), "{stderr}");
     let (code, _, stderr) = run(dir.path(), &["follow", &"12".repeat(32), "--once"]);
     assert!(code == 3 && stderr.contains("nothing is published"), "{stderr}");
+}
+
+#[test]
+fn a_follower_outlasts_a_version_that_points_at_no_torrent() {
+    let dir = tempfile::tempdir().unwrap();
+    let (code, key, stderr) = run(dir.path(), &["item", "put", "no torrent", "--key", "key"]);
+    assert_eq!(code, 0, "{stderr}");
+    let (code, _, stderr) = run(dir.path(), &["follow", key.trim(), "--once"]);
+    assert!(code == 27 && stderr.contains("points at no torrent"), "{stderr}");
+    let mut follower = std::process::Command::new(env!("CARGO_BIN_EXE_dhtget"))
+        .args(["follow", key.trim(), "--interval", "1s", "--listen", "127.0.0.1:0", "--no-state"])
+        .args(["--bootstrap", &network()[..3].join(",")])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = |reader: Box<dyn std::io::Read>| BufReader::new(reader).lines().map(Result::unwrap);
+    let mut notes = lines(Box::new(follower.stderr.take().unwrap()));
+    assert!(notes.any(|note| note.contains("points at no torrent") && note.contains("looking again")));
+    let hash = "ef".repeat(20);
+    let (code, _, stderr) = run(dir.path(), &["publish", &hash, "--key", "key", "--once"]);
+    assert!(code == 0 && stderr.contains("version 2 is on"), "{stderr}");
+    let mut links = lines(Box::new(follower.stdout.take().unwrap()));
+    assert_eq!(links.next(), Some(format!("magnet:?xt=urn:btih:{hash}")));
+    follower.kill().unwrap();
+    follower.wait().unwrap();
 }
 
 #[test]

@@ -237,7 +237,7 @@ pub struct LookupArgs {
 /// `dhtget item`.
 #[derive(Debug, Subcommand)]
 pub enum ItemCommand {
-    /// Store a value of up to 1000 bytes for two hours; prints the name to get it by
+    /// Store a value of up to 1000 bytes when bencoded (996 of text) for two hours; prints its name
     Put(ItemPutArgs),
     /// Print a value
     Get(ItemGetArgs),
@@ -401,6 +401,18 @@ pub fn with_subcommand(args: Vec<OsString>) -> Vec<OsString> {
     };
     out.insert(1, word);
     out
+}
+
+/// The subcommand that these arguments lead to, in words: `item put`.
+pub fn innermost(args: &[OsString]) -> String {
+    let line = CommandLine::command();
+    let (mut command, mut words) = (&line, Vec::new());
+    for word in args.iter().skip(1) {
+        let Some(below) = command.find_subcommand(word) else { break };
+        command = below;
+        words.push(below.get_name());
+    }
+    words.join(" ")
 }
 
 fn takes_value(command: &clap::Command, is: impl Fn(&clap::Arg) -> bool) -> bool {

@@ -9,7 +9,7 @@ use super::error::{CliError, Code};
 use super::get::goodbye;
 use super::json::Event;
 use super::lookup;
-use super::plan::{ItemGetPlan, ItemName, ItemPutPlan};
+use super::plan::{ItemGetPlan, ItemName, ItemPutPlan, value_of_stdin};
 use super::progress::count;
 use super::report::Reporter;
 use super::signals::Signals;
@@ -24,13 +24,27 @@ use crate::wire::krpc::code;
 
 /// Puts the value of `plan`.
 pub async fn put(plan: &ItemPutPlan, reporter: &mut Reporter, signals: &mut Signals) -> Result<(), CliError> {
+    let value = match &plan.value {
+        Some(value) => value.clone(),
+        None => {
+            let bencoded = plan.bencoded;
+            // A thread of its own: whoever types the value may change his mind.
+            let read = tokio::task::spawn_blocking(move || value_of_stdin(bencoded));
+            let read = tokio::select! {
+                biased;
+                stop = signals.next() => return Err(stop),
+                read = read => read,
+            };
+            read.map_err(|e| CliError::new(Code::Unknown, format!("stdin: {e}")))??
+        }
+    };
     let key = plan.key.as_deref().map(|path| secret_key(path, reporter)).transpose()?;
     let client = Client::start(plan.client.clone()).await?;
     started(&client, reporter);
     let result = tokio::select! {
         biased;
         stop = signals.next() => Err(stop),
-        result = put_now(plan, key.as_ref(), &client, reporter) => result,
+        result = put_now(plan, value, key.as_ref(), &client, reporter) => result,
     };
     reporter.clear();
     goodbye(client, Vec::new()).await;
@@ -73,13 +87,14 @@ pub fn secret_key(path: &std::path::Path, reporter: &Reporter) -> Result<Signing
 
 async fn put_now(
     plan: &ItemPutPlan,
+    value: Vec<u8>,
     key: Option<&SigningKey>,
     client: &Client,
     reporter: &mut Reporter,
 ) -> Result<(), CliError> {
     lookup::joined(client, reporter).await?;
     let Some(key) = key else {
-        let item = Item::Immutable { value: plan.value.clone() };
+        let item = Item::Immutable { value };
         let nodes = store(client, item.clone(), None, reporter).await?;
         return told(&item, nodes, reporter);
     };
@@ -92,8 +107,8 @@ async fn put_now(
     {
         return Err(overtaken(seq, old));
     }
-    let item = sign(key, &plan.salt, seq, &plan.value)?;
-    let nodes = store(client, item.clone(), plan.cas.or(old), reporter).await?;
+    let item = sign(key, &plan.salt, seq, &value)?;
+    let nodes = store(client, item.clone(), plan.cas, reporter).await?;
     told(&item, nodes, reporter)
 }
 
@@ -115,6 +130,22 @@ fn told(item: &Item, nodes: u32, reporter: &Reporter) -> Result<(), CliError> {
     Ok(())
 }
 
+/// An error where a newer version than `ours` is in store, or another value under the same number.
+pub async fn unless_overtaken(client: &Client, ours: &Item, reporter: &mut Reporter) -> Result<(), CliError> {
+    let Item::Mutable(item) = ours else { return Ok(()) };
+    let found = newest(client, ours.target(), &item.salt, reporter).await?;
+    match found.as_ref().and_then(Item::seq) {
+        Some(seq) if found.as_ref().is_some_and(|found| overtakes(found, ours)) => {
+            Err(overtaken(item.seq, seq))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn overtakes(found: &Item, ours: &Item) -> bool {
+    found.seq() > ours.seq() || found.seq() == ours.seq() && found.value() != ours.value()
+}
+
 /// Puts an item on the nodes closest to its name; how many took it.
 pub async fn store(
     client: &Client,
@@ -123,10 +154,17 @@ pub async fn store(
     reporter: &mut Reporter,
 ) -> Result<u32, CliError> {
     let seq = item.seq();
-    let search =
-        client.dht().put_item(item, cas).map_err(|e| CliError::new(Code::BadOption, e.to_string()))?;
+    let search = client
+        .dht()
+        .put_item(item.clone(), cas)
+        .map_err(|e| CliError::new(Code::BadOption, e.to_string()))?;
     let (_, stats) = follow_search(search, reporter).await?;
     match (stats.announced_to, stats.refused) {
+        // One node alone may say so out of malice: what it has must be seen.
+        (1.., Some(code::OLD_SEQ | code::CAS)) => {
+            unless_overtaken(client, &item, reporter).await?;
+            Ok(stats.announced_to)
+        }
         (1.., _) => Ok(stats.announced_to),
         (0, Some(code::OLD_SEQ | code::CAS)) => Err(overtaken(seq.unwrap_or(0), seq.unwrap_or(0))),
         (0, refused) => {
@@ -181,7 +219,9 @@ async fn get_now(plan: &ItemGetPlan, client: &Client, reporter: &mut Reporter) -
     reporter.clear();
     let Some(item) = found else {
         let hint = match &plan.name {
-            ItemName::Target(_, salt) if salt.is_empty() => "a signed item with a salt needs --salt",
+            ItemName::Target(_, salt) if salt.is_empty() => {
+                "items are forgotten two hours after they were last put; a signed one with a salt needs --salt"
+            }
             _ => "items are forgotten two hours after they were last put",
         };
         let message = format!("no item {} is in store", plan.name.target());
@@ -213,5 +253,25 @@ fn bytes_out(value: &[u8]) -> Result<(), CliError> {
     } else {
         out.write_all(value)
     };
-    shown.and_then(|()| out.flush()).map_err(|e| CliError::new(Code::Unknown, format!("stdout: {e}")))
+    lookup::printed(shown.and_then(|()| out.flush()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn newer_and_other_values_overtake() {
+        let key = SigningKey::from_bytes(&[5; 32]);
+        let item = |seq, value: &[u8]| sign(&key, b"", seq, value).unwrap();
+        let ours = item(2, b"1:a");
+        for (found, is_overtaken) in [
+            (item(1, b"1:b"), false),
+            (item(2, b"1:a"), false),
+            (item(2, b"1:b"), true),
+            (item(3, b"1:a"), true),
+        ] {
+            assert_eq!(overtakes(&found, &ours), is_overtaken, "{found:?}");
+        }
+    }
 }

@@ -176,7 +176,8 @@ pub fn data(line: &str, reporter: &Reporter) -> Result<(), CliError> {
     printed(reporter.data(line))
 }
 
-fn printed(result: std::io::Result<()>) -> Result<(), CliError> {
+/// What became of data on stdout.
+pub fn printed(result: std::io::Result<()>) -> Result<(), CliError> {
     match result {
         // Whoever read us has seen enough, as `head` does.
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),

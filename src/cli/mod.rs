@@ -41,7 +41,7 @@ pub fn main(args: Vec<OsString>, env: &Env, start: Instant) -> u8 {
     // Errors of the command line itself come before `--json` is parsed.
     let json = args.iter().any(|a| a == "--json");
     let args = args::with_subcommand(args);
-    let named = args.get(1).and_then(|a| a.to_str()).filter(|a| !a.starts_with('-')).unwrap_or_default();
+    let named = args::innermost(&args);
     let plan = match CommandLine::try_parse_from(&args) {
         Ok(line) => Plan::resolve(line.command, env),
         Err(error) if !error.use_stderr() => {
@@ -54,7 +54,7 @@ pub fn main(args: Vec<OsString>, env: &Env, start: Instant) -> u8 {
                 let _ = error.print();
                 let _ = writeln!(std::io::stderr());
             }
-            Err(error::of_clap(&error, named))
+            Err(error::of_clap(&error, &named))
         }
     };
     let (plan, mut reporter) = match plan {
@@ -91,6 +91,9 @@ fn run(plan: &Plan, reporter: &mut Reporter) -> Result<(), CliError> {
 }
 
 async fn dispatch(plan: &Plan, reporter: &mut Reporter, signals: &mut Signals) -> Result<(), CliError> {
+    if matches!(plan.command(), "lookup" | "item" | "publish" | "follow") {
+        reporter.end_with_reader();
+    }
     match &plan.action {
         Action::Get(plan) => get::run(plan, reporter, signals).await,
         Action::Share(plan) => share::run(plan, reporter, signals).await,

@@ -18,6 +18,7 @@ use self::plan::NodePlan;
 use super::error::{CliError, Code};
 use super::get::goodbye;
 use super::json::Event;
+use super::lookup;
 use super::progress::count;
 use super::report::Reporter;
 use super::signals::Signals;
@@ -31,13 +32,15 @@ use crate::web::{Server, WebError};
 const TICK: Duration = Duration::from_millis(250);
 /// The table is saved this often: a killed node loses no more than this.
 const SAVE_EACH: Duration = Duration::from_secs(5 * 60);
+/// The first time comes this long after joining: a node killed young would start from nothing again.
+const SAVE_FIRST: Duration = Duration::from_secs(30);
 
 /// Prints a configuration file.
 pub fn print_config(text: &str, reporter: &Reporter) -> Result<(), CliError> {
-    reporter.raw(text.trim_end()).map_err(|e| CliError::new(Code::Unknown, format!("stdout: {e}")))
+    lookup::printed(reporter.raw(text.trim_end()))
 }
 
-/// Runs until a signal comes, which is also the only way it ends.
+/// Runs until a signal comes, or until nobody reads its events any more.
 pub async fn run(plan: &NodePlan, reporter: &mut Reporter, signals: &mut Signals) -> Result<(), CliError> {
     let listen = |kind| signal(kind).map_err(|e| CliError::new(Code::Unknown, format!("no signals: {e}")));
     let (hangup, user) = (listen(SignalKind::hangup())?, listen(SignalKind::user_defined1())?);
@@ -56,7 +59,7 @@ pub async fn run(plan: &NodePlan, reporter: &mut Reporter, signals: &mut Signals
     reporter.clear();
     drop(server);
     goodbye(client, Vec::new()).await;
-    Err(stop)
+    stop
 }
 
 fn no_server(error: &WebError) -> CliError {
@@ -80,8 +83,14 @@ fn started(plan: &NodePlan, client: &Client, server: &Server, reporter: &Reporte
         reporter.note(&format!("serving {url}"));
     }
     let open = |addr: &std::net::SocketAddr| !addr.ip().is_loopback();
-    if server.status.as_ref().or(server.metrics.as_ref()).is_some_and(open) {
-        tracing::warn!("whoever reaches that address sees this node's figures and contacts");
+    if server.status.as_ref().is_some_and(open) {
+        tracing::warn!("whoever reaches the status address sees this node's figures and contacts");
+    }
+    if server.metrics.as_ref().is_some_and(|addr| open(addr) && server.status != Some(*addr)) {
+        tracing::warn!("whoever reaches the address of /metrics sees this node's figures");
+    }
+    if client.is_guest() {
+        tracing::warn!("another run holds the node id: this one has an id of its own and saves nothing");
     }
     if status.is_some() || metrics.is_some() {
         reporter.tell(&Event::Serving { status, metrics });
@@ -101,21 +110,28 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    async fn until_stopped(&mut self, signals: &mut Signals) -> CliError {
+    async fn until_stopped(&mut self, signals: &mut Signals) -> Result<(), CliError> {
         let status = self.client.dht().status();
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut save = interval_at((clock::now() + SAVE_EACH).into(), SAVE_EACH);
+        let mut joined = false;
         loop {
             tokio::select! {
                 biased;
-                stop = signals.next() => return stop,
+                stop = signals.next() => return Err(stop),
                 Some(()) = self.hangup.recv() => self.reload().await,
                 Some(()) = self.user.recv() => self.dump().await,
                 _ = save.tick() => self.client.save_state().await,
                 _ = tick.tick() => {
                     let status = status.borrow().clone();
+                    if status.bootstrapped && !std::mem::replace(&mut joined, true) {
+                        save.reset_after(SAVE_FIRST);
+                    }
                     self.reporter.node(clock::now(), &status, &words(&status));
+                    if self.reporter.is_unread() {
+                        return Ok(());
+                    }
                 }
             }
         }

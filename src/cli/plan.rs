@@ -21,7 +21,7 @@ use crate::client::{ClientConfig, Placement, Presence};
 use crate::driver::bootstrap;
 use crate::wire::magnet::HostPort;
 
-pub use self::small::{FollowPlan, ItemGetPlan, ItemName, ItemPutPlan, PublishPlan};
+pub use self::small::{FollowPlan, ItemGetPlan, ItemName, ItemPutPlan, PublishPlan, value_of_stdin};
 
 /// Bytes read of a bootstrap file: thousands of entries, more than a join can use.
 const MAX_BOOTSTRAP_BYTES: u64 = 256 << 10;
@@ -218,6 +218,7 @@ impl Plan {
             Command::Info(args) => (Action::Info(Box::new(info(&args, env)?)), args.report),
             Command::Node(args) => node::plan::action(*args, env)?,
             Command::Lookup(args) => {
+                needs_dht(&args.network)?;
                 let target = Target::resolve(&args.target, &env.cwd)?;
                 let config = asking(&args.network, target.nodes(), env)?;
                 let plan = LookupPlan { target, scrape: args.scrape, client: config };
@@ -259,9 +260,22 @@ fn bad_option(message: impl Into<String>, hint: &str) -> CliError {
     CliError::new(Code::BadOption, message).hint(hint)
 }
 
+/// What only the DHT can answer is not asked without it.
+fn needs_dht(network: &NetworkArgs) -> Result<(), CliError> {
+    if network.no_dht {
+        return Err(bad_option("--no-dht: only the DHT can tell this", "leave --no-dht out"));
+    }
+    Ok(())
+}
+
+fn needs_dht_to_follow(target: &Target, network: &NetworkArgs) -> Result<(), CliError> {
+    if matches!(target, Target::Pointer(_)) { needs_dht(network) } else { Ok(()) }
+}
+
 fn get(args: &GetArgs, env: &Env) -> Result<GetPlan, CliError> {
     let placement = placement(args, env)?;
     let target = Target::resolve(&args.target, &env.cwd)?;
+    needs_dht_to_follow(&target, &args.network)?;
     let goal = goal(&args.seeding);
     let seed = (args.seed || goal != SeedGoal::default()).then_some(goal);
     let mut client = client(&args.network, &args.transfer, target.nodes(), env)?;
@@ -284,6 +298,7 @@ fn share(args: &ShareArgs, env: &Env) -> Result<SharePlan, CliError> {
 
 fn info(args: &InfoArgs, env: &Env) -> Result<InfoPlan, CliError> {
     let target = Target::resolve(&args.target, &env.cwd)?;
+    needs_dht_to_follow(&target, &args.network)?;
     Ok(InfoPlan {
         torrent: args.torrent.as_ref().map(|p| env.cwd.join(p)),
         overwrite: args.overwrite,
@@ -381,7 +396,11 @@ fn read_bootstrap(path: &Path) -> Result<Vec<String>, CliError> {
     };
     let mut text = String::new();
     let file = std::fs::File::open(path).map_err(|e| refuse(e.to_string()))?;
-    file.take(MAX_BOOTSTRAP_BYTES).read_to_string(&mut text).map_err(|e| refuse(e.to_string()))?;
+    // One more than allowed, so that a longer file is seen to be one.
+    file.take(MAX_BOOTSTRAP_BYTES + 1).read_to_string(&mut text).map_err(|e| refuse(e.to_string()))?;
+    if text.len() as u64 > MAX_BOOTSTRAP_BYTES {
+        return Err(refuse(format!("larger than {MAX_BOOTSTRAP_BYTES} bytes")));
+    }
     bootstrap::parse_list(&text).map_err(|e| refuse(e.to_string()))
 }
 
@@ -438,6 +457,9 @@ mod tests {
         std::fs::write(dir.path().join("list"), "\nnonsense\n").unwrap();
         let error = plan_in(dir.path(), "node --bootstrap-file list").unwrap_err();
         assert!(error.code == Code::BadOption && error.message.contains("line 2"), "{error}");
+        std::fs::write(dir.path().join("list"), "10.0.0.1:5\n".repeat(30_000)).unwrap();
+        let error = plan_in(dir.path(), "node --bootstrap-file list").unwrap_err();
+        assert!(error.code == Code::BadOption && error.message.contains("larger than"), "{error}");
         assert!(!get_plan("").client.private_network);
         let plan = get_plan("--no-dht");
         assert!(plan.client.bootstrap.is_empty() && plan.client.state_dir.is_none());

@@ -118,7 +118,7 @@ async fn keep_published(
             item::sign(key, &plan.salt, old.map_or(1, |s| s.saturating_add(1)), &Pointer::value(plan.hash))?
         }
     };
-    let mut nodes = item::store(client, ours.clone(), old, reporter).await?;
+    let mut nodes = item::store(client, ours.clone(), None, reporter).await?;
     reporter.clear();
     let seq = ours.seq().unwrap_or(0);
     let (magnet, info_hash) = (pointer.to_string(), plan.hash.to_string());
@@ -131,7 +131,7 @@ async fn keep_published(
         }
         sleep(PUBLISH_AGAIN).await;
         nodes = loop {
-            match item::store(client, ours.clone(), None, reporter).await {
+            match renew(client, &ours, reporter).await {
                 // A newer version elsewhere is final; an hour without a network is not.
                 Err(error) if error.code == Code::NotFound => {
                     reporter.note(&format!("not renewed: {}", error.message))
@@ -141,6 +141,13 @@ async fn keep_published(
             sleep(PUBLISH_RETRY).await;
         };
     }
+}
+
+/// Puts the version again, unless another run has published since.
+async fn renew(client: &Client, ours: &Item, reporter: &mut Reporter) -> Result<u32, CliError> {
+    // The nodes that are closest now may not be those that have the newer version: refusals do not show it.
+    item::unless_overtaken(client, ours, reporter).await?;
+    item::store(client, ours.clone(), None, reporter).await
 }
 
 /// Prints where the link of `plan` points, each time that changes.
@@ -180,9 +187,45 @@ async fn keep_following(plan: &FollowPlan, client: &Client, reporter: &mut Repor
             }
             Ok(None) if plan.once => return Err(nothing_there(&plan.pointer)),
             Ok(None) => reporter.note("nothing is published under this key now; looking again"),
-            Err(error) if plan.once || error.code == Code::BadTarget => return Err(error),
-            Err(error) => reporter.note(&format!("not found: {}", error.message)),
+            Err(error) if plan.once => return Err(error),
+            Err(error) => reporter.note(&format!("not followed: {}; looking again", error.message)),
         }
         sleep(plan.interval).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::plan::Output;
+    use crate::client::ClientConfig;
+
+    /// Two nodes on loopback; the first stores.
+    async fn pair() -> (Client, Client) {
+        let listen = Some(std::net::SocketAddr::from(([127, 0, 0, 1], 0)));
+        let config = ClientConfig { listen, private_network: true, ..ClientConfig::default() };
+        let first = Client::start(config.clone()).await.unwrap();
+        let bootstrap = vec![format!("127.0.0.1:{}", first.port())];
+        let second = Client::start(ClientConfig { bootstrap, ..config }).await.unwrap();
+        (first, second)
+    }
+
+    #[tokio::test]
+    async fn what_another_run_published_since_is_not_renewed_over() {
+        let (stores, client) = pair().await;
+        let mut reporter =
+            Reporter::new(Output { quiet: true, ..Output::default() }, crate::driver::clock::now());
+        let key = SigningKey::from_bytes(&[7; 32]);
+        let version =
+            |seq, hash| item::sign(&key, b"n", seq, &Pointer::value(crate::id::Id160([hash; 20]))).unwrap();
+        lookup::joined(&client, &mut reporter).await.unwrap();
+        let ours = version(1, 1);
+        item::store(&client, ours.clone(), None, &mut reporter).await.unwrap();
+        assert_eq!(renew(&client, &ours, &mut reporter).await, Ok(1), "nobody else has published");
+        item::store(&client, version(2, 2), None, &mut reporter).await.unwrap();
+        let error = renew(&client, &ours, &mut reporter).await.unwrap_err();
+        assert!(error.code == Code::Unknown && error.message.contains("version 2 or a newer one"), "{error}");
+        client.shutdown().await;
+        stores.shutdown().await;
     }
 }

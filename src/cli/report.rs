@@ -3,6 +3,7 @@
 //! Owns both streams and the pace of what is said. The log goes through the same bar, so that neither
 //! tears the other. Must not decide anything about a transfer.
 
+use std::cell::Cell;
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
@@ -45,6 +46,10 @@ pub struct Reporter {
     start: Instant,
     bar: ProgressBar,
     told: Told,
+    /// Whoever read stdout has gone.
+    unread: Cell<bool>,
+    /// Events are all that a run is for: it ends with its reader.
+    for_reader: bool,
 }
 
 impl Reporter {
@@ -52,7 +57,14 @@ impl Reporter {
     pub fn new(output: Output, start: Instant) -> Self {
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
         let line = start.checked_sub(LINE_EACH - FIRST_LINE);
-        let reporter = Self { output, start, bar, told: Told { line, ..Told::default() } };
+        let reporter = Self {
+            output,
+            start,
+            bar,
+            told: Told { line, ..Told::default() },
+            unread: Cell::new(false),
+            for_reader: false,
+        };
         reporter.start_log();
         reporter
     }
@@ -149,9 +161,26 @@ impl Reporter {
         self.bar.suspend(|| json::emit(&mut io::stdout().lock(), self.start, event))
     }
 
-    /// An event whose loss does not matter to the run.
+    /// From now on the process ends, content, when nobody reads its events any more.
+    pub fn end_with_reader(&mut self) {
+        self.for_reader = true;
+    }
+
+    /// Whether somebody who read the events has gone.
+    pub fn is_unread(&self) -> bool {
+        self.unread.get()
+    }
+
+    /// An event whose loss does not matter to the run, unless all events do.
     pub fn tell(&self, event: &Event<'_>) {
         if let Err(error) = self.event(event) {
+            if error.kind() == io::ErrorKind::BrokenPipe {
+                self.unread.set(true);
+                if self.for_reader {
+                    // Whoever read us has seen enough, as `head` does.
+                    std::process::exit(0);
+                }
+            }
             tracing::debug!(%error, "stdout takes no events");
         }
     }

@@ -167,6 +167,11 @@ impl Node {
                     if query.id != self.id {
                         self.serve_within_bounds(now, from, bytes.len(), transaction, &query, read_only);
                     } else {
+                        if let Some(own) = self.inflight.take(now, transaction, from) {
+                            // Our own query, come back: an address to start from that is ourselves is not silent.
+                            self.note_bootstrap(from);
+                            self.on_failure(now, &own);
+                        }
                         self.counters.traffic.on_refusal(Refusal::OwnId);
                     }
                 }

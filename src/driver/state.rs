@@ -21,6 +21,7 @@ use super::clock;
 use crate::dht::{Snapshot, Stored};
 use crate::id::{Id160, NodeId};
 use crate::rng::Rng;
+use crate::wire::bencode::{Limits, Value};
 use crate::wire::compact::{self, Contact};
 
 /// The file's name in the state directory.
@@ -32,6 +33,10 @@ const MAX_FILE: u64 = 64 << 20;
 /// Contacts of each family that are saved: more than a start can use.
 const MAX_CONTACTS: usize = 256;
 const FORMAT: i64 = 1;
+/// Where a damaged file is kept, for whoever wants to know what happened.
+const BAD_NAME: &str = "dht.state.bad";
+/// What a file of ours can be: items stand four levels deep and have at most fourteen values each, swarms five.
+const SHAPE: Limits = Limits { depth: 8, tokens: 8_000_000 };
 
 /// An id and contacts of an earlier run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -82,12 +87,20 @@ struct OnDisk {
     items: Vec<stored::StoredItem>,
 }
 
-/// Reads what was saved; nothing where there is no file, and, with a warning, where it is unusable.
-fn load(dir: &Path) -> Option<SavedNodes> {
+/// Reads what was saved; nothing where there is no file, and, with a warning, where it is unusable. A
+/// damaged file that is `ours` is put aside, where the next save does not replace it.
+fn load(dir: &Path, ours: bool) -> Option<SavedNodes> {
     match try_load(dir) {
         Ok(saved) => saved,
         Err(error) => {
-            tracing::warn!(file = %dir.join(FILE_NAME).display(), "{error}; starting without them");
+            let file = dir.join(FILE_NAME);
+            tracing::warn!(file = %file.display(), "{error}; starting without them");
+            if ours && matches!(error, StateError::Damaged(_)) {
+                match fs::rename(&file, dir.join(BAD_NAME)) {
+                    Ok(()) => tracing::warn!("the damaged file is kept as {BAD_NAME}"),
+                    Err(error) => tracing::warn!("the damaged file stays where it is: {error}"),
+                }
+            }
             None
         }
     }
@@ -108,6 +121,8 @@ fn decode(bytes: &[u8]) -> Result<SavedNodes, String> {
     if bytes.len() as u64 > MAX_FILE {
         return Err("too large".into());
     }
+    // The deserialiser recurses: what nests deeper than our own files must not reach it.
+    Value::parse(bytes, SHAPE).map_err(|e| e.to_string())?;
     let disk: OnDisk = serde_bencode::from_bytes(bytes).map_err(|e| e.to_string())?;
     if disk.format != FORMAT {
         return Err(format!("format {} is not known", disk.format));
@@ -164,8 +179,39 @@ fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
 #[derive(Debug)]
 pub struct StateFolder {
     dir: PathBuf,
-    /// Held for as long as the run lasts; none for a guest.
-    lock: Option<File>,
+    lock: Lock,
+}
+
+/// Whose a node id is.
+#[derive(Debug)]
+enum Lock {
+    /// This run's, for as long as the file is open.
+    Held { _file: File },
+    /// Another run's.
+    Elsewhere,
+    /// Nobody's: the system gives no lock here.
+    Impossible,
+}
+
+impl Lock {
+    fn take(dir: &Path) -> Self {
+        let file = fs::create_dir_all(dir).and_then(|()| File::create(dir.join(LOCK_NAME)));
+        let lock = file.and_then(|file| {
+            flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+            Ok(file)
+        });
+        match lock {
+            Ok(file) => Self::Held { _file: file },
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                tracing::debug!(dir = %dir.display(), "another run holds the node id");
+                Self::Elsewhere
+            }
+            Err(error) => {
+                tracing::warn!("nothing can be kept in the state folder {}: {error}", dir.display());
+                Self::Impossible
+            }
+        }
+    }
 }
 
 impl StateFolder {
@@ -180,21 +226,23 @@ impl StateFolder {
                 dir.join(format!("network-{}", HEXLOWER.encode(&digest[..4])))
             }
         };
-        let lock = fs::create_dir_all(&dir).and_then(|()| File::create(dir.join(LOCK_NAME)));
-        let lock = lock.and_then(|file| match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(file),
-            Err(error) => Err(error.into()),
-        });
-        if let Err(error) = &lock {
-            tracing::debug!(dir = %dir.display(), %error, "another run holds the node id, or nothing can be kept");
-        }
-        Self { dir, lock: lock.ok() }
+        let lock = Lock::take(&dir);
+        Self { dir, lock }
+    }
+
+    /// Whether another run holds the id: this one saves nothing.
+    pub fn is_guest(&self) -> bool {
+        matches!(self.lock, Lock::Elsewhere)
+    }
+
+    fn is_ours(&self) -> bool {
+        matches!(self.lock, Lock::Held { .. })
     }
 
     /// What an earlier run saved; for a guest, its contacts under an id of our own.
     pub fn load(&self, rng: &mut Rng) -> Option<SavedNodes> {
-        let mut saved = load(&self.dir)?;
-        if self.lock.is_none() {
+        let mut saved = load(&self.dir, self.is_ours())?;
+        if !self.is_ours() {
             saved.id = Id160::random(rng);
         }
         Some(saved)
@@ -202,7 +250,7 @@ impl StateFolder {
 
     /// Saves, unless another run does.
     pub fn store(&self, saved: &SavedNodes) {
-        if self.lock.is_some()
+        if self.is_ours()
             && let Err(error) = save(&self.dir, saved)
         {
             tracing::warn!("the DHT's nodes cannot be saved in {}: {error}", self.dir.display());
@@ -240,20 +288,44 @@ mod tests {
     #[test]
     fn what_is_saved_is_loaded() {
         let dir = tempfile::tempdir().unwrap();
-        assert_eq!(load(dir.path()), None);
+        assert_eq!(load(dir.path(), true), None);
         save(dir.path(), &some()).unwrap();
         save(dir.path(), &some()).unwrap();
-        assert_eq!(load(dir.path()), Some(some()));
+        assert_eq!(load(dir.path(), true), Some(some()));
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 
     #[test]
     fn damaged_and_future_files_are_reported_and_ignored() {
         let dir = tempfile::tempdir().unwrap();
-        for bytes in [&b""[..], b"d6:format", b"d6:formati9e2:id0:5:nodes0:6:nodes60:12:saved_unix_si0ee"] {
-            fs::write(dir.path().join(FILE_NAME), bytes).unwrap();
+        let file = dir.path().join(FILE_NAME);
+        // The last one would need a stack as deep as it is long.
+        let deep = ["d1:a".to_owned(), "l".repeat(1_000_000)].concat();
+        for bytes in [
+            &b""[..],
+            b"d6:format",
+            b"d6:formati9e2:id0:5:nodes0:6:nodes60:12:saved_unix_si0ee",
+            deep.as_bytes(),
+            format!("{deep}{}", "e".repeat(1_000_001)).as_bytes(),
+        ] {
+            fs::write(&file, bytes).unwrap();
             assert!(matches!(try_load(dir.path()), Err(StateError::Damaged(_))));
-            assert_eq!(load(dir.path()), None);
+            assert_eq!(load(dir.path(), false), None);
+            assert!(file.exists(), "what another run may be using stays");
+            assert_eq!(load(dir.path(), true), None);
+            assert_eq!(fs::read(dir.path().join(BAD_NAME)).unwrap(), bytes);
+            assert!(!file.exists());
         }
+    }
+
+    #[test]
+    fn whoever_holds_the_id_and_a_folder_that_keeps_nothing_are_told_apart() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = StateFolder::open(dir.path(), None);
+        let second = StateFolder::open(dir.path(), None);
+        assert!(first.is_ours() && !first.is_guest() && second.is_guest());
+        fs::write(dir.path().join("file"), b"").unwrap();
+        let none = StateFolder::open(&dir.path().join("file"), None);
+        assert!(matches!(none.lock, Lock::Impossible) && !none.is_guest());
     }
 }

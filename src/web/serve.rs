@@ -3,14 +3,16 @@
 //! It looks at the node and changes nothing, keeps no cookie, and answers only under names that a page of
 //! another site cannot borrow. Must not know what the figures mean.
 
+use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use axum::Router;
+use axum::body::Bytes;
 use axum::extract::{Request, State};
 use axum::http::header::{self, HeaderMap, HeaderValue};
 use axum::http::{StatusCode, Uri};
@@ -28,9 +30,16 @@ use super::metrics;
 use super::status::Status;
 use crate::driver::{Dht, clock};
 
-/// Connections at a time: a page keeps one or two, a monitoring system one.
-const MAX_CONNECTIONS: usize = 64;
-/// Silence after which a connection is closed; pages and scrapers come again within a minute.
+/// Connections from other machines at a time: a page keeps one or two, a monitoring system one.
+const MAX_STRANGERS: usize = 48;
+/// Connections of one other address, so that it takes not all of those; a browser keeps six.
+const MAX_EACH: usize = 16;
+/// Connections from this machine, which strangers cannot take: a supervisor's, or those of a proxy.
+const MAX_LOCAL: usize = 64;
+/// From the accept, or the first byte of a further request, to the first byte of its answer: one that drips
+/// its request must not keep a place that others wait for.
+const HEAD: Duration = Duration::from_secs(10);
+/// Time after an answer in which a connection is kept; pages and scrapers come again within a minute.
 const IDLE: Duration = Duration::from_secs(75);
 /// The longest life of a connection: one that drips its bytes must make room some time.
 const LIFETIME: Duration = Duration::from_secs(15 * 60);
@@ -68,7 +77,14 @@ struct Shared {
     port: u16,
     hosts: Vec<String>,
     history: Mutex<Ring>,
-    fresh: Mutex<Option<(Instant, Arc<Status>)>>,
+    fresh: Mutex<Option<(Instant, Arc<Figures>)>>,
+}
+
+/// The figures of a moment, and their JSON once somebody has asked for it.
+#[derive(Debug)]
+struct Figures {
+    status: Status,
+    json: OnceLock<Result<Bytes, String>>,
 }
 
 /// Running servers; they end when this is dropped.
@@ -111,7 +127,7 @@ impl Server {
     async fn bind(&mut self, addr: SocketAddr, router: Router) -> Result<SocketAddr, WebError> {
         let listener = TcpListener::bind(addr).await.map_err(|source| WebError { addr, source })?;
         let bound = listener.local_addr().map_err(|source| WebError { addr, source })?;
-        let bounded = Bounded { listener, free: Arc::new(Semaphore::new(MAX_CONNECTIONS)) };
+        let bounded = Bounded { listener, places: Places::default() };
         self.tasks.push(tokio::spawn(async move { axum::serve(bounded, router).await }).abort_handle());
         Ok(bound)
     }
@@ -204,21 +220,21 @@ fn file(content_type: &'static str, text: &'static str) -> Response {
 }
 
 /// The figures, not older than [`FRESH`]; nothing when the node has stopped.
-async fn figures(shared: &Shared) -> Option<Arc<Status>> {
+async fn figures(shared: &Shared) -> Option<Arc<Figures>> {
     let mut fresh = shared.fresh.lock().await;
     let now = clock::now();
-    if let Some((at, status)) = &*fresh
+    if let Some((at, figures)) = &*fresh
         && now.saturating_duration_since(*at) < FRESH
     {
-        return Some(status.clone());
+        return Some(figures.clone());
     }
     let report = shared.dht.report().await?;
     let words = shared.dht.status().borrow().clone();
     let mut status = Status::new(&report, &words, shared.port);
     status.history = shared.history.lock().await.lines();
-    let status = Arc::new(status);
-    *fresh = Some((now, status.clone()));
-    Some(status)
+    let figures = Arc::new(Figures { status, json: OnceLock::new() });
+    *fresh = Some((now, figures.clone()));
+    Some(figures)
 }
 
 fn gone() -> Response {
@@ -226,28 +242,96 @@ fn gone() -> Response {
 }
 
 async fn healthz(State(shared): State<Arc<Shared>>) -> Response {
-    let Some(status) = figures(&shared).await else { return gone() };
+    let Some(figures) = figures(&shared).await else { return gone() };
+    let status = &figures.status;
     let code = if status.health.ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (code, format!("{}\n", status.health.words)).into_response()
 }
 
 async fn metrics_text(State(shared): State<Arc<Shared>>) -> Response {
-    let Some(status) = figures(&shared).await else { return gone() };
-    ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], metrics::text(&status)).into_response()
+    let Some(figures) = figures(&shared).await else { return gone() };
+    ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], metrics::text(&figures.status)).into_response()
 }
 
 async fn status_json(State(shared): State<Arc<Shared>>) -> Response {
-    let Some(status) = figures(&shared).await else { return gone() };
-    match serde_json::to_vec(&*status) {
+    let Some(figures) = figures(&shared).await else { return gone() };
+    let json = figures.json.get_or_init(|| {
+        serde_json::to_vec(&figures.status).map(Bytes::from).map_err(|error| error.to_string())
+    });
+    match json.clone() {
         Ok(json) => ([(header::CONTENT_TYPE, "application/json")], json).into_response(),
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error).into_response(),
     }
 }
 
-/// A listener that takes a connection only when there is room for one.
+/// Who may connect: this machine has places of its own, everyone else shares the rest.
+#[derive(Debug)]
+struct Places {
+    local: Arc<Semaphore>,
+    strangers: Arc<std::sync::Mutex<BTreeMap<IpAddr, usize>>>,
+}
+
+impl Default for Places {
+    fn default() -> Self {
+        Self { local: Arc::new(Semaphore::new(MAX_LOCAL)), strangers: Arc::default() }
+    }
+}
+
+impl Places {
+    /// A place for a connection from `ip`. This machine waits for one; a stranger is turned away, since
+    /// whoever waits here holds up everyone behind.
+    async fn take(&self, ip: IpAddr) -> Option<Place> {
+        let ip = ip.to_canonical();
+        if ip.is_loopback() {
+            return self
+                .local
+                .clone()
+                .acquire_owned()
+                .await
+                .ok()
+                .map(|permit| Place::Local { _permit: permit });
+        }
+        let from = network(ip);
+        let mut strangers = self.strangers.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_it = strangers.get(&from).copied().unwrap_or(0);
+        if of_it >= MAX_EACH || strangers.values().sum::<usize>() >= MAX_STRANGERS {
+            return None;
+        }
+        strangers.insert(from, of_it + 1);
+        Some(Place::Stranger { from, strangers: self.strangers.clone() })
+    }
+}
+
+/// Who counts as one: an IPv6 host has all of its /64.
+fn network(ip: IpAddr) -> IpAddr {
+    match ip {
+        IpAddr::V4(_) => ip,
+        IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64)),
+    }
+}
+
+/// A place, free again when this is dropped.
+#[derive(Debug)]
+enum Place {
+    Local { _permit: OwnedSemaphorePermit },
+    Stranger { from: IpAddr, strangers: Arc<std::sync::Mutex<BTreeMap<IpAddr, usize>>> },
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let Self::Stranger { from, strangers } = self else { return };
+        let mut strangers = strangers.lock().unwrap_or_else(PoisonError::into_inner);
+        match strangers.get_mut(from) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => drop(strangers.remove(from)),
+        }
+    }
+}
+
+/// A listener that takes a connection only when there is a place for it.
 struct Bounded {
     listener: TcpListener,
-    free: Arc<Semaphore>,
+    places: Places,
 }
 
 impl axum::serve::Listener for Bounded {
@@ -255,11 +339,13 @@ impl axum::serve::Listener for Bounded {
     type Addr = SocketAddr;
 
     async fn accept(&mut self) -> (Guarded, SocketAddr) {
-        let permit = self.free.clone().acquire_owned().await.ok();
-        // axum's own accept waits out errors such as too many open files.
-        let (stream, addr) = axum::serve::Listener::accept(&mut self.listener).await;
-        let (idle, life) = (Box::pin(sleep(IDLE)), Box::pin(sleep(LIFETIME)));
-        (Guarded { stream, idle, life, _permit: permit }, addr)
+        loop {
+            // axum's own accept waits out errors such as too many open files.
+            let (stream, addr) = axum::serve::Listener::accept(&mut self.listener).await;
+            let Some(place) = self.places.take(addr.ip()).await else { continue };
+            let (idle, life) = (Box::pin(sleep(HEAD)), Box::pin(sleep(LIFETIME)));
+            return (Guarded { stream, asking: true, idle, life, _place: place }, addr);
+        }
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -267,19 +353,18 @@ impl axum::serve::Listener for Bounded {
     }
 }
 
-/// A connection that ends by itself when nothing comes any more, or when it has lived long enough.
+/// A connection that ends by itself when no request is asked in time, or when it has lived long enough.
 struct Guarded {
     stream: TcpStream,
+    /// A request has begun and nothing of its answer is written: more of it buys no time.
+    asking: bool,
     idle: Pin<Box<Sleep>>,
     life: Pin<Box<Sleep>>,
-    _permit: Option<OwnedSemaphorePermit>,
+    _place: Place,
 }
 
 impl Guarded {
-    fn on_progress<T>(&mut self, poll: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
-        if poll.is_ready() {
-            self.idle.as_mut().reset((clock::now() + IDLE).into());
-        }
+    fn unless_over<T>(&mut self, poll: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
         let over = self.idle.as_mut().poll(cx).is_ready() || self.life.as_mut().poll(cx).is_ready();
         if over { Poll::Ready(Err(io::ErrorKind::TimedOut.into())) } else { poll }
     }
@@ -292,14 +377,22 @@ impl AsyncRead for Guarded {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let poll = Pin::new(&mut self.stream).poll_read(cx, buf);
-        self.on_progress(poll, cx)
+        if poll.is_ready() && !self.asking {
+            self.asking = true;
+            self.idle.as_mut().reset((clock::now() + HEAD).into());
+        }
+        self.unless_over(poll, cx)
     }
 }
 
 impl AsyncWrite for Guarded {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let poll = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.on_progress(poll, cx)
+        if poll.is_ready() {
+            self.asking = false;
+            self.idle.as_mut().reset((clock::now() + IDLE).into());
+        }
+        self.unless_over(poll, cx)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -314,6 +407,33 @@ impl AsyncWrite for Guarded {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn no_address_takes_every_place_and_none_takes_those_of_this_machine() {
+        let places = Places::default();
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let mut held = Vec::new();
+        for _ in 0..MAX_EACH {
+            held.push(places.take(ip("192.0.2.1")).await.unwrap());
+        }
+        assert!(places.take(ip("::ffff:192.0.2.1")).await.is_none(), "the same address");
+        for host in 0..MAX_EACH {
+            held.push(places.take(ip(&format!("2001:db8::{host:x}"))).await.unwrap());
+        }
+        assert!(places.take(ip("2001:db8::ffff")).await.is_none(), "the same network");
+        while let Some(place) = places.take(ip(&format!("192.0.2.{}", held.len()))).await {
+            held.push(place);
+        }
+        assert_eq!(held.len(), MAX_STRANGERS);
+        let mut local = Vec::new();
+        for host in ["127.0.0.1", "::1", "127.0.0.2"] {
+            local.push(places.take(ip(host)).await.unwrap());
+        }
+        held.clear();
+        assert!(places.strangers.lock().unwrap().is_empty() && places.take(ip("192.0.2.1")).await.is_some());
+        drop(local);
+        assert_eq!(places.local.available_permits(), MAX_LOCAL);
+    }
 
     #[test]
     fn only_names_that_cannot_be_rebound_are_own() {

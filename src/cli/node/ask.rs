@@ -11,8 +11,10 @@ use tokio::time::timeout;
 
 use super::words;
 use crate::cli::error::{CliError, Code};
+use crate::cli::lookup;
 use crate::cli::report::Reporter;
 use crate::cli::signals::Signals;
+use crate::id::Id160;
 use crate::web::status::Status;
 
 /// A node that does not answer in this time is not there, or not itself.
@@ -44,9 +46,13 @@ pub async fn run(
     };
     let status: Status =
         serde_json::from_slice(&body).map_err(|e| refuse(format!("not a node's figures: {e}")))?;
+    // Every key may be absent, so that versions differ in peace; a node without an id is none.
+    if status.id.parse::<Id160>().is_err() {
+        return Err(refuse("not a node's figures: they name no node id".to_owned()));
+    }
     let text =
         if reporter.json() { String::from_utf8_lossy(&body).into_owned() } else { words::state(&status) };
-    reporter.raw(text.trim_end()).map_err(|e| CliError::new(Code::Unknown, format!("stdout: {e}")))
+    lookup::printed(reporter.raw(text.trim_end()))
 }
 
 async fn fetch(address: SocketAddr) -> Result<Vec<u8>, String> {

@@ -51,8 +51,8 @@ pub enum NodeCommand {
 /// `dhtget node status`.
 #[derive(Debug, Clone, Args)]
 pub struct StatusArgs {
-    /// The node's --status address
-    #[arg(value_name = "ADDR:PORT", default_value = DEFAULT_ADDRESS)]
+    /// The node's --status address; a port alone is one of this machine
+    #[arg(value_name = "ADDR:PORT", default_value = DEFAULT_ADDRESS, value_parser = status_address)]
     pub address: SocketAddr,
     /// How to report.
     #[command(flatten)]
@@ -73,7 +73,7 @@ pub struct LimitArgs {
     #[arg(long, value_name = "RATE", value_parser = rate)]
     pub limit_bytes: Option<u64>,
     /// Keep at most so many bytes of what strangers announce [default: 8M]
-    #[arg(long, value_name = "SIZE", value_parser = size)]
+    #[arg(long, value_name = "SIZE", value_parser = memory)]
     pub memory: Option<u64>,
 }
 
@@ -92,6 +92,25 @@ pub struct WebArgs {
     pub allow_host: Vec<String>,
 }
 
+/// The least that strangers may take: less would hold a few torrents, and each would drive out the last.
+const MIN_MEMORY: u64 = 64 << 10;
+
+/// A size that a store can live in.
+pub fn memory(text: &str) -> Result<u64, String> {
+    match size(text)? {
+        MIN_MEMORY.. => size(text),
+        _ => Err(format!("`{text}` is too little: 64k is the least a node can serve others with")),
+    }
+}
+
+fn status_address(text: &str) -> Result<SocketAddr, String> {
+    let port = text.strip_prefix("localhost:").unwrap_or(text);
+    match port.parse::<u16>() {
+        Ok(port) => Ok(SocketAddr::from(([127, 0, 0, 1], port))),
+        Err(_) => text.parse().map_err(|_| "not ADDR:PORT, localhost:PORT or a port".to_owned()),
+    }
+}
+
 /// How the log is written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -101,4 +120,18 @@ pub enum LogFormat {
     Text,
     /// One JSON object a line.
     Json,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_address_may_be_short() {
+        for text in ["127.0.0.1:6880", "localhost:6880", "6880"] {
+            assert_eq!(status_address(text).unwrap().to_string(), DEFAULT_ADDRESS);
+        }
+        assert_eq!(status_address("[::1]:5").unwrap().to_string(), "[::1]:5");
+        assert!(["localhost", "example.org:1", "", "66000"].iter().all(|text| status_address(text).is_err()));
+    }
 }

@@ -11,8 +11,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::flags::{LogFormat, NodeArgs};
-use crate::cli::args::{NetworkArgs, ReportArgs, rate, size};
+use super::flags::{LogFormat, NodeArgs, memory};
+use crate::cli::args::{NetworkArgs, ReportArgs, rate};
 use crate::cli::error::{CliError, Code};
 use crate::wire::magnet::HostPort;
 
@@ -49,7 +49,7 @@ pub struct Settings {
     #[serde(deserialize_with = "a_rate", skip_serializing_if = "Option::is_none")]
     pub limit_bytes: Option<u64>,
     /// `--memory`
-    #[serde(deserialize_with = "a_size", skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "a_memory", skip_serializing_if = "Option::is_none")]
     pub memory: Option<u64>,
     /// `--status`
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -89,7 +89,11 @@ impl Settings {
         };
         let mut text = String::new();
         let file = std::fs::File::open(path).map_err(|e| refuse(e.to_string()))?;
-        file.take(MAX_FILE).read_to_string(&mut text).map_err(|e| refuse(e.to_string()))?;
+        // One more than allowed, so that a longer file is seen to be one.
+        file.take(MAX_FILE + 1).read_to_string(&mut text).map_err(|e| refuse(e.to_string()))?;
+        if text.len() as u64 > MAX_FILE {
+            return Err(refuse(format!("larger than {MAX_FILE} bytes")));
+        }
         let mut settings = Self::parse(&text).map_err(refuse)?;
         let folder = path.parent().unwrap_or(Path::new(""));
         for path in [&mut settings.bootstrap_file, &mut settings.state_dir].into_iter().flatten() {
@@ -182,14 +186,14 @@ impl Settings {
 
 /// A number, or a text such as `64k`.
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "neither a whole number of bytes nor a text such as \"64k\"")]
 enum Amount {
     Number(u64),
     Text(String),
 }
 
-fn a_size<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
-    amount(from, size)
+fn a_memory<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
+    amount(from, memory)
 }
 
 fn a_rate<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
@@ -293,6 +297,11 @@ mod tests {
             ("listen = 5", &["line 1"]),
             ("status = \"nowhere\"", &["line 1", "socket address"]),
             ("memory = \"much\"", &["line 1", "not a size"]),
+            ("memory = \"1k\"", &["line 1", "64k is the least"]),
+            ("memory = -5", &["line 1", "neither a whole number"]),
+            ("memory = 1.5", &["line 1", "neither a whole number"]),
+            ("limit-bytes = true", &["line 1", "neither a whole number"]),
+            (&"#".repeat(300 << 10), &["larger than"]),
             ("limit-bytes = 0", &["line 1", "rate of 0"]),
             ("bootstrap = [\"a\"]", &["line 1", "`a`"]),
             ("limit-queries = 0", &["serve nobody"]),

@@ -51,7 +51,7 @@ fn head(status: &Status) -> String {
                 out,
                 "network  about {} {} nodes (+-{percent} %)",
                 grouped(size as u64),
-                family.name
+                visible(&family.name)
             );
         }
     }
@@ -67,7 +67,8 @@ fn head(status: &Status) -> String {
 
 fn table(family: &Family, contacts: bool) -> String {
     let mut out = String::new();
-    let Family { name, nodes, good, questionable, bad, spares, .. } = family;
+    let name = visible(&family.name);
+    let Family { nodes, good, questionable, bad, spares, .. } = family;
     let _ = writeln!(
         out,
         "\n{name} table: {nodes} nodes, {good} good, {questionable} questionable, {bad} bad; {spares} spare"
@@ -218,6 +219,24 @@ mod tests {
         assert_eq!(bucket(128, 64, 0, 1), format!("{}x{}", "#".repeat(16), ".".repeat(15)));
         assert_eq!(bucket(8, 8, 3, 3), "########");
         assert_eq!(bucket(0, 0, 0, 0), "");
+    }
+
+    #[test]
+    fn a_server_cannot_move_the_cursor() {
+        let evil = "\x1b[2J\u{202e}".to_owned();
+        let mut status = Status { id: evil.clone(), version: evil.clone(), ..Status::default() };
+        status.health.words = evil.clone();
+        let (network_size, network_size_error) = (Some(5.0), Some(0.1));
+        let external_address = Some(evil.clone());
+        let mut family = Family { network_size, network_size_error, external_address, ..Family::default() };
+        family.name = evil.clone();
+        family.buckets.push(Bucket::default());
+        status.families.push(family);
+        status.refused.insert(evil.clone(), 1);
+        status.traffic.queries_out.insert(evil, 1);
+        for text in [state(&status), dump(&status)] {
+            assert!(!text.contains(['\x1b', '\u{202e}']), "{text:?}");
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::io::Read as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{Env, TransferArgs, asking, bad_option, client};
+use super::{Env, TransferArgs, asking, bad_option, client, needs_dht};
 use crate::cli::args::{FollowArgs, ItemGetArgs, ItemPutArgs, PublishArgs};
 use crate::cli::error::{CliError, Code};
 use crate::cli::target::Target;
@@ -20,8 +20,10 @@ use crate::wire::pointer::{Pointer, parse_key};
 /// A run of `item put`.
 #[derive(Debug)]
 pub struct ItemPutPlan {
-    /// Bencoded.
-    pub value: Vec<u8>,
+    /// Bencoded; none: it comes from stdin, see [`value_of_stdin`].
+    pub value: Option<Vec<u8>>,
+    /// What comes from stdin is bencoded already.
+    pub bencoded: bool,
     /// The file of the secret key, for a value that can be replaced.
     pub key: Option<PathBuf>,
     /// With the key.
@@ -110,15 +112,39 @@ fn salt(text: Option<&String>) -> Result<Vec<u8>, CliError> {
 }
 
 pub(super) fn item_put(args: &ItemPutArgs, env: &Env) -> Result<ItemPutPlan, CliError> {
-    let mut raw = Vec::new();
-    if args.value == "-" {
-        // One byte more than fits, so that too much is noticed.
-        let read = std::io::stdin().take(MAX_VALUE as u64 + 1).read_to_end(&mut raw);
-        read.map_err(|e| CliError::new(Code::Unknown, format!("stdin: {e}")))?;
-    } else {
-        raw.extend_from_slice(args.value.as_encoded_bytes());
+    needs_dht(&args.network)?;
+    // What waits for stdin is read where a signal can end the wait.
+    let value = match args.value == "-" {
+        true => None,
+        false => Some(value(args.value.as_encoded_bytes().to_vec(), args.bencoded)?),
+    };
+    if args.seq == Some(i64::MAX) {
+        let message =
+            format!("--seq {}: the last number there is: nothing could replace that version", i64::MAX);
+        return Err(bad_option(message, "leave --seq out: the next number is found by itself"));
     }
-    let value = if args.bencoded {
+    Ok(ItemPutPlan {
+        value,
+        bencoded: args.bencoded,
+        key: args.key.as_ref().map(|k| env.cwd.join(k)),
+        salt: salt(args.salt.as_ref())?,
+        seq: args.seq,
+        cas: args.cas,
+        client: asking(&args.network, &[], env)?,
+    })
+}
+
+/// The value that stands on stdin, bencoded. Waits for the end of it.
+pub fn value_of_stdin(bencoded: bool) -> Result<Vec<u8>, CliError> {
+    let mut raw = Vec::new();
+    // One byte more than fits, so that too much is noticed.
+    let read = std::io::stdin().take(MAX_VALUE as u64 + 1).read_to_end(&mut raw);
+    read.map_err(|e| CliError::new(Code::Unknown, format!("stdin: {e}")))?;
+    value(raw, bencoded)
+}
+
+fn value(raw: Vec<u8>, bencoded: bool) -> Result<Vec<u8>, CliError> {
+    let value = if bencoded {
         let canonical = Value::parse(&raw, Limits::MESSAGE).is_ok_and(|v| v.is_canonical());
         if !canonical {
             return Err(bad_option(
@@ -137,17 +163,11 @@ pub(super) fn item_put(args: &ItemPutArgs, env: &Env) -> Result<ItemPutPlan, Cli
             format!("VALUE takes {} bytes when bencoded, {MAX_VALUE} are the most (BEP 44)", value.len());
         return Err(bad_option(message, "share it as a file: dhtget share FILE"));
     }
-    Ok(ItemPutPlan {
-        value,
-        key: args.key.as_ref().map(|k| env.cwd.join(k)),
-        salt: salt(args.salt.as_ref())?,
-        seq: args.seq,
-        cas: args.cas,
-        client: asking(&args.network, &[], env)?,
-    })
+    Ok(value)
 }
 
 pub(super) fn item_get(args: &ItemGetArgs, env: &Env) -> Result<ItemGetPlan, CliError> {
+    needs_dht(&args.network)?;
     let given = salt(args.salt.as_ref())?;
     let name = match pointer(&args.name, &given)? {
         Some(pointer) => ItemName::Pointer(pointer),
@@ -186,7 +206,18 @@ fn no_name(text: &str) -> CliError {
     CliError::new(Code::BadTarget, message).hint("`dhtget item put` prints the name to get an item by")
 }
 
+fn no_link(text: &str) -> CliError {
+    if text.trim().parse::<Id160>().is_ok() {
+        let message = format!("`{text}` is the hash of one torrent, or of one item: it cannot change");
+        return CliError::new(Code::BadTarget, message)
+            .hint("a public key has 64 hex digits; fetch a torrent with dhtget HASH");
+    }
+    let message = format!("`{text}`: neither a link with `xs=urn:btpk:` nor a public key of 64 hex digits");
+    CliError::new(Code::BadTarget, message).hint("`dhtget publish` prints such links")
+}
+
 pub(super) fn publish(args: &PublishArgs, env: &Env) -> Result<PublishPlan, CliError> {
+    needs_dht(&args.network)?;
     let target = Target::resolve(&args.target, &env.cwd)?;
     let torrent = target.torrent().ok_or_else(|| {
         CliError::new(Code::BadTarget, "the target is a pointer itself")
@@ -207,10 +238,11 @@ pub(super) fn publish(args: &PublishArgs, env: &Env) -> Result<PublishPlan, CliE
 }
 
 pub(super) fn follow(args: &FollowArgs, env: &Env) -> Result<FollowPlan, CliError> {
+    needs_dht(&args.network)?;
     if args.interval < Duration::from_secs(1) {
         return Err(bad_option("--interval: less than a second", "others pay for each look; 5m is kind"));
     }
-    let pointer = pointer(&args.link, &salt(args.salt.as_ref())?)?.ok_or_else(|| no_name(&args.link))?;
+    let pointer = pointer(&args.link, &salt(args.salt.as_ref())?)?.ok_or_else(|| no_link(&args.link))?;
     // Others pay for each look, and get a node for it that stays.
     let client = match args.once {
         true => asking(&args.network, &[], env)?,
@@ -251,7 +283,7 @@ mod tests {
     #[test]
     fn a_value_becomes_a_byte_string_unless_it_is_bencoded() {
         let value = |words: &[&str]| match plan(words) {
-            Ok(Action::ItemPut(plan)) => plan.value,
+            Ok(Action::ItemPut(plan)) => plan.value.unwrap(),
             other => panic!("{other:?}"),
         };
         assert_eq!(value(&["item", "put", "hello"]), b"5:hello");
@@ -261,6 +293,11 @@ mod tests {
         {
             assert_eq!(plan(words).unwrap_err().code, Code::BadOption);
         }
+        let Ok(Action::ItemPut(later)) = plan(&["item", "put", "-"]) else { panic!() };
+        assert_eq!(later.value, None);
+        assert_eq!(value(&["item", "put", &"x".repeat(996)]).len(), 1000);
+        let last = ["item", "put", "x", "--key", "k", "--seq", "9223372036854775807"];
+        assert_eq!(plan(&last).unwrap_err().code, Code::BadOption);
         let long = "x".repeat(65);
         let words = ["item", "put", "x", "--key", "k", "--salt", &long];
         assert!(plan(&words).unwrap_err().message.contains("65 bytes"));
@@ -284,6 +321,7 @@ mod tests {
             assert!(error.code == Code::BadTarget && error.hint.is_some(), "{wrong}");
             assert_eq!(plan(&["follow", wrong]).unwrap_err().code, Code::BadTarget);
         }
+        assert!(plan(&["follow", &target]).unwrap_err().message.contains("cannot change"));
     }
 
     #[test]

@@ -94,12 +94,15 @@ pub(super) fn decode(swarms: &[Swarm], items: Vec<StoredItem>, asleep: Duration)
             let Some((addr, tail)) = tail.split_at_checked(length) else { break };
             rest = tail;
             let age = asleep + Duration::from_secs(u16::from_be_bytes([*high, *low]).into());
+            if peers.len() >= MAX_PEERS {
+                break;
+            }
             if let Some(addr) = compact::peer(addr) {
                 peers.push(StoredPeer { hash, addr, seed: flags & SEED == SEED, age });
             }
         }
     }
-    let items = items.into_iter().filter_map(|item| {
+    let items = items.into_iter().take(MAX_ITEMS).filter_map(|item| {
         let age = asleep.saturating_add(Duration::from_secs(item.age_s));
         Some((decode_item(item)?, age))
     });
