@@ -43,6 +43,8 @@ pub(super) struct Candidate {
     pub(super) aside: Option<Instant>,
     /// Whether it was asked for those.
     pub(super) was_aside: bool,
+    /// Whether it must be asked, however far it is.
+    pub(super) required: bool,
     pub(super) hop: u32,
     pub(super) token: Option<Box<[u8]>>,
 }
@@ -81,6 +83,7 @@ pub(super) fn candidate(
         attempts: 0,
         aside: None,
         was_aside: false,
+        required: false,
         hop,
         token,
     }

@@ -77,6 +77,7 @@ pub struct Lookup {
     /// Questions about the nodes beside the target.
     asides: usize,
     candidates: Vec<Candidate>,
+    widened: bool,
     asked: u32,
     answered: u32,
     stalls: u32,
@@ -95,6 +96,7 @@ impl Lookup {
             extra_slots: 0,
             asides: 0,
             candidates: Vec::new(),
+            widened: false,
             asked: 0,
             answered: 0,
             stalls: 0,
@@ -162,6 +164,23 @@ impl Lookup {
     pub fn offer_known(&mut self, now: Instant, contact: Contact, rtt: Duration, config: &Config) {
         let cost = self.rules.cost(&self.target, &contact.id, rtt);
         self.add(now, contact, 1, Some(cost), config);
+    }
+
+    /// Goes on with these, once, however far they are; false if that has been, or nobody new is among them.
+    ///
+    /// A search may end among nodes that know only each other, by bad luck or by a plot of theirs: whoever was
+    /// asked first has named them all. Others to start from find out.
+    pub fn widen(&mut self, now: Instant, contacts: impl Iterator<Item = Contact>, config: &Config) -> bool {
+        if std::mem::replace(&mut self.widened, true) {
+            return false;
+        }
+        for contact in contacts {
+            self.add(now, contact, 1, None, config);
+            if let Some(at) = self.position(contact.addr) {
+                self.candidates[at].required = true;
+            }
+        }
+        self.candidates.iter().any(|c| c.required && c.state == State::New)
     }
 
     fn add(&mut self, now: Instant, contact: Contact, hop: u32, cost: Option<i64>, config: &Config) {
@@ -334,6 +353,10 @@ impl Lookup {
         if waiting >= SLOTS_MAX {
             return None;
         }
+        let required = self.candidates.iter().position(|c| c.required && c.state == State::New);
+        if required.is_some() {
+            return required;
+        }
         let (new, may_ask_more) = match self.rules.flight {
             Flight::Slots { count, overtaken_count, grows } => {
                 let relevant = self.window().filter(|(_, c)| c.state == State::Waiting).count();
@@ -415,7 +438,8 @@ impl Lookup {
         let window: Vec<_> = self.window().map(|(_, c)| c).collect();
         let unasked = window.iter().any(|c| c.state == State::New);
         let stall = if self.is_served() && !unasked {
-            let silent = window.iter().filter(|c| c.state == State::Waiting);
+            let required = self.candidates.iter().filter(|c| c.required);
+            let silent = window.into_iter().chain(required).filter(|c| c.state == State::Waiting);
             silent.map(|c| c.stalls_at).min()
         } else {
             // Without a full set, or a free slot, every query under way matters, and silent nodes do too.
@@ -626,6 +650,43 @@ mod tests {
             SocketAddr::from(([ip.octets()[0], ip.octets()[1], ip.octets()[2], 9], 1))
         };
         assert_eq!(found_despite(|_, c| Contact { addr: neighbour(c), ..c }), K, "another host of the /24");
+    }
+
+    /// Nodes that name only each other end a search among themselves, until somebody else is asked.
+    #[test]
+    fn a_search_among_plotters_goes_on_with_others() {
+        let (mut now, config, all) = (Instant::now(), local(), contacts(200, 10));
+        let target = Id160([0x55; 20]);
+        let (honest, plot) = all.split_at(100);
+        let nearest = |of: &[Contact]| {
+            let mut near = of.to_vec();
+            near.sort_by_key(|c| c.id.distance(&target));
+            near.truncate(K);
+            near
+        };
+        let mut lookup = Lookup::new(now, target, config.lookup);
+        lookup.offer(now, plot[0], &config);
+        let mut ends = 0;
+        loop {
+            match lookup.next(now, &pace()) {
+                Step::Query { addr, .. } => {
+                    let one = *all.iter().find(|c| c.addr == addr).unwrap();
+                    let names = nearest(if honest.contains(&one) { &all } else { plot });
+                    lookup.on_reply(now, one, Some(b"token"), &names, &config);
+                }
+                Step::Wait(at) => now = at,
+                Step::Done => {
+                    let heard: Vec<_> = lookup.closest().map(|(c, _)| c).take(K).collect();
+                    ends += 1;
+                    if !lookup.widen(now, honest[..3].iter().copied(), &config) {
+                        assert_eq!(heard, nearest(&all));
+                        break;
+                    }
+                    assert_eq!(heard, nearest(plot));
+                }
+            }
+        }
+        assert_eq!(ends, 2);
     }
 
     /// However many are named next to the target, those who are really there are heard, and in time.

@@ -10,8 +10,8 @@ use super::items::ItemSearch;
 use super::{Node, Purpose, family};
 use crate::dht::bucket::Entry;
 use crate::dht::config::{
-    CHEAP_STARTS, K, MAX_PEERS_FOUND, MAX_PEERS_NAMED, MAX_PORTS_FOUND, MAX_SEEDS, PATIENCE_OTHER_FAMILY,
-    REACHES,
+    CHEAP_STARTS, K, MAX_PEERS_FOUND, MAX_PEERS_NAMED, MAX_PORTS_FOUND, MAX_SEEDS, Network,
+    PATIENCE_OTHER_FAMILY, REACHES, WIDER_STARTS,
 };
 use crate::dht::event::{Event, LookupId, LookupStats};
 use crate::dht::lookup::{Lookup, Step};
@@ -37,6 +37,10 @@ pub(super) enum Kind {
 }
 
 impl Kind {
+    fn wants_peers(self) -> bool {
+        matches!(self, Kind::GetPeers | Kind::Announce { .. })
+    }
+
     /// The query that everyone on the way is asked.
     fn method(self, target: Id160) -> Method<'static> {
         match self {
@@ -310,7 +314,11 @@ impl Node {
         // A family in which nobody answers must not hold up the other one.
         let answered = search.sum(Lookup::answered) > 0;
         let mut over = true;
-        for lookup in search.lookups.iter_mut().flatten() {
+        // Whoever finds nobody asks some more of his own acquaintances before he believes it.
+        let doubts =
+            search.kind.wants_peers() && search.found.is_empty() && self.config.network == Network::Public;
+        for (at, lookup) in search.lookups.iter_mut().enumerate() {
+            let Some(lookup) = lookup else { continue };
             loop {
                 match lookup.next(now, self.inflight.pace()) {
                     Step::Query { addr, id, aside } => {
@@ -331,11 +339,25 @@ impl Node {
                         }
                         break;
                     }
-                    Step::Done => break,
+                    Step::Done => {
+                        let others = if doubts { self.acquaintances(at) } else { Vec::new() };
+                        if !lookup.widen(now, others.into_iter(), &self.config) {
+                            break;
+                        }
+                    }
                 }
             }
         }
         over
+    }
+
+    /// Some of those we know, whatever they are near to.
+    fn acquaintances(&mut self, at: usize) -> Vec<Contact> {
+        let usable = self.tables[at].entries().filter(|e| e.is_usable());
+        let mut all: Vec<_> = usable.map(|e| e.contact).collect();
+        self.rng.shuffle(&mut all);
+        all.truncate(WIDER_STARTS);
+        all
     }
 
     fn start_announcing(&mut self, now: Instant, search: &mut Search) {
