@@ -110,9 +110,14 @@ impl Announced {
             Vec::with_capacity(1)
         });
         if let Some(known) = peers.iter_mut().find(|p| p.addr == addr) {
+            if known.seed != seed {
+                self.filters.pop(&hash);
+            }
             *known = peer;
             return;
         }
+        // Whoever is new is counted at once.
+        self.filters.pop(&hash);
         let same = peers.iter_mut().filter(|p| p.addr.ip() == addr.ip() && !addr.ip().is_loopback());
         let (count, oldest) = same.fold((0, None::<&mut Peer>), |(n, old), entry| match old {
             Some(old) if old.at <= entry.at => (n + 1, Some(old)),
@@ -156,7 +161,8 @@ impl Announced {
         self.by_hash.peek(hash).map_or(&[], Vec::as_slice)
     }
 
-    /// Seeds and others of a hash, as filters (BEP 33); none where nobody was announced. As of a minute ago at most.
+    /// Seeds and others of a hash, as filters (BEP 33); none where nobody was announced. Who has
+    /// gone is counted for a minute more.
     pub fn filters(&mut self, now: Instant, hash: &InfoHash) -> Option<[Bloom; 2]> {
         if let Some((at, filters)) = self.filters.get(hash)
             && now.saturating_duration_since(*at) < FILTERS_HOLD
@@ -327,6 +333,8 @@ mod tests {
         assert_eq!((seeds.estimate().round(), others.estimate().round()), (10.0, 20.0));
         assert_eq!(store.peers(now, &Id160::ZERO, true, true, 99, &mut rng).len(), 20);
         store.insert(now, Id160::ZERO, peer(20), true);
+        let [seeds, others] = store.filters(now, &Id160::ZERO).unwrap();
+        assert_eq!((seeds.estimate().round(), others.estimate().round()), (11.0, 19.0), "at once");
         assert_eq!(store.peers(now, &Id160::ZERO, true, true, 99, &mut rng).len(), 19);
         assert_eq!(store.export(now).count(), 30);
         assert_eq!(store.export(now + ANNOUNCE_EXPIRY).count(), 0);

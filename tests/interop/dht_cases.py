@@ -466,7 +466,10 @@ def bound_ids(lab, folder):
     print(f"    dhtget's bound id is kept by {len(keepers)} of {len(ids)} libtorrent sessions", flush=True)
     # Close to dhtget, so that everyone who searches asks it.
     info_hash = own[:18] + bytes([own[18] ^ 1, own[19]])
-    with Probe(lab) as probe:
+    announcer = Probe(lab)
+    # A public node tells the public of no peer at an address that means nothing there.
+    announcer.address = lab.public_address()
+    with announcer as probe:
         expect("announce to dhtget", outcome(probe.announce((node.ip, PORT), info_hash, 7000)), "reply")
         peer = f"{probe.address}:7000"
     # Only dhtget was told of that peer: who finds it has asked dhtget.
