@@ -298,6 +298,17 @@ impl Node {
 
     /// Asks one node whether it is there.
     pub fn ping(&mut self, now: Instant, addr: SocketAddr) -> Result<PingId, Full> {
+        self.question(now, addr, Method::Ping, Purpose::Ping)
+    }
+
+    /// Asks one node something for the user.
+    fn question(
+        &mut self,
+        now: Instant,
+        addr: SocketAddr,
+        method: Method<'_>,
+        purpose: fn(PingId) -> Purpose,
+    ) -> Result<PingId, Full> {
         if self.pings >= MAX_PINGS {
             return Err(Full);
         }
@@ -306,7 +317,7 @@ impl Node {
             self.push_event(Event::PingFailed { ping });
             return Ok(ping);
         }
-        let query = self.query(now, addr, None, PING_TIMEOUT, Method::Ping, Purpose::Ping(ping));
+        let query = self.query(now, addr, None, PING_TIMEOUT, method, purpose(ping));
         self.pings += 1;
         query.map(|()| ping).ok_or(Full).inspect_err(|_| self.pings -= 1)
     }

@@ -6,10 +6,9 @@ use std::time::{Duration, Instant};
 use super::search::Kind;
 use super::serve::REPLY_FRAME;
 use super::{Node, Purpose};
-use crate::dht::config::{MAX_PAYLOAD, MAX_PINGS, MAX_SAMPLES, PING_TIMEOUT, SAMPLE_INTERVAL, is_sendable};
+use crate::dht::config::{MAX_PAYLOAD, MAX_SAMPLES, SAMPLE_INTERVAL};
 use crate::dht::event::{Event, Full, LookupId, PingId};
 use crate::id::{Id160, InfoHash};
-use crate::wire::compact::canonical;
 use crate::wire::krpc::{Method, Reply, Samples, Want};
 
 /// The longest interval a node may ask for (BEP 51, "Message format").
@@ -28,18 +27,7 @@ impl Node {
         addr: SocketAddr,
         target: Id160,
     ) -> Result<PingId, Full> {
-        if self.pings >= MAX_PINGS {
-            return Err(Full);
-        }
-        let (ping, addr) = (PingId(self.fresh_id()), canonical(addr));
-        if !is_sendable(addr) {
-            self.push_event(Event::PingFailed { ping });
-            return Ok(ping);
-        }
-        let method = Method::SampleInfohashes { target };
-        let query = self.query(now, addr, None, PING_TIMEOUT, method, Purpose::Sample(ping));
-        self.pings += 1;
-        query.map(|()| ping).ok_or(Full).inspect_err(|_| self.pings -= 1)
+        self.question(now, addr, Method::SampleInfohashes { target }, Purpose::Sample)
     }
 
     pub(super) fn on_samples(&mut self, ping: PingId, from: SocketAddr, reply: &Reply<'_>) {
