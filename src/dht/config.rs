@@ -66,12 +66,18 @@ pub const REACHES: usize = 9;
 /// How many bits before the one that splits the expected neighbourhood each question aside flips: its other
 /// half, then what is beside the whole, each from two nodes at most.
 pub const ASIDE_PLAN: [usize; 4] = [0, 1, 0, 1];
+/// Questions about other parts of the key space where fewer than [`K`] answered and some are silent: the other
+/// half, then a quarter, an eighth and a sixteenth. A network in which these leave something out is no small one.
+pub const MAX_BEYOND: usize = 4;
 /// Cheapest nodes of the table that a search may start from, beside the closest.
 pub const CHEAP_STARTS: usize = 4;
 /// Attempts at one candidate when there is nobody else to ask: small networks cannot spare a lost packet.
 pub const MAX_ATTEMPTS: u8 = 2;
 /// Attempts while nobody has answered at all.
 pub const MAX_LONELY_ATTEMPTS: u8 = 5;
+/// Times a node that gave a token is told what it was asked for, each time with twice the wait for its word: it
+/// was there a moment ago, so it is busy or a datagram was lost, and one copy less is one node less to be found at.
+pub const MAX_ANNOUNCE_ATTEMPTS: u32 = 3;
 /// How long a search without a single answer stays open for one, or for addresses to ask.
 pub const PATIENCE: Duration = Duration::from_secs(15);
 /// The same where the other address family has answered: half a network must not hold up the whole.

@@ -76,6 +76,8 @@ pub struct Lookup {
     extra_slots: usize,
     /// Questions about the nodes beside the target.
     asides: usize,
+    /// Questions about nodes anywhere else.
+    beyonds: usize,
     candidates: Vec<Candidate>,
     widened: bool,
     asked: u32,
@@ -95,6 +97,7 @@ impl Lookup {
             radius: None,
             extra_slots: 0,
             asides: 0,
+            beyonds: 0,
             candidates: Vec::new(),
             widened: false,
             asked: 0,
@@ -285,6 +288,9 @@ impl Lookup {
         }
         if let Some(at) = self.choose(now, pace) {
             return self.ask(now, at, pace);
+        }
+        if let Some(step) = self.look_beyond(now, pace) {
+            return step;
         }
         if let Some(at) = self.wait_for(now, pace) {
             return Step::Wait(at);
@@ -557,6 +563,34 @@ mod tests {
         lookup.on_reply(late, all[0], None, &all, &config);
         assert!(matches!(lookup.next(late, &pace()), Step::Query { addr, .. } if addr == all[1].addr));
         assert_eq!((lookup.stalls(), lookup.answered()), (1, 1));
+    }
+
+    /// A small network in which short runs come and go: half of what everyone knows is dead.
+    #[test]
+    fn the_living_of_a_small_network_are_found_behind_its_dead() {
+        for seed in 0..50 {
+            let all = contacts(24, seed);
+            let (now, config, mut rng) = (Instant::now(), local(), Rng::from_u64(seed));
+            let target = Id160::random(&mut rng);
+            let mut lookup = Lookup::new(now, target, config.lookup);
+            lookup.offer_address(now, all[0].addr);
+            let mut now = now;
+            let found = loop {
+                match lookup.next(now, &pace()) {
+                    Step::Query { addr, aside, .. } => {
+                        let at = all.iter().position(|c| c.addr == addr).unwrap();
+                        let mut near = all.clone();
+                        near.sort_by_key(|c| c.id.distance(&aside.unwrap_or(target)));
+                        if at < 12 {
+                            lookup.on_reply(now, all[at], Some(b"token"), &near[..K], &config);
+                        }
+                    }
+                    Step::Wait(at) => now = at,
+                    Step::Done => break lookup.closest().count(),
+                }
+            };
+            assert!(found >= K, "seed {seed}: {found} of 12");
+        }
     }
 
     /// Runs a lookup in a network where each node knows some others, and answers take their time.

@@ -292,7 +292,7 @@ fn first_peer_within_a_quarter_of_a_second() {
     let mut cases = generations();
     let ours = cases.split_off(2);
     let (mut text, _) = table(&worlds, &cases, Effort { runs: 2, searches: 20, warm });
-    let (line, summaries) = table(&worlds, &ours, Effort { runs: 4, searches: 50, warm });
+    let (line, summaries) = table(&worlds, &ours, Effort { runs: 8, searches: 50, warm });
     text += line.lines().last().unwrap_or_default();
     text.push('\n');
     let mut cold = cold(&worlds[0], 20);

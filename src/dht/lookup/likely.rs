@@ -1,9 +1,9 @@
-//! How likely answers are, and the question aside.
+//! How likely answers are, and the questions aside and beyond.
 
 use std::time::Instant;
 
 use super::{Candidate, Lookup, State, Step};
-use crate::dht::config::{ASIDE_PLAN, PRIOR, VERIFIED_LIFE};
+use crate::dht::config::{ASIDE_PLAN, K, MAX_BEYOND, PRIOR, VERIFIED_LIFE};
 use crate::dht::pace::Pace;
 
 impl Lookup {
@@ -57,5 +57,28 @@ impl Lookup {
         let bit = (bits as usize).saturating_sub(ASIDE_PLAN[nth % ASIDE_PLAN.len()]);
         beside.set_bit(bit, !beside.bit(bit));
         Some(Step::Query { addr: candidate.addr, id: candidate.id, aside: Some(beside) })
+    }
+
+    /// Asks for nodes far from the target where fewer than [`K`] have answered and some are silent.
+    ///
+    /// In a small network everyone is among the closest to anything. But the dead fill places in each answer,
+    /// and what lives behind them, on the other side of the key space, is never named unless it is asked for:
+    /// the other half first, then the quarter beside the target, and so on.
+    pub(super) fn look_beyond(&mut self, now: Instant, pace: &Pace) -> Option<Step> {
+        let heard = |c: &Candidate| c.state == State::Answered;
+        let is_open = self.rules.asides > 0 && self.beyonds < MAX_BEYOND && self.answered > 0;
+        let someone_is_silent = || self.candidates.iter().any(|c| c.id.is_some() && !c.is_hopeful());
+        let nobody_is_left = || self.hopeful().all(|(_, c)| heard(c));
+        if !is_open || !someone_is_silent() || !nobody_is_left() || self.hopeful().count() >= K {
+            return None;
+        }
+        let fit: Vec<_> = self.candidates.iter().filter(|c| heard(c) && c.aside.is_none()).collect();
+        let addr = fit.get(self.beyonds % fit.len().max(1))?.addr;
+        let at = self.position(addr)?;
+        self.candidates[at].aside = Some(now + self.stall(pace));
+        let mut beyond = self.target;
+        beyond.set_bit(self.beyonds, !beyond.bit(self.beyonds));
+        self.beyonds += 1;
+        Some(Step::Query { addr, id: self.candidates[at].id, aside: Some(beyond) })
     }
 }

@@ -10,8 +10,8 @@ use super::items::ItemSearch;
 use super::{Node, Purpose, family};
 use crate::dht::bucket::Entry;
 use crate::dht::config::{
-    CHEAP_STARTS, K, MAX_PEERS_FOUND, MAX_PEERS_NAMED, MAX_PORTS_FOUND, MAX_SEEDS, Network,
-    PATIENCE_OTHER_FAMILY, REACHES, WIDER_STARTS,
+    CHEAP_STARTS, K, MAX_ANNOUNCE_ATTEMPTS, MAX_PEERS_FOUND, MAX_PEERS_NAMED, MAX_PORTS_FOUND, MAX_SEEDS,
+    Network, PATIENCE_OTHER_FAMILY, REACHES, WIDER_STARTS,
 };
 use crate::dht::event::{Event, LookupId, LookupStats};
 use crate::dht::lookup::{Lookup, Step};
@@ -82,7 +82,10 @@ pub(super) struct Search {
 struct Announcing {
     /// Who has not confirmed yet, [`K`] of each sort and family at most, and the tokens they gave.
     pending: Vec<(Contact, Box<[u8]>)>,
-    repeated: bool,
+    /// How often they were told.
+    attempts: u32,
+    /// The next closest, who are told in place of those who stay silent.
+    spare: Vec<(Contact, Box<[u8]>)>,
 }
 
 /// How far from their targets the [`K`] closest nodes reached in the latest searches.
@@ -289,13 +292,15 @@ impl Node {
         let mut search = self.searches.swap_remove(at);
         let due = search.wake.is_some_and(|at| at <= now);
         if let Some(mut announcing) = search.announcing.take() {
-            if due && announcing.repeated {
+            if due && announcing.attempts == MAX_ANNOUNCE_ATTEMPTS {
                 // Confirmations that are this late are not waited for.
                 announcing.pending.clear();
             } else if due {
-                // Either way one of a pair of datagrams was lost; to be announced twice harms nobody.
-                announcing.repeated = true;
-                self.send_announces(now, &mut search, &announcing);
+                // Either way one of a pair of datagrams was lost, or a node is gone that was there a moment ago;
+                // to be announced twice, or in one place more, harms nobody.
+                let silent = announcing.pending.len().min(announcing.spare.len());
+                announcing.pending.extend(std::mem::take(&mut announcing.spare).into_iter().take(silent));
+                self.send_announces(now, &mut search, &mut announcing);
             }
             search.announcing = Some(announcing);
         } else {
@@ -367,13 +372,18 @@ impl Node {
                 let willing =
                     lookup.closest_set().filter_map(|(contact, token)| Some((contact, token?.into())));
                 announcing.pending.extend(willing);
+                let told = |c: &Contact| announcing.pending.iter().any(|(p, _)| p.addr == c.addr);
+                let others = lookup.closest().filter(|(c, _)| !told(c));
+                let spare: Vec<_> =
+                    others.filter_map(|(contact, token)| Some((contact, token?.into()))).take(K).collect();
+                announcing.spare.extend(spare);
             }
-            self.send_announces(now, search, &announcing);
+            self.send_announces(now, search, &mut announcing);
         }
         search.announcing = Some(announcing);
     }
 
-    fn send_announces(&mut self, now: Instant, search: &mut Search, announcing: &Announcing) {
+    fn send_announces(&mut self, now: Instant, search: &mut Search, announcing: &mut Announcing) {
         for (contact, token) in &announcing.pending {
             let info_hash = search.target;
             let method = match search.kind {
@@ -387,7 +397,8 @@ impl Node {
             // With too many under way it is as good as lost, and repeated as if it were.
             let _ = self.query(now, contact.addr, Some(contact.id), Self::TIMEOUT, method, purpose);
         }
-        search.wake = Some(now + self.inflight.pace().stall());
+        search.wake = Some(now + self.inflight.pace().stall() * 2_u32.pow(announcing.attempts));
+        announcing.attempts += 1;
     }
 
     fn finish(&mut self, now: Instant, search: Search) {

@@ -1,7 +1,7 @@
 use std::collections::BTreeSet;
 
 use super::*;
-use crate::dht::config::{ASK_BURST, ASK_EVERY, MAX_PAYLOAD, MAX_TRANSMITS, Network, VERSION};
+use crate::dht::config::{ASK_BURST, ASK_EVERY, K, MAX_PAYLOAD, MAX_TRANSMITS, Network, VERSION};
 use crate::wire::krpc::{Query, Want};
 
 mod extensions;
@@ -311,7 +311,7 @@ fn a_ping_to_where_nothing_can_be_sent_fails_at_once() {
 }
 
 #[test]
-fn a_lost_announce_is_sent_again_once() {
+fn a_lost_announce_is_sent_again_twice() {
     let now = Instant::now();
     let mut nodes = [node(1, now), node(2, now)];
     nodes[0].add_bootstrap(now, [at(2)]);
@@ -333,5 +333,45 @@ fn a_lost_announce_is_sent_again_once() {
         nodes[0].handle_timeout(time);
     }
     let over = |e: &Event| matches!(e, Event::Done { stats, .. } if stats.announced_to == 0);
-    assert_eq!((sent, events(&mut nodes[0]).iter().any(over)), (2, true));
+    assert_eq!((sent, events(&mut nodes[0]).iter().any(over)), (3, true));
+}
+
+/// Who answered a search and is gone when it is to be told, costs no copy: the next closest is told instead.
+#[test]
+fn the_next_closest_is_told_in_place_of_one_who_left() {
+    let mut time = Instant::now();
+    let mut nodes: Vec<Node> = (1..=14).map(|n| node(n, time)).collect();
+    let known: Vec<_> =
+        nodes.iter().zip(1..14).map(|(node, n)| Contact { id: node.id(), addr: at(n) }).collect();
+    nodes[13].add_saved(time, known);
+    settle(&mut nodes, time);
+    nodes[13].announce(time, HASH, 7000).unwrap();
+    let mut gone = BTreeSet::new();
+    let done = (0..2000).find_map(|_| {
+        // Three take the search's questions, and are never heard again.
+        let sent: Vec<_> = std::iter::from_fn(|| nodes[13].poll_transmit()).collect();
+        for t in sent {
+            let is_announce = t.payload.windows(13).any(|w| w == b"announce_peer");
+            if is_announce && gone.len() < 3 {
+                gone.insert(t.to);
+            }
+            if let Some(to) = (0..13).find(|&n| at(n as u8 + 1) == t.to && !gone.contains(&t.to)) {
+                nodes[to].handle_datagram(time, at(14), &t.payload);
+            }
+        }
+        for n in 0..13 {
+            for t in std::iter::from_fn(|| nodes[n].poll_transmit()).collect::<Vec<_>>() {
+                if t.to == at(14) {
+                    nodes[13].handle_datagram(time, at(n as u8 + 1), &t.payload);
+                }
+            }
+        }
+        time += Duration::from_millis(20);
+        nodes[13].handle_timeout(time);
+        events(&mut nodes[13]).into_iter().find_map(|e| match e {
+            Event::Done { stats, .. } => Some(stats.announced_to),
+            _ => None,
+        })
+    });
+    assert_eq!((done, gone.len()), (Some(K as u32), 3));
 }
