@@ -23,8 +23,8 @@ use super::progress::count;
 use super::report::Reporter;
 use super::signals::Signals;
 use crate::client::Client;
-use crate::driver::clock;
 use crate::driver::udp::DhtStatus;
+use crate::driver::{clock, resident};
 use crate::web::status::Status;
 use crate::web::{Server, WebError};
 
@@ -122,7 +122,11 @@ impl Work<'_> {
                 stop = signals.next() => return Err(stop),
                 Some(()) = self.hangup.recv() => self.reload().await,
                 Some(()) = self.user.recv() => self.dump().await,
-                _ = save.tick() => self.client.save_state().await,
+                _ = save.tick() => {
+                    self.client.save_state().await;
+                    // What starting, and saving just now, has left behind.
+                    resident::give_back_code();
+                }
                 _ = tick.tick() => {
                     let status = status.borrow().clone();
                     if status.bootstrapped && !std::mem::replace(&mut joined, true) {
