@@ -186,6 +186,10 @@ impl Node {
                         self.counters.errors_in += 1;
                         self.counters.traffic.on_error_in(error.code);
                         self.note_refusal(&query, error.code);
+                        if query.purpose == Purpose::Check {
+                            // Who refuses even `find_node` is of no use to anybody.
+                            self.blame(now, &query);
+                        }
                         self.on_failure(now, &query);
                         // Who is refused for his id learns here which address it should follow (BEP 42).
                         self.on_vote(now, from, ip);

@@ -24,6 +24,7 @@ mod resolve;
 mod task;
 
 use self::mailbox::Mailbox;
+use self::resolve::Resolvers;
 use self::task::{Command, SearchKind, Task};
 
 /// Wishes waiting for the task: it takes them all in each turn.
@@ -165,11 +166,10 @@ impl Dht {
         }
         let (commands, inbox) = mpsc::channel(MAX_COMMANDS);
         let first = DhtStatus { unresolved: list.names, bad_bootstrap: list.bad, ..DhtStatus::default() };
-        for name in first.unresolved.clone() {
-            tokio::spawn(resolve::resolve(name, commands.downgrade()));
-        }
+        let mut resolvers = Resolvers::new(commands.downgrade());
+        resolvers.want(&first.unresolved);
         let (status_out, status) = watch::channel(first);
-        let task = Task::new(node, sockets, inbox, status_out)?;
+        let task = Task::new(node, sockets, inbox, resolvers, status_out)?;
         tokio::spawn(task.run());
         Ok(Dht { commands, status })
     }

@@ -375,3 +375,28 @@ fn the_next_closest_is_told_in_place_of_one_who_left() {
     });
     assert_eq!((done, gone.len()), (Some(K as u32), 3));
 }
+
+/// Who was a node once, and now refuses whatever it is asked, is no contact to keep or to name.
+#[test]
+fn one_who_answers_nothing_but_errors_leaves_the_table() {
+    let start = Instant::now();
+    let mut n = node(1, start);
+    n.add_bootstrap(start, [at(2)]);
+    let mut most = 0;
+    for s in 0..7200 {
+        let now = start + Duration::from_secs(s);
+        n.handle_timeout(now);
+        while let Some(t) = n.poll_transmit() {
+            let message = Message::parse(&t.payload).unwrap();
+            let body = match s {
+                0..60 => Body::Reply(Reply { id: Id160([7; 20]), ..Reply::default() }),
+                _ => Body::Error(crate::wire::krpc::ErrorBody { code: 202, text: b"no" }),
+            };
+            let mut out = Vec::new();
+            Message { version: None, ip: None, body, ..message }.emit(&mut out);
+            n.handle_datagram(now, at(2), &out);
+        }
+        most = most.max(n.table_sizes().0);
+    }
+    assert_eq!((most, n.table_sizes().0), (1, 0));
+}

@@ -37,13 +37,9 @@ impl Dht {
     /// Starts from these from now on, and forgets other addresses that were given to start from.
     pub async fn set_bootstrap(&self, list: Vec<String>) {
         let resolve::Sorted { addrs, names, bad } = resolve::sort_out(list);
-        let wanted = names.clone();
+        // A node that has stopped starts from nowhere.
         let command = Operator::Bootstrap { addrs, names, bad };
-        if self.commands.send(Command::Operator(command)).await.is_ok() {
-            for name in wanted {
-                tokio::spawn(resolve::resolve(name, self.commands.downgrade()));
-            }
-        }
+        let _ = self.commands.send(Command::Operator(command)).await;
     }
 }
 
@@ -54,6 +50,7 @@ impl Task {
             Operator::Report(reply) => drop(reply.send(self.node.report(now))),
             Operator::Limits(limits) => self.node.set_limits(limits),
             Operator::Bootstrap { addrs, names, bad } => {
+                self.resolvers.want(&names);
                 self.status.send_modify(|status| (status.unresolved, status.bad_bootstrap) = (names, bad));
                 self.node.retain_bootstrap(&addrs);
                 self.node.add_bootstrap(now, addrs);

@@ -2,10 +2,12 @@
 //!
 //! Plain sequential code: each name has a task that ends once it has resolved.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
 
 use super::task::Command;
 
@@ -35,8 +37,42 @@ pub(super) fn sort_out(entries: Vec<String>) -> Sorted {
     sorted
 }
 
+/// The tasks that look for the addresses of names, one for each name that is wanted.
+#[derive(Debug)]
+pub(super) struct Resolvers {
+    commands: mpsc::WeakSender<Command>,
+    tasks: BTreeMap<String, AbortHandle>,
+}
+
+impl Resolvers {
+    pub(super) fn new(commands: mpsc::WeakSender<Command>) -> Self {
+        Self { commands, tasks: BTreeMap::new() }
+    }
+
+    /// Looks for these from now on, within a tokio runtime: whoever is looked for already goes on, others end.
+    pub(super) fn want(&mut self, names: &[String]) {
+        self.tasks.retain(|name, task| {
+            let stays = names.contains(name) && !task.is_finished();
+            if !stays {
+                task.abort();
+            }
+            stays
+        });
+        for name in names {
+            let start = || tokio::spawn(resolve(name.clone(), self.commands.clone())).abort_handle();
+            self.tasks.entry(name.clone()).or_insert_with(start);
+        }
+    }
+}
+
+impl Drop for Resolvers {
+    fn drop(&mut self) {
+        self.tasks.values().for_each(AbortHandle::abort);
+    }
+}
+
 /// Resolves one name to all its addresses and hands them to the task, for as long as that lives.
-pub(super) async fn resolve(name: String, commands: mpsc::WeakSender<Command>) {
+async fn resolve(name: String, commands: mpsc::WeakSender<Command>) {
     for wait_s in RETRIES_S.into_iter().chain(std::iter::repeat(RETRY_AT_MOST_S)) {
         let found = tokio::net::lookup_host(&name).await.map(|addrs| addrs.collect());
         match found {
@@ -65,5 +101,24 @@ mod tests {
         let sorted = sort_out(list.map(String::from).to_vec());
         assert_eq!((sorted.addrs.len(), sorted.names.len(), sorted.bad.len()), (2, 1, 2));
         assert!(sorted.bad[0].contains("port is missing"), "{:?}", sorted.bad);
+    }
+    /// However often the same list is read again, each name has one task, and none when it is gone.
+    #[tokio::test]
+    async fn each_name_is_looked_for_once() {
+        let (commands, _inbox) = mpsc::channel(1);
+        let mut resolvers = Resolvers::new(commands.downgrade());
+        let [a, b] = ["a.invalid:1", "b.invalid:1"].map(String::from);
+        resolvers.want(&[a.clone(), b.clone()]);
+        let first: Vec<_> = resolvers.tasks.values().map(AbortHandle::id).collect();
+        resolvers.want(&[a.clone(), b.clone()]);
+        assert_eq!(first, resolvers.tasks.values().map(AbortHandle::id).collect::<Vec<_>>());
+        let gone = resolvers.tasks[&b].clone();
+        resolvers.want(std::slice::from_ref(&a));
+        assert_eq!(resolvers.tasks.keys().collect::<Vec<_>>(), [&a]);
+        let kept = resolvers.tasks[&a].clone();
+        drop(resolvers);
+        while !gone.is_finished() || !kept.is_finished() {
+            tokio::task::yield_now().await;
+        }
     }
 }

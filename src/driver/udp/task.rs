@@ -14,6 +14,7 @@ use tokio::time::Sleep;
 use super::batch::{self, Batch};
 use super::mailbox::Sender;
 use super::operator::{Operator, SleepWatch};
+use super::resolve::Resolvers;
 use super::{DhtStatus, PingError, PingReply, SampleReply, SearchEvent};
 use crate::dht::{self, Event, LookupId, PingId};
 use crate::driver::listen::UdpSockets;
@@ -58,6 +59,9 @@ pub(super) enum SearchKind {
     PutItem { item: Box<Item>, cas: Option<i64> },
 }
 
+/// What waits for room in a socket: our own questions, then answers to strangers.
+type Outbox = [VecDeque<dht::Transmit>; 2];
+
 /// Why the task woke up, in order of priority.
 #[derive(Debug)]
 enum Wake {
@@ -73,10 +77,11 @@ pub(super) struct Task {
     pub(super) sleep: SleepWatch,
     /// IPv4, IPv6.
     sockets: [Option<UdpSocket>; 2],
-    outbox: [VecDeque<dht::Transmit>; 2],
+    outbox: [Outbox; 2],
     /// What the node tells during one batch; empty between batches.
     events: Vec<Event>,
     inbox: mpsc::Receiver<Command>,
+    pub(super) resolvers: Resolvers,
     searches: BTreeMap<LookupId, Sender>,
     pings: BTreeMap<PingId, oneshot::Sender<Result<PingReply, PingError>>>,
     samples: BTreeMap<PingId, oneshot::Sender<Result<SampleReply, PingError>>>,
@@ -95,6 +100,7 @@ impl Task {
         node: dht::Node,
         sockets: UdpSockets,
         inbox: mpsc::Receiver<Command>,
+        resolvers: Resolvers,
         status: watch::Sender<DhtStatus>,
     ) -> io::Result<Self> {
         let tokio_socket = |socket: Option<std::net::UdpSocket>| {
@@ -108,6 +114,7 @@ impl Task {
             outbox: Default::default(),
             events: Vec::new(),
             inbox,
+            resolvers,
             searches: BTreeMap::new(),
             pings: BTreeMap::new(),
             samples: BTreeMap::new(),
@@ -158,7 +165,7 @@ impl Task {
             self.alarm.as_mut().reset(at.into());
         }
         let [v4, v6] = &self.sockets;
-        let blocked = [!self.outbox[0].is_empty(), !self.outbox[1].is_empty()];
+        let blocked = [0, 1].map(|at| !self.outbox[at].iter().all(VecDeque::is_empty));
         tokio::select! {
             biased;
             () = std::future::ready(()), if is_due => Wake::Timer,
@@ -352,10 +359,10 @@ impl Task {
         let mut unreachable = Vec::new();
         for (socket, outbox) in self.sockets.iter().zip(&mut self.outbox) {
             let Some(socket) = socket else {
-                outbox.clear();
+                outbox.iter_mut().for_each(VecDeque::clear);
                 continue;
             };
-            while !outbox.is_empty() {
+            while let Some(outbox) = outbox.iter_mut().find(|o| !o.is_empty()) {
                 match batch::send(socket, outbox) {
                     Ok(sent) => outbox.drain(..sent).for_each(|t| self.node.recycle(t.payload)),
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
@@ -408,9 +415,10 @@ impl Task {
 }
 
 /// Moves what the node sends to the queues of the sockets.
-fn hand_on(node: &mut dht::Node, outbox: &mut [VecDeque<dht::Transmit>; 2]) {
+fn hand_on(node: &mut dht::Node, outbox: &mut [Outbox; 2]) {
     while let Some(transmit) = node.poll_transmit() {
-        let outbox = &mut outbox[usize::from(transmit.to.is_ipv6())];
+        let is_answer = !is_query(&transmit.payload);
+        let outbox = &mut outbox[usize::from(transmit.to.is_ipv6())][usize::from(is_answer)];
         if outbox.len() < MAX_OUTBOX {
             outbox.push_back(transmit);
         }
@@ -430,4 +438,30 @@ async fn ready(socket: &Option<UdpSocket>, blocked: bool) {
     let interest = if blocked { interest | tokio::io::Interest::WRITABLE } else { interest };
     // An error of the driver itself shows in the next attempt to receive.
     let _ = socket.ready(interest).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// While a socket is full, a thousand answers must not keep a question of our own from its place.
+    #[test]
+    fn own_questions_do_not_wait_behind_answers() {
+        let now = clock::now();
+        let config = dht::Config { network: dht::Network::Local, ..dht::Config::default() };
+        let mut node = dht::Node::new(config, [1; 32], now);
+        let mut outbox = [Outbox::default(), Outbox::default()];
+        for n in 0..MAX_OUTBOX as u16 + 50 {
+            let from = SocketAddr::from(([127, 0, (n >> 8) as u8, n as u8], 6881));
+            let ping = b"d1:ad2:id20:abcdefghij0123456789e1:q4:ping1:t2:aa1:y1:qe";
+            node.handle_datagram(now, from, ping);
+            hand_on(&mut node, &mut outbox);
+        }
+        assert!(node.ping(now, ([127, 0, 0, 1], 9).into()).is_ok());
+        hand_on(&mut node, &mut outbox);
+        let [own, answers] = &outbox[0];
+        assert_eq!(answers.len(), MAX_OUTBOX);
+        assert!(own.iter().any(|t| t.to == ([127, 0, 0, 1], 9).into()));
+        assert!(own.iter().all(|t| is_query(&t.payload)));
+    }
 }
