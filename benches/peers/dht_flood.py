@@ -18,12 +18,8 @@ import sys
 import time
 
 sys.dont_write_bytecode = True
-HERE = os.path.dirname(os.path.abspath(__file__))
-ROOT = os.path.dirname(os.path.dirname(HERE))
-HOME = os.environ.get("DHTGET_INTEROP_HOME") or os.path.expanduser("~/.cache/dhtget-interop")
-PYTHON = f"{HOME}/venv/bin/python"
-DHTGET = os.environ.get("DHTGET") or f"{ROOT}/target/release/dhtget"
-FLOOD = os.environ.get("DHT_FLOOD") or f"{ROOT}/target/release/examples/dht_flood"
+from installed import DHTGET, FLOOD, PYTHON
+
 NODES = [f"127.1.0.{n}:7000" for n in range(1, 9)]
 WARM_UP_S = 2
 

@@ -19,11 +19,8 @@ import sys
 import time
 
 sys.dont_write_bytecode = True
-HERE = os.path.dirname(os.path.abspath(__file__))
-ROOT = os.path.dirname(os.path.dirname(HERE))
-HOME = os.environ.get("DHTGET_INTEROP_HOME") or os.path.expanduser("~/.cache/dhtget-interop")
-PYTHON = f"{HOME}/venv/bin/python"
-DHTGET = os.environ.get("DHTGET") or f"{ROOT}/target/release/dhtget"
+from installed import DHTGET, PYTHON, ROOT
+
 SEEDER, LEECHER = "198.18.1.1:6881", "198.18.2.1:6881"
 PATIENCE = 300
 

@@ -372,11 +372,10 @@ mod tests {
         assert_eq!(m.on_data(peer(2), 0, 100, &whole), Outcome::Complete(whole));
     }
 
-    #[test]
-    fn a_liar_among_honest_peers_is_found_by_trying_each_alone() {
+    /// A dictionary of nine blocks that peer 2 has and peer 1 has sent false blocks of; now each is tried alone.
+    fn two_of_whom_one_lied(now: Instant) -> (Metadata, Bytes, Bytes) {
         let (whole, hash) = dictionary(METADATA_BLOCK_LEN as usize * 9);
-        let size = whole.len() as u64;
-        let (mut m, now) = (Metadata::new(hash), Instant::now());
+        let (mut m, size) = (Metadata::new(hash), whole.len() as u64);
         assert!(m.claim(peer(1), size, Duration::ZERO) && m.claim(peer(2), size, Duration::ZERO));
         let junk = Bytes::from(vec![0xee; METADATA_BLOCK_LEN as usize]);
         for b in m.ask(peer(1), now) {
@@ -384,6 +383,14 @@ mod tests {
         }
         let last = m.ask(peer(2), now)[0];
         assert_eq!(m.on_data(peer(2), last, size, &block(&whole, last)), Outcome::Failed(vec![]));
+        (m, whole, junk)
+    }
+
+    #[test]
+    fn a_liar_among_honest_peers_is_found_by_trying_each_alone() {
+        let now = Instant::now();
+        let (mut m, whole, junk) = two_of_whom_one_lied(now);
+        let size = whole.len() as u64;
         assert_eq!(m.ask(peer(2), now), [0u32; 0]);
         let mut outcome = Outcome::Ignored;
         for _ in 0..2 {
@@ -423,16 +430,9 @@ mod tests {
 
     #[test]
     fn a_silent_peer_that_is_tried_alone_makes_way() {
-        let (whole, hash) = dictionary(METADATA_BLOCK_LEN as usize * 9);
+        let mut now = Instant::now();
+        let (mut m, whole, _) = two_of_whom_one_lied(now);
         let size = whole.len() as u64;
-        let (mut m, mut now) = (Metadata::new(hash), Instant::now());
-        assert!(m.claim(peer(1), size, Duration::ZERO) && m.claim(peer(2), size, Duration::ZERO));
-        let junk = Bytes::from(vec![0xee; METADATA_BLOCK_LEN as usize]);
-        for b in m.ask(peer(1), now) {
-            m.on_data(peer(1), b, size, &junk);
-        }
-        let last = m.ask(peer(2), now)[0];
-        assert_eq!(m.on_data(peer(2), last, size, &block(&whole, last)), Outcome::Failed(vec![]));
         let mut outcome = Outcome::Ignored;
         for _ in 0..20 {
             m.ask(peer(1), now);
