@@ -245,12 +245,21 @@ impl Node {
 
     /// The next datagram to send.
     pub fn poll_transmit(&mut self) -> Option<Transmit> {
-        self.transmits.pop_front()
+        let transmit = self.transmits.pop_front();
+        if transmit.is_none() {
+            // The next one goes to the start of the ring again: memory that was just used is near.
+            self.transmits.clear();
+        }
+        transmit
     }
 
     /// The next event.
     pub fn poll_event(&mut self) -> Option<Event> {
-        self.events.pop_front()
+        let event = self.events.pop_front();
+        if event.is_none() {
+            self.events.clear();
+        }
+        event
     }
 
     /// When to call [`Node::handle_timeout`], and why.
