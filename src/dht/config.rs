@@ -164,9 +164,6 @@ pub const STORE_BYTES: usize = 8 << 20;
 pub const MAX_PEERS_PER_HASH: usize = 1000;
 /// Ports of one address announced for one hash: several users behind one NAT, not a crowd made up by one.
 pub const MAX_PORTS_PER_ADDRESS: usize = 16;
-/// Answers written the slow way after a change of the table before the fast way is prepared anew: as many as cost
-/// about the same.
-pub const DIRECTORY_PATIENCE: u32 = 8;
 /// Buffers of sent answers that are kept for the next ones: a few batches' worth.
 pub const MAX_SPARE_PAYLOADS: usize = 256;
 /// Strangers whose latest question is remembered, so that the next one is not looked into again at once.
