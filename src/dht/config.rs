@@ -2,7 +2,7 @@
 //!
 //! Must not know any machine. What a user may set is in [`Config`]; what no user should is a constant.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::rules::LookupRules;
@@ -204,7 +204,7 @@ pub const LIMIT_PER_IP: u32 = 25;
 pub const LIMIT_PER_NET: u32 = 500;
 /// Seconds' worth of a limit that may come in one burst.
 pub const BURST_SECONDS: u32 = 10;
-/// Addresses and networks whose rate is remembered: 64 bytes each.
+/// Addresses and networks whose rate is remembered: 48 bytes each.
 pub const LIMITER_ENTRIES: usize = 4096;
 
 /// Bytes of answers for each byte of queries that an address gets in the long run: an answer with nodes is about
@@ -346,14 +346,6 @@ impl Config {
     /// Whether one operator could pose as many with addresses like this one.
     pub fn wants_diversity(&self, ip: IpAddr) -> bool {
         self.network == Network::Public && !is_private(ip)
-    }
-}
-
-/// The address by which one host is told: of IPv6 the /64, since all of it is his.
-pub fn owner(ip: IpAddr) -> IpAddr {
-    match ip {
-        IpAddr::V4(_) => ip,
-        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64).into(),
     }
 }
 

@@ -109,6 +109,8 @@ impl Node {
     /// A node that knows nobody.
     pub fn new(config: Config, seed: [u8; 32], now: Instant) -> Self {
         let mut rng = Rng::from_seed(seed);
+        // A stream of their own: these secrets decide nothing that anybody sees.
+        let mut secrets = Rng::from_seed(seed.map(|byte| !byte));
         let random_id = Id160::random(&mut rng);
         let id = config.id.unwrap_or(random_id);
         let item_bytes = (config.limits.store_bytes as f64 * ITEM_SHARE) as usize;
@@ -122,9 +124,9 @@ impl Node {
             announced: Announced::new(config.limits.store_bytes - item_bytes),
             items: Items::new(item_bytes),
             external: Default::default(),
-            limiter: Limiter::new(&config),
-            allowance: Allowance::new(now, &config),
-            courtesy: Courtesy::default(),
+            limiter: Limiter::new(&config, secrets.u64()),
+            allowance: Allowance::new(now, &config, secrets.u64()),
+            courtesy: Courtesy::new(secrets.u64()),
             answer_room: 0,
             echo: 0,
             searches: Vec::new(),
