@@ -94,6 +94,11 @@ impl Directory {
                 later.iter_mut().for_each(|start| *start -= 1);
             }
             (false, true) => {
+                if self.nodes.len() == self.nodes.capacity() {
+                    let more = self.nodes.len() / 8 + 8;
+                    self.nodes.reserve_exact(more);
+                    self.keys.reserve_exact(more);
+                }
                 self.keys.insert(at, wanted);
                 self.nodes.insert(at, Listed::new(contact));
                 later.iter_mut().for_each(|start| *start += 1);
