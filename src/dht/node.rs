@@ -163,7 +163,6 @@ impl Node {
         self.counters.traffic.on_receive(bytes.len());
         match Message::parse(bytes) {
             Ok(Message { body: Body::Query(query), transaction, read_only, .. }) => {
-                self.note_reached(from);
                 if self.admits(now, from) {
                     self.counters.traffic.on_query_in(QueryKind::of(&query.method));
                     if query.id != self.id {
@@ -214,17 +213,18 @@ impl Node {
     }
 
     fn admits(&mut self, now: Instant, from: SocketAddr) -> bool {
+        if !self.config.read_only && !self.limiter.admits(now, from.ip()) {
+            self.counters.traffic.on_refusal(Refusal::RateLimit);
+            self.counters.limited += 1;
+            return false;
+        }
+        self.note_reached(from);
         if self.is_read_only() {
             self.counters.traffic.on_refusal(Refusal::ReadOnly);
             return false;
         }
-        let admitted = self.limiter.admits(now, from.ip());
-        if !admitted {
-            self.counters.traffic.on_refusal(Refusal::RateLimit);
-        }
-        let counter = if admitted { &mut self.counters.queries_in } else { &mut self.counters.limited };
-        *counter += 1;
-        admitted
+        self.counters.queries_in += 1;
+        true
     }
 
     fn on_unmatched(&mut self) {
