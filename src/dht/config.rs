@@ -184,6 +184,8 @@ pub const ITEM_EXPIRY: Duration = Duration::from_secs(2 * 60 * 60);
 pub const ITEM_SHARE: f64 = 0.25;
 /// Signatures checked each second: each takes about 50 us, so that a flood of items costs a twentieth of a core.
 pub const SIGNATURES_PER_SECOND: u32 = 1000;
+/// The same for one host: a tenth, so that nobody uses up alone what is there for all.
+pub const SIGNATURES_PER_HOST: u32 = 100;
 /// Addresses whose word about our own address is remembered (BEP 42).
 pub const MAX_VOTES: usize = 64;
 /// Strangers who must agree on our address before it is believed; each /24 has one voice.

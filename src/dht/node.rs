@@ -122,7 +122,7 @@ impl Node {
             inflight: InFlight::new(rng.child()),
             tokens: Tokens::new(now, rng.child()),
             announced: Announced::new(config.limits.store_bytes - item_bytes),
-            items: Items::new(item_bytes),
+            items: Items::new(now, item_bytes, secrets.u64()),
             external: Default::default(),
             limiter: Limiter::new(&config, secrets.u64()),
             allowance: Allowance::new(now, &config, secrets.u64()),
