@@ -5,15 +5,13 @@
 //! may be an attack on somebody else: where the balance is low, answers get shorter instead.
 
 use std::net::IpAddr;
-use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
-
-use lru::LruCache;
 
 use super::config::{
     ALLOWANCE_BURST, ALLOWANCE_BURST_ALL, ALLOWANCE_PER_SECOND, ALLOWANCE_PER_SECOND_ALL, AMPLIFICATION,
-    Config, LIMITER_ENTRIES, MAX_ITEM_PAYLOAD, Network, is_private, owner,
+    Config, LIMITER_ENTRIES, MAX_ITEM_PAYLOAD, Network, is_private,
 };
+use super::recent::{Recent, host_key};
 
 /// Bytes to give away, and when that was counted.
 #[derive(Clone, Copy, Debug)]
@@ -37,17 +35,16 @@ impl Balance {
 /// Keeps what goes out in proportion to what comes in.
 #[derive(Debug)]
 pub struct Allowance {
-    by_ip: LruCache<IpAddr, Balance>,
+    by_ip: Recent<u64, Balance>,
     all: Balance,
     exempt_private: bool,
 }
 
 impl Allowance {
-    /// Nobody has asked yet.
-    pub fn new(now: Instant, config: &Config) -> Self {
-        let entries = NonZeroUsize::new(LIMITER_ENTRIES).unwrap_or(NonZeroUsize::MIN);
+    /// Nobody has asked yet. The secret keeps strangers from guessing where they are noted down.
+    pub fn new(now: Instant, config: &Config, secret: u64) -> Self {
         Self {
-            by_ip: LruCache::sparse(entries),
+            by_ip: Recent::new(LIMITER_ENTRIES, secret),
             all: Balance { bytes: ALLOWANCE_BURST_ALL, at: now },
             exempt_private: config.network == Network::Local,
         }
@@ -63,10 +60,9 @@ impl Allowance {
         if earned >= MAX_ITEM_PAYLOAD || self.is_exempt(ip) {
             return MAX_ITEM_PAYLOAD;
         }
-        let ip = owner(ip);
         self.forget_full(now);
         self.all.refill(now, ALLOWANCE_PER_SECOND_ALL, ALLOWANCE_BURST_ALL);
-        let own = self.by_ip.get_or_insert_mut(ip, || Balance { bytes: ALLOWANCE_BURST, at: now });
+        let own = self.by_ip.get_or_insert(host_key(ip), Balance { bytes: ALLOWANCE_BURST, at: now });
         own.refill(now, ALLOWANCE_PER_SECOND, ALLOWANCE_BURST);
         (earned + own.bytes.min(self.all.bytes)).min(MAX_ITEM_PAYLOAD)
     }
@@ -76,9 +72,9 @@ impl Allowance {
     fn forget_full(&mut self, now: Instant) {
         const REFILL_SECONDS: u64 = (ALLOWANCE_BURST / ALLOWANCE_PER_SECOND) as u64;
         for _ in 0..2 {
-            let oldest = self.by_ip.peek_lru().map(|(_, balance)| balance.at);
+            let oldest = self.by_ip.peek_oldest().map(|balance| balance.at);
             if oldest.is_some_and(|at| now.saturating_duration_since(at).as_secs() > REFILL_SECONDS) {
-                self.by_ip.pop_lru();
+                self.by_ip.pop_oldest();
             }
         }
     }
@@ -88,7 +84,7 @@ impl Allowance {
         let beyond = sent.saturating_sub(received.saturating_mul(AMPLIFICATION));
         if beyond > 0 && !self.is_exempt(ip) {
             self.all.bytes = self.all.bytes.saturating_sub(beyond);
-            if let Some(own) = self.by_ip.get_mut(&owner(ip)) {
+            if let Some(own) = self.by_ip.get_mut(host_key(ip)) {
                 own.bytes = own.bytes.saturating_sub(beyond);
             }
         }
@@ -104,7 +100,7 @@ mod tests {
     /// Bytes out over bytes in of a flood of queries that could each be answered with a full datagram.
     fn ratio(mut ip: impl FnMut(u32) -> IpAddr, count: u32, per_second: u32) -> f64 {
         let start = Instant::now();
-        let mut allowance = Allowance::new(start, &Config::default());
+        let mut allowance = Allowance::new(start, &Config::default(), 7);
         let mut out = 0;
         for n in 0..count {
             let now = start + Duration::from_millis(u64::from(n) * 1000 / u64::from(per_second));

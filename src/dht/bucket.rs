@@ -67,17 +67,87 @@ impl Entry {
     }
 }
 
+/// Entries in a row, and a part of each id beside it, so that one is found without a look at all of them.
+#[derive(Clone, Debug, Default)]
+struct Row {
+    entries: Vec<Entry>,
+    marks: Vec<u32>,
+}
+
+/// Marks that are compared without a look at the result.
+const CHUNK: usize = 32;
+
+/// All ids in a bucket begin alike; these bits tell them apart.
+fn mark(contact: &Contact) -> u32 {
+    let [.., a, b, c, d, _, _, _, _] = *contact.id.as_bytes();
+    u32::from_be_bytes([a, b, c, d])
+}
+
+impl Row {
+    fn position(&self, contact: &Contact) -> Option<usize> {
+        let wanted = mark(contact);
+        for (chunk, marks) in self.marks.chunks(CHUNK).enumerate() {
+            // Without a branch inside, eight of them are compared at a time.
+            if marks.iter().fold(false, |hit, m| hit | (*m == wanted)) {
+                let alike = (chunk * CHUNK..).zip(marks).filter(|(_, m)| **m == wanted);
+                if let Some((at, _)) = alike.into_iter().find(|(at, _)| self.entries[*at].contact == *contact)
+                {
+                    return Some(at);
+                }
+            }
+        }
+        None
+    }
+
+    fn push(&mut self, entry: Entry) {
+        if self.entries.len() == self.entries.capacity() {
+            // An eighth more each time: entries are most of what a node weighs, and a bucket stops growing.
+            let more = self.entries.len() / 8 + 4;
+            self.entries.reserve_exact(more);
+            self.marks.reserve_exact(more);
+        }
+        self.marks.push(mark(&entry.contact));
+        self.entries.push(entry);
+    }
+
+    fn replace(&mut self, at: usize, entry: Entry) -> Entry {
+        self.marks[at] = mark(&entry.contact);
+        std::mem::replace(&mut self.entries[at], entry)
+    }
+
+    fn remove(&mut self, at: usize) {
+        self.marks.remove(at);
+        self.entries.remove(at);
+    }
+
+    fn swap_remove(&mut self, at: usize) {
+        self.marks.swap_remove(at);
+        self.entries.swap_remove(at);
+    }
+}
+
 /// Nodes of one distance from us.
 #[derive(Clone, Debug, Default)]
 pub struct Bucket {
-    entries: Vec<Entry>,
+    row: Row,
     spares: Vec<Entry>,
+}
+
+/// What a query without an answer has led to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failed {
+    /// Nothing yet.
+    Stays,
+    /// The node is out.
+    Out,
+    /// The node is out, and this one has its place.
+    Replaced(Contact),
 }
 
 impl Bucket {
     /// Who is in.
     pub fn entries(&self) -> &[Entry] {
-        &self.entries
+        &self.row.entries
     }
 
     /// Verified spares.
@@ -87,60 +157,82 @@ impl Bucket {
 
     /// Who is in and who waits to be.
     pub fn everyone(&self) -> impl Iterator<Item = &Entry> {
-        self.entries.iter().chain(&self.spares)
+        self.row.entries.iter().chain(&self.spares)
     }
 
     /// Forgets a node.
     pub fn remove(&mut self, contact: &Contact) {
-        self.entries.retain(|e| e.contact != *contact);
+        if let Some(at) = self.row.position(contact) {
+            self.row.remove(at);
+        }
         self.spares.retain(|e| e.contact != *contact);
     }
 
     /// Everyone, spares last.
     pub fn into_entries(self) -> impl Iterator<Item = Entry> {
-        self.entries.into_iter().chain(self.spares)
+        self.row.entries.into_iter().chain(self.spares)
     }
 
-    /// The entry at that place.
+    /// The entry of that node, if it is in.
+    pub fn entry(&self, contact: &Contact) -> Option<&Entry> {
+        self.row.position(contact).map(|at| &self.row.entries[at])
+    }
+
+    /// What is known of that node, in or spare. Who and where it is stays as it is.
     pub fn entry_mut(&mut self, contact: &Contact) -> Option<&mut Entry> {
-        self.entries.iter_mut().chain(&mut self.spares).find(|e| e.contact == *contact)
+        match self.row.position(contact) {
+            Some(at) => self.row.entries.get_mut(at),
+            None => self.spares.iter_mut().find(|e| e.contact == *contact),
+        }
     }
 
-    /// Takes a node that has answered; into the spares where the bucket is full of better ones.
+    /// Takes a node that has answered; into the spares where the bucket is full of better ones. Returns who has
+    /// lost his place to it.
     ///
     /// Where `prefer_fast`, the younger half of a full bucket is held by round trip: the older half stays,
     /// since who has been there for long stays for long, and no newcomer can drive it out by being near.
-    pub fn insert(&mut self, now: Instant, entry: Entry, capacity: usize, prefer_fast: bool) {
-        if self.entries.len() < capacity {
-            return self.entries.push(entry);
+    pub fn insert(
+        &mut self,
+        now: Instant,
+        entry: Entry,
+        capacity: usize,
+        prefer_fast: bool,
+    ) -> Option<Contact> {
+        let entries = &self.row.entries;
+        if entries.len() < capacity {
+            self.row.push(entry);
+            return None;
         }
         // One that has failed already goes at once, the worst of them first.
-        let worst = self.entries.iter_mut().filter(|e| e.failures > 0).max_by_key(|e| e.failures);
-        if let Some(worst) = worst {
-            *worst = entry;
-        } else if entry.bound
-            && let Some(made_up) = self.entries.iter_mut().find(|e| !e.bound)
-        {
-            // BEP 42: an id that anyone can choose gives way to one that comes with an address.
-            let made_up = std::mem::replace(made_up, entry);
-            self.insert_spare(now, made_up);
-        } else if !entry.bound {
-            self.insert_spare(now, entry);
-        } else if prefer_fast && let Some(slow) = self.slowest_newcomer().filter(|e| is_faster(&entry, e)) {
-            let slow = std::mem::replace(slow, entry);
-            self.insert_spare(now, slow);
-        } else {
-            self.insert_spare(now, entry);
+        let failed = entries.iter().enumerate().filter(|(_, e)| e.failures > 0);
+        if let Some((worst, _)) = failed.max_by_key(|(_, e)| e.failures) {
+            return Some(self.row.replace(worst, entry).contact);
         }
+        // BEP 42: an id that anyone can choose gives way to one that comes with an address.
+        let made_up = entry.bound.then(|| entries.iter().position(|e| !e.bound)).flatten();
+        let slow = || {
+            let slow = if prefer_fast && entry.bound { self.slowest_newcomer() } else { None };
+            slow.filter(|&at| is_faster(&entry, &entries[at]))
+        };
+        let Some(out) = made_up.or_else(slow) else {
+            self.insert_spare(now, entry);
+            return None;
+        };
+        let out = self.row.replace(out, entry);
+        let contact = out.contact;
+        self.insert_spare(now, out);
+        Some(contact)
     }
 
     /// The slowest of the younger half.
-    fn slowest_newcomer(&mut self) -> Option<&mut Entry> {
-        let mut ages: Vec<_> = self.entries.iter().map(|e| e.since).collect();
+    fn slowest_newcomer(&self) -> Option<usize> {
+        let entries = &self.row.entries;
+        let mut ages: Vec<_> = entries.iter().map(|e| e.since).collect();
         let half = ages.len() / 2;
         let (_, median, _) = ages.select_nth_unstable(half);
         let median = *median;
-        self.entries.iter_mut().filter(|e| e.since >= median).max_by_key(|e| e.rtt)
+        let young = entries.iter().enumerate().filter(|(_, e)| e.since >= median);
+        young.max_by_key(|(_, e)| e.rtt).map(|(at, _)| at)
     }
 
     fn insert_spare(&mut self, now: Instant, entry: Entry) {
@@ -153,20 +245,27 @@ impl Bucket {
         }
     }
 
-    /// Notes an unanswered query; true if the node is out.
-    pub fn on_failure(&mut self, contact: &Contact) -> bool {
+    /// Notes an unanswered query.
+    pub fn on_failure(&mut self, contact: &Contact) -> Failed {
         self.spares.retain(|e| e.contact != *contact);
-        let Some(at) = self.entries.iter().position(|e| e.contact == *contact) else { return false };
-        self.entries[at].failures = self.entries[at].failures.saturating_add(1);
+        let Some(at) = self.row.position(contact) else { return Failed::Stays };
         // Where many are known, a place is worth more to somebody else than a doubtful one in it.
-        let patience = if self.entries.len() > LARGE_BUCKET { 1 } else { MAX_FAILURES };
+        let patience = if self.row.entries.len() > LARGE_BUCKET { 1 } else { MAX_FAILURES };
+        let entry = &mut self.row.entries[at];
+        entry.failures = entry.failures.saturating_add(1);
+        let failures = entry.failures;
         let fresh = self.spares.iter().enumerate().max_by_key(|(_, e)| e.answered).map(|(i, _)| i);
-        match fresh {
-            Some(spare) => self.entries[at] = self.spares.swap_remove(spare),
-            None if self.entries[at].failures >= patience => drop(self.entries.swap_remove(at)),
-            None => return false,
+        if let Some(spare) = fresh {
+            let spare = self.spares.swap_remove(spare);
+            let contact = spare.contact;
+            self.row.replace(at, spare);
+            Failed::Replaced(contact)
+        } else if failures >= patience {
+            self.row.swap_remove(at);
+            Failed::Out
+        } else {
+            Failed::Stays
         }
-        true
     }
 }
 
@@ -192,9 +291,9 @@ mod tests {
         for n in 1..=3 {
             bucket.insert(now, entry(now, n), 2, false);
         }
-        assert_eq!((bucket.entries.len(), bucket.spares.len()), (2, 1));
-        assert!(bucket.on_failure(&entry(now, 1).contact));
-        assert_eq!(bucket.entries[0].contact, entry(now, 3).contact);
+        assert_eq!((bucket.row.entries.len(), bucket.spares.len()), (2, 1));
+        assert_eq!(bucket.on_failure(&entry(now, 1).contact), Failed::Replaced(entry(now, 3).contact));
+        assert_eq!(bucket.entries()[0].contact, entry(now, 3).contact);
     }
 
     #[test]
@@ -222,8 +321,9 @@ mod tests {
         let mut bucket = Bucket::default();
         bucket.insert(now, entry(now, 1), 2, false);
         let contact = entry(now, 1).contact;
-        assert!(!bucket.on_failure(&contact) && !bucket.on_failure(&contact));
-        assert!(bucket.on_failure(&contact) && bucket.entries.is_empty());
+        let turns = [(); 3].map(|()| bucket.on_failure(&contact));
+        assert_eq!(turns, [Failed::Stays, Failed::Stays, Failed::Out]);
+        assert!(bucket.entries().is_empty());
     }
 
     /// BEP 42: whoever can choose his id freely must not be able to push out those who cannot.
@@ -237,7 +337,7 @@ mod tests {
         bucket.insert(now, made_up(2), 2, true);
         assert_eq!(bucket.spares[0].contact, entry(now, 2).contact);
         bucket.insert(now, entry(now, 98), 2, true);
-        let ids: Vec<_> = bucket.entries.iter().map(|e| e.contact).collect();
+        let ids: Vec<_> = bucket.row.entries.iter().map(|e| e.contact).collect();
         assert_eq!(ids, [entry(now, 98).contact, entry(now, 99).contact]);
     }
 
@@ -248,8 +348,9 @@ mod tests {
         for n in 0..=LARGE_BUCKET as u8 {
             bucket.insert(now, entry(now, n), 512, false);
         }
-        assert!(bucket.on_failure(&entry(now, 0).contact));
-        assert!(!bucket.on_failure(&entry(now, 1).contact) && bucket.entries.len() == LARGE_BUCKET);
+        assert_eq!(bucket.on_failure(&entry(now, 0).contact), Failed::Out);
+        assert_eq!(bucket.on_failure(&entry(now, 1).contact), Failed::Stays);
+        assert_eq!(bucket.entries().len(), LARGE_BUCKET);
     }
 
     #[test]

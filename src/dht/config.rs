@@ -2,7 +2,7 @@
 //!
 //! Must not know any machine. What a user may set is in [`Config`]; what no user should is a constant.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::rules::LookupRules;
@@ -164,9 +164,6 @@ pub const STORE_BYTES: usize = 8 << 20;
 pub const MAX_PEERS_PER_HASH: usize = 1000;
 /// Ports of one address announced for one hash: several users behind one NAT, not a crowd made up by one.
 pub const MAX_PORTS_PER_ADDRESS: usize = 16;
-/// Answers written the slow way after a change of the table before the fast way is prepared anew: as many as cost
-/// about the same.
-pub const DIRECTORY_PATIENCE: u32 = 8;
 /// Buffers of sent answers that are kept for the next ones: a few batches' worth.
 pub const MAX_SPARE_PAYLOADS: usize = 256;
 /// Strangers whose latest question is remembered, so that the next one is not looked into again at once.
@@ -187,6 +184,8 @@ pub const ITEM_EXPIRY: Duration = Duration::from_secs(2 * 60 * 60);
 pub const ITEM_SHARE: f64 = 0.25;
 /// Signatures checked each second: each takes about 50 us, so that a flood of items costs a twentieth of a core.
 pub const SIGNATURES_PER_SECOND: u32 = 1000;
+/// The same for one host: a tenth, so that nobody uses up alone what is there for all.
+pub const SIGNATURES_PER_HOST: u32 = 100;
 /// Addresses whose word about our own address is remembered (BEP 42).
 pub const MAX_VOTES: usize = 64;
 /// Strangers who must agree on our address before it is believed; each /24 has one voice.
@@ -207,7 +206,7 @@ pub const LIMIT_PER_IP: u32 = 25;
 pub const LIMIT_PER_NET: u32 = 500;
 /// Seconds' worth of a limit that may come in one burst.
 pub const BURST_SECONDS: u32 = 10;
-/// Addresses and networks whose rate is remembered: 64 bytes each.
+/// Addresses and networks whose rate is remembered: 48 bytes each.
 pub const LIMITER_ENTRIES: usize = 4096;
 
 /// Bytes of answers for each byte of queries that an address gets in the long run: an answer with nodes is about
@@ -349,14 +348,6 @@ impl Config {
     /// Whether one operator could pose as many with addresses like this one.
     pub fn wants_diversity(&self, ip: IpAddr) -> bool {
         self.network == Network::Public && !is_private(ip)
-    }
-}
-
-/// The address by which one host is told: of IPv6 the /64, since all of it is his.
-pub fn owner(ip: IpAddr) -> IpAddr {
-    match ip {
-        IpAddr::V4(_) => ip,
-        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64).into(),
     }
 }
 

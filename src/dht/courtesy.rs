@@ -5,31 +5,35 @@
 //! second from us.
 
 use std::net::IpAddr;
-use std::num::NonZeroUsize;
 use std::time::Instant;
 
-use lru::LruCache;
-
 use super::config::{ASK_BURST, ASK_EVERY, ASKED_ADDRESSES};
+use super::recent::Recent;
 
 /// Spaces out the queries to each address.
 #[derive(Debug)]
 pub struct Courtesy {
     /// When all that was asked there would have been asked at the sustained pace.
-    paid_by: LruCache<IpAddr, Instant>,
+    paid_by: Recent<u128, Instant>,
 }
 
-impl Default for Courtesy {
-    fn default() -> Self {
-        Self { paid_by: LruCache::sparse(NonZeroUsize::new(ASKED_ADDRESSES).unwrap_or(NonZeroUsize::MIN)) }
+fn key(ip: IpAddr) -> u128 {
+    match ip {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().to_bits(),
+        IpAddr::V6(v6) => v6.to_bits(),
     }
 }
 
 impl Courtesy {
+    /// Nobody was asked yet. The secret keeps strangers from guessing where they are noted down.
+    pub fn new(secret: u64) -> Self {
+        Self { paid_by: Recent::new(ASKED_ADDRESSES, secret) }
+    }
+
     /// When a query may go there: now, or not before that time.
     pub fn ready(&self, now: Instant, ip: IpAddr) -> Result<(), Instant> {
         let debt = ASK_EVERY * (ASK_BURST - 1);
-        match self.paid_by.peek(&ip) {
+        match self.paid_by.peek(key(ip)) {
             Some(paid_by) if *paid_by > now + debt => Err(*paid_by - debt),
             _ => Ok(()),
         }
@@ -39,11 +43,11 @@ impl Courtesy {
     pub fn on_query(&mut self, now: Instant, ip: IpAddr) {
         // Who has been left alone for long is as good as new: two at most for each that may be added.
         for _ in 0..2 {
-            if self.paid_by.peek_lru().is_some_and(|(_, paid_by)| *paid_by <= now) {
-                self.paid_by.pop_lru();
+            if self.paid_by.peek_oldest().is_some_and(|paid_by| *paid_by <= now) {
+                self.paid_by.pop_oldest();
             }
         }
-        let paid_by = self.paid_by.get_or_insert_mut(ip, || now);
+        let paid_by = self.paid_by.get_or_insert(key(ip), now);
         *paid_by = (*paid_by).max(now) + ASK_EVERY;
     }
 
@@ -66,7 +70,7 @@ mod tests {
     #[test]
     fn after_a_burst_an_address_is_asked_less_than_once_a_second() {
         let (start, ip) = (Instant::now(), IpAddr::from([8, 8, 8, 8]));
-        let mut courtesy = Courtesy::default();
+        let mut courtesy = Courtesy::new(7);
         let mut asked = 0;
         for ms in 0..100_000 {
             let now = start + Duration::from_millis(ms);
@@ -86,7 +90,7 @@ mod tests {
     #[test]
     fn the_record_is_bounded_and_shrinks_in_quiet_times() {
         let now = Instant::now();
-        let mut courtesy = Courtesy::default();
+        let mut courtesy = Courtesy::new(7);
         for n in 0..100_000u32 {
             courtesy.on_query(now, n.to_be_bytes().into());
         }

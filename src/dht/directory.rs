@@ -1,15 +1,13 @@
 //! The usable nodes of one table, sorted by id, in the very bytes in which they go over the wire.
 //!
 //! Owns a copy that answers to strangers are written from: the closest nodes to any target are found in a few
-//! steps and copied, nothing is sorted or allocated. Must not know buckets; the table says when the copy is
-//! worth renewing.
+//! steps and copied, nothing is sorted or allocated. Must not know buckets; the table says who comes and goes.
 
 use std::net::SocketAddr;
 
-use super::bucket::Entry;
 use super::config::{K, is_private};
 use crate::id::Id160;
-use crate::wire::compact::{self, NODE_V6, PEER_V6};
+use crate::wire::compact::{self, Contact, NODE_V6, PEER_V6};
 
 /// The most that is looked for at a time: a reply's worth, and the asker himself, whom it leaves out.
 pub const MAX_CLOSEST: usize = K + 1;
@@ -23,12 +21,12 @@ pub struct Listed {
 }
 
 impl Listed {
-    fn new(entry: &Entry) -> Self {
+    fn new(contact: &Contact) -> Self {
         let mut compact = [0; NODE_V6];
-        let (addr, addr_length) = compact::peer_bytes(entry.contact.addr);
-        compact[..20].copy_from_slice(entry.contact.id.as_bytes());
+        let (addr, addr_length) = compact::peer_bytes(contact.addr);
+        compact[..20].copy_from_slice(contact.id.as_bytes());
         compact[20..20 + PEER_V6].copy_from_slice(&addr);
-        Self { compact, length: 20 + addr_length as u8, private: is_private(entry.contact.addr.ip()) }
+        Self { compact, length: 20 + addr_length as u8, private: is_private(contact.addr.ip()) }
     }
 
     /// 26 or 38 bytes.
@@ -77,16 +75,35 @@ fn key(id: &[u8]) -> u64 {
 }
 
 impl Directory {
-    /// Copies the usable ones of `entries`.
-    pub fn renew<'a>(&mut self, entries: impl Iterator<Item = &'a Entry>) {
-        self.nodes.clear();
-        self.nodes.extend(entries.filter(|e| e.is_usable()).map(Listed::new));
-        self.nodes.sort_unstable_by(|a, b| a.id().cmp(b.id()));
-        self.keys.clear();
-        self.keys.extend(self.nodes.iter().map(|n| key(n.id())));
-        for (byte, start) in self.starts.iter_mut().enumerate() {
-            // A table holds fewer than 2,000.
-            *start = self.nodes.partition_point(|n| usize::from(n.compact[0]) < byte) as u16;
+    /// Takes a node in, or lets go of the one of that id.
+    pub fn note(&mut self, contact: &Contact, is_usable: bool) {
+        let id = contact.id.as_bytes().as_slice();
+        let wanted = key(id);
+        let mut at = self.keys.partition_point(|k| *k < wanted);
+        while self.keys.get(at) == Some(&wanted) && self.nodes[at].id() < id {
+            at += 1;
+        }
+        let is_in = self.nodes.get(at).is_some_and(|n| n.id() == id);
+        let later = &mut self.starts[usize::from(id[0]) + 1..];
+        // A table holds fewer than 2,000: no count overflows.
+        match (is_in, is_usable) {
+            (true, true) => self.nodes[at] = Listed::new(contact),
+            (true, false) => {
+                self.keys.remove(at);
+                self.nodes.remove(at);
+                later.iter_mut().for_each(|start| *start -= 1);
+            }
+            (false, true) => {
+                if self.nodes.len() == self.nodes.capacity() {
+                    let more = self.nodes.len() / 8 + 8;
+                    self.nodes.reserve_exact(more);
+                    self.keys.reserve_exact(more);
+                }
+                self.keys.insert(at, wanted);
+                self.nodes.insert(at, Listed::new(contact));
+                later.iter_mut().for_each(|start| *start += 1);
+            }
+            (false, false) => {}
         }
     }
 
@@ -164,35 +181,28 @@ impl Directory {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
-
     use super::*;
     use crate::rng::Rng;
-    use crate::wire::compact::{Contact, write_node};
+    use crate::wire::compact::write_node;
 
-    fn entries(ids: impl Iterator<Item = Id160>) -> Vec<Entry> {
-        let now = Instant::now();
-        let entry = |(n, id): (usize, Id160)| {
-            let addr = ([8, 8, (n >> 8) as u8, n as u8], 1 + n as u16).into();
-            Entry::new(now, Contact { id, addr }, Duration::ZERO)
-        };
-        ids.enumerate().map(entry).collect()
+    fn contacts(ids: impl Iterator<Item = Id160>) -> Vec<Contact> {
+        let addr = |n: usize| ([8, 8, (n >> 8) as u8, n as u8], 1 + n as u16).into();
+        ids.enumerate().map(|(n, id)| Contact { id, addr: addr(n) }).collect()
     }
 
-    fn assert_closest(entries: &[Entry], directory: &Directory, target: Id160, count: usize) {
-        let mut all: Vec<_> = entries.iter().filter(|e| e.is_usable()).map(|e| e.contact).collect();
+    fn assert_closest(contacts: &[Contact], directory: &Directory, target: Id160, count: usize) {
+        let mut all = contacts.to_vec();
         all.sort_by_key(|c| c.id.distance(&target));
         let mut expected = Vec::new();
         all.iter().take(count).for_each(|c| write_node(c, &mut expected));
         let found: Vec<u8> = directory.closest(&target, count).flat_map(|l| l.bytes().to_vec()).collect();
-        assert_eq!(found, expected, "{} nodes, {target}", entries.len());
+        assert_eq!(found, expected, "{} nodes, {target}", contacts.len());
     }
 
     #[test]
     fn closest_is_what_sorting_everything_gives() {
         let mut rng = Rng::from_u64(5);
         let own = Id160::random(&mut rng);
-        let mut directory = Directory::default();
         for size in [0, 1, 2, 8, 9, 10, 100, 1000] {
             // Half of them share long prefixes, some beyond what the keys hold.
             let mut ids: Vec<_> = (0..size)
@@ -201,16 +211,21 @@ mod tests {
             ids.sort();
             ids.dedup();
             rng.shuffle(&mut ids);
-            let mut entries = entries(ids.into_iter());
-            entries.iter_mut().step_by(7).for_each(|e| e.failures = 2);
-            directory.renew(entries.iter());
+            let mut contacts = contacts(ids.into_iter());
+            let mut directory = Directory::default();
+            contacts.iter().for_each(|c| directory.note(c, true));
+            // Some go, some of them twice, and some come who are in.
+            let gone: Vec<_> = contacts.iter().copied().step_by(7).collect();
+            gone.iter().chain(&gone[..gone.len() / 2]).for_each(|c| directory.note(c, false));
+            contacts.retain(|c| !gone.contains(c));
+            contacts.iter().step_by(5).for_each(|c| directory.note(c, true));
             for bits in (0..160).chain([0; 100]) {
                 let target = own.random_with_prefix(bits, &mut rng);
-                assert_closest(&entries, &directory, target, MAX_CLOSEST);
-                assert_closest(&entries, &directory, target, K / 2);
+                assert_closest(&contacts, &directory, target, MAX_CLOSEST);
+                assert_closest(&contacts, &directory, target, K / 2);
             }
-            for target in entries.iter().map(|e| e.contact.id).take(20).chain([own, Id160::ZERO]) {
-                assert_closest(&entries, &directory, target, K);
+            for target in contacts.iter().map(|c| c.id).take(20).chain([own, Id160::ZERO]) {
+                assert_closest(&contacts, &directory, target, K);
             }
         }
     }
@@ -220,11 +235,11 @@ mod tests {
         for text in ["8.8.8.8:5", "[2001:db8::1]:5"] {
             let addr: SocketAddr = text.parse().unwrap();
             let contact = Contact { id: Id160([3; 20]), addr };
-            let listed = Listed::new(&Entry::new(Instant::now(), contact, Duration::ZERO));
+            let listed = Listed::new(&contact);
             let other = SocketAddr::new(addr.ip(), 6);
             assert!(listed.is_at(addr) && !listed.is_at(other) && !listed.is_private());
         }
         let contact = Contact { id: Id160::ZERO, addr: ([10, 0, 0, 1], 5).into() };
-        assert!(Listed::new(&Entry::new(Instant::now(), contact, Duration::ZERO)).is_private());
+        assert!(Listed::new(&contact).is_private());
     }
 }

@@ -42,10 +42,13 @@ impl External {
             return false;
         }
         let voice = subnet(voter.ip());
-        self.votes.retain(|(v, _)| *v != voice);
+        let spoken = self.votes.iter().position(|(v, _)| *v == voice);
+        if let Some(at) = spoken.or((self.votes.len() == MAX_VOTES).then_some(0)) {
+            self.votes.remove(at);
+        }
         self.votes.push_back((voice, ip));
-        if self.votes.len() > MAX_VOTES {
-            self.votes.pop_front();
+        if self.believed == Some(ip) {
+            return false;
         }
         let agree = self.votes.iter().filter(|(_, said)| *said == ip).count();
         let wins = match self.believed {
@@ -55,11 +58,10 @@ impl External {
                 agree >= MIN_VOTES_TO_CHANGE && agree * 4 >= self.votes.len() * 3 && self.may_change(now)
             }
         };
-        let won = wins && self.believed != Some(ip);
-        if won {
+        if wins {
             (self.believed, self.changed) = (Some(ip), Some(now));
         }
-        won
+        wins
     }
 
     fn may_change(&self, now: Instant) -> bool {

@@ -3,11 +3,13 @@
 //! Owns a bounded store and the rules of replacing. Must not know messages or tokens. Items least recently
 //! asked for go first when room is needed.
 
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use lru::LruCache;
 
-use super::config::{ITEM_EXPIRY, SIGNATURES_PER_SECOND};
+use super::config::{ITEM_EXPIRY, LIMITER_ENTRIES, SIGNATURES_PER_HOST, SIGNATURES_PER_SECOND};
+use super::recent::{Recent, host_key};
 use crate::id::Id160;
 use crate::wire::item::{Item, ItemError};
 
@@ -20,8 +22,22 @@ pub struct Items {
     by_target: LruCache<Id160, (Item, Instant)>,
     bytes: usize,
     cap: usize,
-    /// Signatures that may still be checked in the second that ends then.
-    checks: (u32, Option<Instant>),
+    /// Signatures that may still be checked in the second that ends then, for everyone together and for each host.
+    checks: Checks,
+    checks_of: Recent<u64, Checks>,
+}
+
+/// So many more until then.
+type Checks = (u32, Instant);
+
+/// Takes one of so many a second.
+fn take(checks: &mut Checks, now: Instant, per_second: u32) -> bool {
+    if checks.1 <= now {
+        *checks = (per_second, now + Duration::from_secs(1));
+    }
+    let left = checks.0;
+    checks.0 = left.saturating_sub(1);
+    left > 0
 }
 
 /// Why an item was not taken.
@@ -38,9 +54,16 @@ pub enum PutError {
 }
 
 impl Items {
-    /// An empty store of at most `cap` bytes.
-    pub fn new(cap: usize) -> Self {
-        Self { by_target: LruCache::unbounded(), bytes: 0, cap, checks: (0, None) }
+    /// An empty store of at most `cap` bytes. The secret keeps strangers from guessing where they are noted down.
+    pub fn new(now: Instant, cap: usize, secret: u64) -> Self {
+        let checks_of = Recent::new(LIMITER_ENTRIES, secret);
+        Self {
+            by_target: LruCache::unbounded(),
+            bytes: 0,
+            cap,
+            checks: (SIGNATURES_PER_SECOND, now),
+            checks_of,
+        }
     }
 
     /// Items in store.
@@ -80,7 +103,7 @@ impl Items {
     }
 
     /// Takes an item or a newer version of it. With `cas`, only in place of that version.
-    pub fn put(&mut self, now: Instant, item: Item, cas: Option<i64>) -> Result<(), PutError> {
+    pub fn put(&mut self, now: Instant, from: IpAddr, item: Item, cas: Option<i64>) -> Result<(), PutError> {
         let target = item.target();
         // What has expired rules nobody any more.
         self.get(now, &target);
@@ -97,7 +120,7 @@ impl Items {
         // The costly check comes last, and not for what is in store word by word.
         let known = self.by_target.peek(&target).is_some_and(|(old, _)| *old == item);
         if !known {
-            if item.seq().is_some() && !self.may_check(now) {
+            if item.seq().is_some() && !self.may_check(now, from) {
                 return Err(PutError::Busy);
             }
             item.check().map_err(PutError::Invalid)?;
@@ -115,13 +138,16 @@ impl Items {
         }
     }
 
-    fn may_check(&mut self, now: Instant) -> bool {
-        if self.checks.1.is_none_or(|until| until <= now) {
-            self.checks = (SIGNATURES_PER_SECOND, Some(now + Duration::from_secs(1)));
+    /// Whoever has used up his own share takes nothing of what is there for all.
+    fn may_check(&mut self, now: Instant, from: IpAddr) -> bool {
+        for _ in 0..2 {
+            // Whose second is over is as good as new.
+            if self.checks_of.peek_oldest().is_some_and(|(_, until)| *until <= now) {
+                self.checks_of.pop_oldest();
+            }
         }
-        let left = self.checks.0;
-        self.checks.0 = left.saturating_sub(1);
-        left > 0
+        let own = self.checks_of.get_or_insert(host_key(from), (0, now));
+        take(own, now, SIGNATURES_PER_HOST) && take(&mut self.checks, now, SIGNATURES_PER_SECOND)
     }
 
     /// Takes back what an earlier run had, as old as it is.
@@ -184,6 +210,8 @@ mod tests {
     use crate::wire::item::MutableItem;
     use ed25519_dalek::SigningKey;
 
+    const FROM: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(8, 8, 8, 8));
+
     fn version(seq: i64, value: &str) -> Item {
         let owner = SigningKey::from_bytes(&[7; 32]);
         Item::Mutable(MutableItem::sign(&owner, b"salt", seq, value.as_bytes()).unwrap())
@@ -191,29 +219,29 @@ mod tests {
 
     #[test]
     fn newer_versions_replace_older_ones_only() {
-        let (now, mut items) = (Instant::now(), Items::new(100_000));
-        assert_eq!(items.put(now, version(5, "i5e"), None), Ok(()));
-        assert_eq!(items.put(now, version(4, "i4e"), None), Err(PutError::OldSeq));
-        assert_eq!(items.put(now, version(5, "i6e"), None), Err(PutError::OldSeq));
-        assert_eq!(items.put(now, version(5, "i5e"), None), Ok(()));
-        assert_eq!(items.put(now, version(6, "i6e"), Some(4)), Err(PutError::Cas));
-        assert_eq!(items.put(now, version(6, "i6e"), Some(5)), Ok(()));
+        let (now, mut items) = (Instant::now(), Items::new(Instant::now(), 100_000, 7));
+        assert_eq!(items.put(now, FROM, version(5, "i5e"), None), Ok(()));
+        assert_eq!(items.put(now, FROM, version(4, "i4e"), None), Err(PutError::OldSeq));
+        assert_eq!(items.put(now, FROM, version(5, "i6e"), None), Err(PutError::OldSeq));
+        assert_eq!(items.put(now, FROM, version(5, "i5e"), None), Ok(()));
+        assert_eq!(items.put(now, FROM, version(6, "i6e"), Some(4)), Err(PutError::Cas));
+        assert_eq!(items.put(now, FROM, version(6, "i6e"), Some(5)), Ok(()));
         let target = version(6, "i6e").target();
         assert_eq!(items.get(now, &target).unwrap().value(), b"i6e");
         assert_eq!(items.len(), 1);
         let Item::Mutable(mut forged) = version(7, "i7e") else { unreachable!() };
         forged.value = b"i8e".to_vec();
-        let refused = items.put(now, Item::Mutable(forged), None);
+        let refused = items.put(now, FROM, Item::Mutable(forged), None);
         assert_eq!(refused, Err(PutError::Invalid(ItemError::Signature)));
     }
 
     #[test]
     fn items_expire_and_a_repeat_renews() {
-        let (now, mut items) = (Instant::now(), Items::new(100_000));
+        let (now, mut items) = (Instant::now(), Items::new(Instant::now(), 100_000, 7));
         let item = Item::Immutable { value: b"i1e".to_vec() };
         let target = item.target();
-        items.put(now, item.clone(), None).unwrap();
-        items.put(now + ITEM_EXPIRY / 2, item, None).unwrap();
+        items.put(now, FROM, item.clone(), None).unwrap();
+        items.put(now + ITEM_EXPIRY / 2, FROM, item, None).unwrap();
         assert!(items.get(now + ITEM_EXPIRY, &target).is_some());
         assert!(items.get(now + ITEM_EXPIRY * 2, &target).is_none());
         assert_eq!((items.len(), items.bytes), (0, 0));
@@ -221,14 +249,14 @@ mod tests {
 
     #[test]
     fn a_flood_stays_within_the_cap_and_ages_survive_a_restart() {
-        let (now, mut items) = (Instant::now(), Items::new(10_000));
+        let (now, mut items) = (Instant::now(), Items::new(Instant::now(), 10_000, 7));
         for n in 0..1000 {
-            items.put(now, Item::Immutable { value: format!("i{n}e").into_bytes() }, None).unwrap();
+            items.put(now, FROM, Item::Immutable { value: format!("i{n}e").into_bytes() }, None).unwrap();
         }
         assert!(items.bytes <= 10_000 && items.len() > 20);
         let later = now + ITEM_EXPIRY / 2;
         let saved: Vec<_> = items.export(later).map(|(i, age)| (i.clone(), age)).collect();
-        let mut again = Items::new(10_000);
+        let mut again = Items::new(now, 10_000, 7);
         saved.iter().for_each(|(item, age)| again.restore(later, item.clone(), *age));
         assert_eq!(again.export(later).map(|(i, age)| (i.clone(), age)).collect::<Vec<_>>(), saved);
         assert_eq!(again.export(now + ITEM_EXPIRY).count(), 0);
@@ -239,14 +267,23 @@ mod tests {
 
     #[test]
     fn signatures_are_checked_at_a_bounded_rate() {
-        let (now, mut items) = (Instant::now(), Items::new(1 << 20));
+        let (now, mut items) = (Instant::now(), Items::new(Instant::now(), 1 << 20, 7));
         let forged = |n: i64| {
             let Item::Mutable(item) = version(1, "i1e") else { unreachable!() };
             Item::Mutable(MutableItem { seq: n, ..item })
         };
-        let busy = |items: &mut Items, now| items.put(now, forged(9), None) == Err(PutError::Busy);
-        let refused = (0..SIGNATURES_PER_SECOND + 5).filter(|_| busy(&mut items, now)).count();
+        let busy = |items: &mut Items, now, host: u32| {
+            let from = IpAddr::from((0x0808_0000 | host).to_be_bytes());
+            items.put(now, from, forged(9), None) == Err(PutError::Busy)
+        };
+        // One who floods uses up his own share, and leaves the rest to others.
+        let refused = (0..10_000).filter(|_| busy(&mut items, now, 0)).count();
+        assert_eq!(refused, 10_000 - SIGNATURES_PER_HOST as usize);
+        assert!(!busy(&mut items, now, 1));
+        let rest = SIGNATURES_PER_SECOND - SIGNATURES_PER_HOST - 1;
+        let refused = (0..rest + 5).filter(|n| busy(&mut items, now, 2 + n)).count();
         assert_eq!(refused, 5);
-        assert!(!busy(&mut items, now + Duration::from_secs(1)));
+        let later = now + Duration::from_secs(1);
+        assert!(!busy(&mut items, later, 0) && !busy(&mut items, later, 1));
     }
 }

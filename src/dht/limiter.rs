@@ -4,16 +4,11 @@
 //! the operator wants that. Must not know what was asked. An address gets a NAT's worth of queries, since
 //! many nodes may stand behind it.
 
-use std::hash::Hash;
 use std::net::IpAddr;
-use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
-use lru::LruCache;
-
-use super::config::{
-    BURST_SECONDS, Config, LIMITER_ENTRIES, Limits, MAX_ITEM_PAYLOAD, Network, is_private, owner,
-};
+use super::config::{BURST_SECONDS, Config, LIMITER_ENTRIES, Limits, MAX_ITEM_PAYLOAD, Network, is_private};
+use super::recent::{Recent, host_key};
 
 /// Tokens left, in thousandths, and when that was counted.
 type Level = (u64, Instant);
@@ -21,8 +16,8 @@ type Level = (u64, Instant);
 /// Admits or refuses queries.
 #[derive(Debug)]
 pub struct Limiter {
-    by_ip: LruCache<IpAddr, Level>,
-    by_net: LruCache<(bool, [u8; 6]), Level>,
+    by_ip: Recent<u64, Level>,
+    by_net: Recent<u64, Level>,
     queries: Option<Level>,
     answers: Option<Level>,
     exempt_private: bool,
@@ -30,12 +25,11 @@ pub struct Limiter {
 }
 
 impl Limiter {
-    /// Nobody has asked yet.
-    pub fn new(config: &Config) -> Self {
-        let entries = NonZeroUsize::new(LIMITER_ENTRIES).unwrap_or(NonZeroUsize::MIN);
+    /// Nobody has asked yet. The secret keeps strangers from guessing where they are noted down.
+    pub fn new(config: &Config, secret: u64) -> Self {
         Self {
-            by_ip: LruCache::sparse(entries),
-            by_net: LruCache::sparse(entries),
+            by_ip: Recent::new(LIMITER_ENTRIES, secret),
+            by_net: Recent::new(LIMITER_ENTRIES, secret),
             queries: None,
             answers: None,
             exempt_private: config.network == Network::Local,
@@ -83,19 +77,13 @@ impl Limiter {
         if ip.is_loopback() || (self.exempt_private && is_private(ip)) {
             return true;
         }
-        let net = match ip {
-            IpAddr::V4(v4) => [v4.octets()[0], v4.octets()[1], 0, 0, 0, 0],
-            IpAddr::V6(v6) => (v6.to_bits() >> 80).to_be_bytes().last_chunk().copied().unwrap_or_default(),
-        };
-        let ip = owner(ip);
+        let ip = host_key(ip);
+        let net = ip >> 16;
         forget_full(&mut self.by_ip, now);
         forget_full(&mut self.by_net, now);
         let (per_ip, per_net) = (self.limits.queries_per_ip, self.limits.queries_per_net);
-        if !take(self.by_ip.get_or_insert_mut(ip, || full(now, per_ip)), now, per_ip) {
-            return false;
-        }
-        let net_level = self.by_net.get_or_insert_mut((ip.is_ipv4(), net), || full(now, per_net));
-        take(net_level, now, per_net)
+        take(self.by_ip.get_or_insert(ip, full(now, per_ip)), now, per_ip)
+            && take(self.by_net.get_or_insert(net, full(now, per_net)), now, per_net)
     }
 }
 
@@ -106,12 +94,12 @@ fn burst(per_second: u32) -> u64 {
 
 /// Lets go of those who have been silent for so long that they are as good as new: two at most for each that may
 /// be added, so that no turn is long and the map shrinks in quiet times.
-fn forget_full<K: Hash + Eq>(levels: &mut LruCache<K, Level>, now: Instant) {
+fn forget_full(levels: &mut Recent<u64, Level>, now: Instant) {
     let refilled =
         |level: &Level| now.saturating_duration_since(level.1).as_secs() > u64::from(BURST_SECONDS);
     for _ in 0..2 {
-        if levels.peek_lru().is_some_and(|(_, level)| refilled(level)) {
-            levels.pop_lru();
+        if levels.peek_oldest().is_some_and(refilled) {
+            levels.pop_oldest();
         }
     }
 }
@@ -150,7 +138,7 @@ mod tests {
     #[test]
     fn a_flood_is_cut_to_the_rate_and_others_are_not_touched() {
         let now = Instant::now();
-        let mut limiter = Limiter::new(&Config::default());
+        let mut limiter = Limiter::new(&Config::default(), 7);
         let ip: IpAddr = [8, 8, 8, 8].into();
         let admitted = (0..10_000).filter(|_| limiter.admits(now, ip)).count();
         assert_eq!(admitted, (LIMIT_PER_IP * BURST_SECONDS) as usize);
@@ -163,7 +151,7 @@ mod tests {
     #[test]
     fn a_network_of_many_addresses_is_limited_too() {
         let now = Instant::now();
-        let mut limiter = Limiter::new(&Config::default());
+        let mut limiter = Limiter::new(&Config::default(), 7);
         let from = |n: u32| -> IpAddr { [8, 8, (n >> 8) as u8, n as u8].into() };
         let admitted = (0..60_000).filter(|n| limiter.admits(now, from(n % 60_000))).count();
         assert_eq!(admitted, (LIMIT_PER_NET * BURST_SECONDS) as usize);
@@ -171,7 +159,7 @@ mod tests {
 
     #[test]
     fn loopback_is_exempt() {
-        let mut limiter = Limiter::new(&Config::default());
+        let mut limiter = Limiter::new(&Config::default(), 7);
         assert!((0..100_000).all(|_| limiter.admits(Instant::now(), [127, 0, 0, 1].into())));
     }
 
@@ -180,7 +168,7 @@ mod tests {
         let now = Instant::now();
         let mut config = Config::default();
         config.limits.queries_per_second = Some(30);
-        let mut limiter = Limiter::new(&config);
+        let mut limiter = Limiter::new(&config, 7);
         let from = |n: u32| -> IpAddr { [127, (n >> 16) as u8, (n >> 8) as u8, n as u8].into() };
         assert_eq!((0..1000).filter(|n| limiter.admits(now, from(*n))).count(), 30);
         let later = now + Duration::from_millis(500);
@@ -196,7 +184,7 @@ mod tests {
         let now = Instant::now();
         let mut config = Config::default();
         config.limits.bytes_per_second = Some(2000);
-        let mut limiter = Limiter::new(&config);
+        let mut limiter = Limiter::new(&config, 7);
         let mut served = 0;
         for millisecond in 0..10_000 {
             if limiter.admits(now + Duration::from_millis(millisecond), [127, 0, 0, 1].into()) {

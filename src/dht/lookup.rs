@@ -31,17 +31,19 @@
 
 mod admission;
 mod likely;
+mod sight;
 
+use std::cell::OnceCell;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use self::sight::{Sight, Window};
 use super::candidate::{Candidate, State, candidate, region};
 use super::config::{
     Config, K, LOOKUP_TIMEOUT, MAX_ATTEMPTS, MAX_CANDIDATES, MAX_LONELY_ATTEMPTS, MAX_TOKEN_LEN, PATIENCE,
     SLOTS_MAX,
 };
 use super::pace::Pace;
-use super::quorum::Quorum;
 use super::rules::{Flight, LookupRules, Stall};
 use crate::id::{Distance, Id160, NodeId};
 use crate::wire::compact::Contact;
@@ -282,102 +284,48 @@ impl Lookup {
         if now >= self.started + LOOKUP_TIMEOUT {
             return Step::Done;
         }
-        self.note_stalls(now, pace);
+        let sight = self.look_over(now, pace);
         if let Some(step) = self.look_aside(now, pace) {
             return step;
         }
-        if let Some(at) = self.choose(now, pace) {
+        // Most turns need it, some twice, and it is dear.
+        let window = OnceCell::new();
+        if let Some(at) = self.choose(now, pace, &sight, || *window.get_or_init(|| self.window())) {
             return self.ask(now, at, pace);
         }
         if let Some(step) = self.look_beyond(now, pace) {
             return step;
         }
-        if let Some(at) = self.wait_for(now, pace) {
+        let window = *window.get_or_init(|| self.window());
+        if let Some(at) = self.wait_for_answers(now, pace, window).into_iter().chain(sight.aside).min() {
             return Step::Wait(at);
         }
         let deadline = self.started + PATIENCE;
         if self.answered == 0 && now < deadline { Step::Wait(deadline) } else { Step::Done }
     }
 
-    fn note_stalls(&mut self, now: Instant, pace: &Pace) {
-        let stall = self.stall(pace);
-        for candidate in &mut self.candidates {
-            if candidate.state == State::Waiting {
-                // What was asked before anything was measured is not waited for any longer than what is asked now.
-                let patience = patience(stall, candidate.attempts.saturating_sub(1));
-                candidate.stalls_at = candidate.stalls_at.min(candidate.sent + patience);
-            }
-            candidate.aside = candidate.aside.filter(|at| *at > now);
-            if candidate.state == State::Waiting && candidate.stalls_at <= now {
-                candidate.state = State::Stalled;
-                self.stalls += 1;
-                self.extra_slots += 1;
-                self.named.1 += u32::from(candidate.hop > 1 && candidate.attempts == 1);
-            }
-        }
-    }
-
-    /// The closest candidates not known to be dead or silent, as many of either sort as must answer.
-    fn window(&self) -> impl Iterator<Item = (usize, &Candidate)> {
-        self.chosen(self.rules.quorum, |c| c.is_hopeful().then_some(1.0))
-    }
-
-    /// Of those who have a weight, the closest that must answer.
-    fn chosen(
-        &self,
-        count: usize,
-        weight: impl Fn(&Candidate) -> Option<f64>,
-    ) -> impl Iterator<Item = (usize, &Candidate)> {
-        let known = self.candidates.iter().enumerate().filter(|(_, c)| c.id.is_some());
-        let (mut quorum, matters) = (Quorum::new(count), self.is_spread());
-        known.filter(move |(_, c)| {
-            let region = c.region.filter(|_| matters);
-            match weight(c) {
-                Some(weight) => quorum.choose(c.is_bound, region, weight),
-                None => {
-                    quorum.pass(c.is_bound, region);
-                    false
-                }
-            }
-        })
-    }
-
-    /// Whether there are nodes in more than one region.
-    fn is_spread(&self) -> bool {
-        let mut regions = self.candidates.iter().filter(|c| c.id.is_some()).map(|c| c.region);
-        let first = regions.next();
-        regions.any(|region| Some(region) != first)
-    }
-
-    /// The candidates not known to be dead or silent, closest first.
-    fn hopeful(&self) -> impl Iterator<Item = (usize, &Candidate)> {
-        self.candidates.iter().enumerate().filter(|(_, c)| c.id.is_some() && c.is_hopeful())
-    }
-
-    fn choose(&self, now: Instant, pace: &Pace) -> Option<usize> {
-        let waiting = self.candidates.iter().filter(|c| c.state == State::Waiting).count();
-        if waiting >= SLOTS_MAX {
+    fn choose(&self, now: Instant, pace: &Pace, sight: &Sight, window: impl Fn() -> Window) -> Option<usize> {
+        if sight.waiting >= SLOTS_MAX {
             return None;
         }
-        let required = self.candidates.iter().position(|c| c.required && c.state == State::New);
-        if required.is_some() {
-            return required;
+        if sight.required.is_some() {
+            return sight.required;
         }
         let (new, may_ask_more) = match self.rules.flight {
             Flight::Slots { count, overtaken_count, grows } => {
-                let relevant = self.window().filter(|(_, c)| c.state == State::Waiting).count();
-                let busy = if overtaken_count { waiting } else { relevant };
+                let busy = if overtaken_count { sight.waiting } else { window().waiting };
                 let slots = count + if grows { self.extra_slots } else { 0 };
-                (self.window().find(|(_, c)| c.state == State::New).map(|(at, _)| at), busy < slots)
+                (window().new, busy < slots)
             }
             Flight::Likely { answers, slack, wide_end } => {
                 let new = self.next_likely(now, pace);
-                let hopes = new.map_or(0.0, |at| self.hopes(now, pace, at, slack));
                 let near = |at: usize| self.radius.is_none_or(|r| self.candidates[at].distance <= Some(r));
-                (new, hopes < answers || wide_end && new.is_some_and(near))
+                let at_end = wide_end && new.is_some_and(near);
+                let few = || new.map_or(0.0, |at| self.hopes(now, pace, at, slack)) < answers;
+                (new, at_end || few())
             }
         };
-        if new.is_some() || !may_ask_more || self.is_served() {
+        if new.is_some() || !may_ask_more || self.is_served(window()) {
             return new.filter(|_| may_ask_more);
         }
         let unasked = |c: &Candidate| c.id.is_none() && c.state == State::New;
@@ -390,7 +338,8 @@ impl Lookup {
     /// who, as far as can be told, include as many living ones as must answer.
     fn next_likely(&self, now: Instant, pace: &Pace) -> Option<usize> {
         if self.answered == 0 {
-            let starts = self.hopeful().filter(|(_, c)| c.state == State::New && c.cost.is_some());
+            let starts = self.candidates.iter().enumerate().filter(|(_, c)| c.id.is_some());
+            let starts = starts.filter(|(_, c)| c.state == State::New && c.cost.is_some());
             if let Some((at, _)) = starts.min_by_key(|(_, c)| c.cost) {
                 return Some(at);
             }
@@ -400,8 +349,8 @@ impl Lookup {
     }
 
     /// Whether a full set has answered, or is about to.
-    fn is_served(&self) -> bool {
-        self.answered > 0 && self.window().count() >= K
+    fn is_served(&self, window: Window) -> bool {
+        self.answered > 0 && window.count >= K
     }
 
     fn may_retry(&self, candidate: &Candidate) -> bool {
@@ -435,22 +384,14 @@ impl Lookup {
     }
 
     /// When the next query that matters stalls, may be repeated, or has become less likely to be answered.
-    fn wait_for(&self, now: Instant, pace: &Pace) -> Option<Instant> {
-        let aside = self.candidates.iter().filter_map(|c| c.aside).min();
-        self.wait_for_answers(now, pace).into_iter().chain(aside).min()
-    }
-
-    fn wait_for_answers(&self, now: Instant, pace: &Pace) -> Option<Instant> {
-        let window: Vec<_> = self.window().map(|(_, c)| c).collect();
-        let unasked = window.iter().any(|c| c.state == State::New);
-        let stall = if self.is_served() && !unasked {
-            let required = self.candidates.iter().filter(|c| c.required);
-            let silent = window.into_iter().chain(required).filter(|c| c.state == State::Waiting);
-            silent.map(|c| c.stalls_at).min()
+    fn wait_for_answers(&self, now: Instant, pace: &Pace, window: Window) -> Option<Instant> {
+        let is_served = self.is_served(window);
+        let stall = if is_served && window.new.is_none() {
+            let required = self.candidates.iter().filter(|c| c.required && c.state == State::Waiting);
+            required.map(|c| c.stalls_at).chain(window.stalls_at).min()
         } else {
             // Without a full set, or a free slot, every query under way matters, and silent nodes do too.
-            let retry = !self.is_served();
-            let again = |c: &Candidate| retry && self.may_retry(c) && c.stalls_at > now;
+            let again = |c: &Candidate| !is_served && self.may_retry(c) && c.stalls_at > now;
             let matters = |c: &&Candidate| c.state == State::Waiting || again(c);
             self.candidates.iter().filter(matters).map(|c| c.stalls_at).min()
         }?;

@@ -25,6 +25,7 @@ pub mod lookup;
 pub mod node;
 pub mod pace;
 pub mod quorum;
+mod recent;
 pub mod rules;
 pub mod table;
 pub mod token;

@@ -109,6 +109,8 @@ impl Node {
     /// A node that knows nobody.
     pub fn new(config: Config, seed: [u8; 32], now: Instant) -> Self {
         let mut rng = Rng::from_seed(seed);
+        // A stream of their own: these secrets decide nothing that anybody sees.
+        let mut secrets = Rng::from_seed(seed.map(|byte| !byte));
         let random_id = Id160::random(&mut rng);
         let id = config.id.unwrap_or(random_id);
         let item_bytes = (config.limits.store_bytes as f64 * ITEM_SHARE) as usize;
@@ -120,11 +122,11 @@ impl Node {
             inflight: InFlight::new(rng.child()),
             tokens: Tokens::new(now, rng.child()),
             announced: Announced::new(config.limits.store_bytes - item_bytes),
-            items: Items::new(item_bytes),
+            items: Items::new(now, item_bytes, secrets.u64()),
             external: Default::default(),
-            limiter: Limiter::new(&config),
-            allowance: Allowance::new(now, &config),
-            courtesy: Courtesy::default(),
+            limiter: Limiter::new(&config, secrets.u64()),
+            allowance: Allowance::new(now, &config, secrets.u64()),
+            courtesy: Courtesy::new(secrets.u64()),
             answer_room: 0,
             echo: 0,
             searches: Vec::new(),
@@ -161,7 +163,6 @@ impl Node {
         self.counters.traffic.on_receive(bytes.len());
         match Message::parse(bytes) {
             Ok(Message { body: Body::Query(query), transaction, read_only, .. }) => {
-                self.note_reached(from);
                 if self.admits(now, from) {
                     self.counters.traffic.on_query_in(QueryKind::of(&query.method));
                     if query.id != self.id {
@@ -212,17 +213,18 @@ impl Node {
     }
 
     fn admits(&mut self, now: Instant, from: SocketAddr) -> bool {
+        if !self.config.read_only && !self.limiter.admits(now, from.ip()) {
+            self.counters.traffic.on_refusal(Refusal::RateLimit);
+            self.counters.limited += 1;
+            return false;
+        }
+        self.note_reached(from);
         if self.is_read_only() {
             self.counters.traffic.on_refusal(Refusal::ReadOnly);
             return false;
         }
-        let admitted = self.limiter.admits(now, from.ip());
-        if !admitted {
-            self.counters.traffic.on_refusal(Refusal::RateLimit);
-        }
-        let counter = if admitted { &mut self.counters.queries_in } else { &mut self.counters.limited };
-        *counter += 1;
-        admitted
+        self.counters.queries_in += 1;
+        true
     }
 
     fn on_unmatched(&mut self) {
@@ -245,12 +247,21 @@ impl Node {
 
     /// The next datagram to send.
     pub fn poll_transmit(&mut self) -> Option<Transmit> {
-        self.transmits.pop_front()
+        let transmit = self.transmits.pop_front();
+        if transmit.is_none() {
+            // The next one goes to the start of the ring again: memory that was just used is near.
+            self.transmits.clear();
+        }
+        transmit
     }
 
     /// The next event.
     pub fn poll_event(&mut self) -> Option<Event> {
-        self.events.pop_front()
+        let event = self.events.pop_front();
+        if event.is_none() {
+            self.events.clear();
+        }
+        event
     }
 
     /// When to call [`Node::handle_timeout`], and why.

@@ -2,7 +2,6 @@
 //!
 //! Owns the distribution and what a silence means by it. Must not know queries.
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::config::{RTT_SAMPLES, STALL_MAX, STALL_MIN};
@@ -17,10 +16,15 @@ const FIRST_FACTOR: u32 = 5;
 /// The percentiles after which the chances of a silent node are thought over.
 const MARKS: [usize; 4] = [50, 70, 85, 95];
 
-/// The latest round trips.
+/// The latest round trips, in whole microseconds: finer than that no network is.
 #[derive(Clone, Debug)]
 pub struct Pace {
-    samples: VecDeque<Duration>,
+    /// At most [`RTT_SAMPLES`], in a ring.
+    latest: Vec<u32>,
+    /// The place of the oldest, once the ring is full.
+    oldest: usize,
+    /// The same, the shortest first: kept so, since one comes and one goes at a time.
+    sorted: Vec<u32>,
     marks: [Duration; MARKS.len()],
     stall: Duration,
 }
@@ -28,29 +32,46 @@ pub struct Pace {
 impl Default for Pace {
     fn default() -> Self {
         let marks = MARKS.map(|percent| STALL_MAX * percent as u32 / 100);
-        Self { samples: VecDeque::with_capacity(RTT_SAMPLES), marks, stall: STALL_MAX }
+        Self { latest: Vec::new(), oldest: 0, sorted: Vec::new(), marks, stall: STALL_MAX }
     }
 }
 
 impl Pace {
     /// Takes a measured round trip.
     pub fn add(&mut self, sample: Duration) {
-        if self.samples.len() == RTT_SAMPLES {
-            self.samples.pop_front();
+        let sample = u32::try_from(sample.as_micros()).unwrap_or(u32::MAX);
+        let to = self.sorted.partition_point(|s| *s < sample);
+        if self.latest.len() < RTT_SAMPLES {
+            self.latest.push(sample);
+            self.sorted.insert(to, sample);
+        } else {
+            let old = std::mem::replace(&mut self.latest[self.oldest], sample);
+            self.oldest = (self.oldest + 1) % RTT_SAMPLES;
+            self.replace(old, sample, to);
         }
-        self.samples.push_back(sample);
-        if self.samples.len() >= MIN_SAMPLES {
-            let mut sorted: Vec<_> = self.samples.iter().copied().collect();
-            sorted.sort_unstable();
-            let at = |percent: usize| sorted[(sorted.len() * percent / 100).min(sorted.len() - 1)];
-            self.marks = MARKS.map(at);
+        let length = self.sorted.len();
+        let at = |place: usize| Duration::from_micros(self.sorted[place.min(length - 1)].into());
+        if length >= MIN_SAMPLES {
+            self.marks = MARKS.map(|percent| at(length * percent / 100));
             let p95 = self.marks[MARKS.len() - 1];
             // A quarter on top, or every twentieth honest answer would come "late".
             self.stall = (p95 + p95 / 4).clamp(STALL_MIN, STALL_MAX);
-        } else if self.samples.len() >= FIRST_SAMPLES {
-            let longest = self.samples.iter().copied().max().unwrap_or(STALL_MAX);
-            self.stall = (longest * FIRST_FACTOR).clamp(2 * STALL_MIN, STALL_MAX);
+        } else if length >= FIRST_SAMPLES {
+            self.stall = (at(length - 1) * FIRST_FACTOR).clamp(2 * STALL_MIN, STALL_MAX);
         }
+    }
+
+    /// Puts a sample in the place of another; only those between the two move. `to` is where it would be inserted.
+    fn replace(&mut self, old: u32, new: u32, to: usize) {
+        let from = self.sorted.partition_point(|s| *s < old);
+        let to = if from < to {
+            self.sorted.copy_within(from + 1..to, from);
+            to - 1
+        } else {
+            self.sorted.copy_within(to..from, to + 1);
+            to
+        };
+        self.sorted[to] = new;
     }
 
     /// Silence after which an answer has become unlikely.
@@ -86,6 +107,20 @@ mod tests {
         assert_eq!(pace.stall(), STALL_MIN);
         (0..RTT_SAMPLES).for_each(|_| pace.add(Duration::from_millis(400)));
         assert_eq!(pace.stall(), Duration::from_millis(500));
+    }
+
+    #[test]
+    fn the_sorted_samples_are_the_latest_ones() {
+        let mut rng = crate::rng::Rng::from_u64(1);
+        let (mut pace, mut all) = (Pace::default(), Vec::new());
+        for _ in 0..10 * RTT_SAMPLES {
+            let sample = rng.below(300) as u32;
+            pace.add(Duration::from_micros(sample.into()));
+            all.push(sample);
+            let mut latest = all[all.len().saturating_sub(RTT_SAMPLES)..].to_vec();
+            latest.sort_unstable();
+            assert_eq!(pace.sorted, latest);
+        }
     }
 
     #[test]

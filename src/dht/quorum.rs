@@ -29,18 +29,14 @@ impl Region {
 /// Regions told apart: twice what a full quorum can be in, and as many dead ones beside it.
 const REGIONS: usize = 32;
 
-/// One region's share.
-#[derive(Clone, Copy, Debug)]
-struct Share {
-    region: Region,
-    seen: usize,
-    counted: f64,
-}
-
 /// One sort of ids.
 #[derive(Clone, Copy, Debug)]
 struct Sort {
-    shares: [Option<Share>; REGIONS],
+    /// The regions met so far; how many nodes of each were seen, and how many of them count.
+    regions: [Region; REGIONS],
+    seen_in: [u16; REGIONS],
+    counted_in: [f64; REGIONS],
+    met: usize,
     seen: usize,
     most: usize,
     counted: f64,
@@ -49,13 +45,37 @@ struct Sort {
 }
 
 impl Sort {
-    const EMPTY: Self = Self { shares: [None; REGIONS], seen: 0, most: 0, counted: 0.0, extra: 0 };
+    const EMPTY: Self = Self {
+        regions: [Region(0); REGIONS],
+        seen_in: [0; REGIONS],
+        counted_in: [0.0; REGIONS],
+        met: 0,
+        seen: 0,
+        most: 0,
+        counted: 0.0,
+        extra: 0,
+    };
 
-    /// The share of a region, made if there is room; those beyond it are few, and not limited.
-    fn share(&mut self, region: Region) -> Option<&mut Share> {
-        let fits = |s: &&mut Option<Share>| s.is_none_or(|s| s.region == region);
-        let place = self.shares.iter_mut().find(fits)?;
-        Some(place.get_or_insert(Share { region, seen: 0, counted: 0.0 }))
+    /// The number of a region, given if there is one left; those without are few, and not limited.
+    fn number(&mut self, region: Region) -> Option<usize> {
+        let known = self.regions[..self.met].iter().position(|r| *r == region);
+        if known.is_none() && self.met < REGIONS {
+            self.regions[self.met] = region;
+            self.met += 1;
+            return Some(self.met - 1);
+        }
+        known
+    }
+
+    /// One more was seen; the number of its region.
+    fn see(&mut self, region: Option<Region>) -> Option<usize> {
+        self.seen += 1;
+        let number = region.and_then(|r| self.number(r));
+        if let Some(at) = number {
+            self.seen_in[at] = self.seen_in[at].saturating_add(1);
+            self.most = self.most.max(usize::from(self.seen_in[at]));
+        }
+        number
     }
 }
 
@@ -74,37 +94,27 @@ impl Quorum {
 
     /// Passes one by who is silent or has failed.
     pub fn pass(&mut self, is_bound: bool, region: Option<Region>) {
-        self.see(is_bound, region);
+        self.sorts[usize::from(is_bound)].see(region);
     }
 
     /// Whether the next one must answer. The weight says how likely it is that he does: those who are still silent
     /// may turn out dead.
     pub fn choose(&mut self, is_bound: bool, region: Option<Region>, weight: f64) -> bool {
-        self.see(is_bound, region);
         let (count, sort) = (self.count as f64, &mut self.sorts[usize::from(is_bound)]);
+        let number = sort.see(region);
         let wanted = count + (2 * sort.most).saturating_sub(sort.seen).min(K) as f64;
         if sort.counted > wanted - 0.5 {
             return false;
         }
-        if let Some(share) = region.and_then(|r| sort.share(r)) {
-            if share.counted > count / 2.0 - 0.5 {
+        if let Some(at) = number {
+            if sort.counted_in[at] > count / 2.0 - 0.5 {
                 sort.extra += 1;
                 return sort.extra <= K;
             }
-            share.counted += weight;
+            sort.counted_in[at] += weight;
         }
         sort.counted += weight;
         true
-    }
-
-    fn see(&mut self, is_bound: bool, region: Option<Region>) {
-        let sort = &mut self.sorts[usize::from(is_bound)];
-        sort.seen += 1;
-        let seen = region.and_then(|r| sort.share(r)).map_or(0, |share| {
-            share.seen += 1;
-            share.seen
-        });
-        sort.most = sort.most.max(seen);
     }
 }
 

@@ -59,6 +59,11 @@ impl Lookup {
         Some(Step::Query { addr: candidate.addr, id: candidate.id, aside: Some(beside) })
     }
 
+    /// The candidates not known to be dead or silent, closest first.
+    fn hopeful(&self) -> impl Iterator<Item = (usize, &Candidate)> {
+        self.candidates.iter().enumerate().filter(|(_, c)| c.id.is_some() && c.is_hopeful())
+    }
+
     /// Asks for nodes far from the target where fewer than [`K`] have answered and some are silent.
     ///
     /// In a small network everyone is among the closest to anything. But the dead fill places in each answer,

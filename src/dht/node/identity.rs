@@ -50,10 +50,33 @@ impl Node {
         seen.peek().is_some() && !self.was_reached && seen.all(|ip| !self.config.local_ips.contains(&ip))
     }
 
-    /// A query has come in: if we had not asked there before, we can be reached.
+    /// A query has come in and is within the limits, since to look through what is known takes time: if we had not
+    /// asked there before, we can be reached.
     pub(super) fn note_reached(&mut self, from: SocketAddr) {
-        if !self.was_reached && !is_private(from.ip()) && !self.inflight.has_asked(from) {
+        // To all others it makes no difference.
+        let matters = self.config.read_only_behind_nat && !self.config.read_only && !self.was_reached;
+        if matters && !is_private(from.ip()) && !self.inflight.has_asked(from) {
             self.was_reached = self.tables[family(from)].entries().all(|e| e.contact.addr != from);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dht::config::{Config, Limits};
+
+    /// A flood must not cost a look through the table for each datagram.
+    #[test]
+    fn only_what_is_within_the_limits_tells_that_we_can_be_reached() {
+        let (now, stranger) = (Instant::now(), SocketAddr::from(([8, 8, 8, 8], 5)));
+        for (queries_per_second, reached) in [(Some(0), false), (None, true)] {
+            let limits = Limits { queries_per_second, ..Limits::default() };
+            let config = Config { read_only_behind_nat: true, limits, ..Config::default() };
+            let mut node = Node::new(config, [1; 32], now);
+            let query = b"d1:ad2:id20:abcdefghij0123456789e1:q4:ping1:t2:aa1:y1:qe";
+            node.handle_datagram(now, stranger, query);
+            assert_eq!((node.was_reached, node.poll_transmit().is_some()), (reached, reached));
         }
     }
 }

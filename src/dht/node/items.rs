@@ -192,7 +192,7 @@ impl Node {
                 Item::Mutable(MutableItem { key: *key, salt, seq, signature: *signature, value })
             }
         };
-        let (code, text) = match self.items.put(now, item, put.cas) {
+        let (code, text) = match self.items.put(now, from.ip(), item, put.cas) {
             Ok(()) => return self.answer(from, tid, Reply::default()),
             Err(PutError::Invalid(ItemError::ValueTooBig)) => (code::TOO_BIG, "value too big"),
             Err(PutError::Invalid(ItemError::SaltTooBig)) => (code::SALT, "salt too big"),

@@ -215,25 +215,13 @@ impl Node {
         let tells_private = is_private(from.ip());
         let room = self.answer_room.min(MAX_PAYLOAD).saturating_sub(REPLY_FRAME + self.echo);
         let mut out = CompactNodes { v4: [0; _], v6: [0; _], lengths: [0, 0], room };
-        for (family, table) in self.tables.iter_mut().enumerate() {
+        for (family, table) in self.tables.iter().enumerate() {
             if !wanted[family] {
                 continue;
             }
-            if let Some(directory) = table.directory() {
-                for listed in directory.closest(&target, K + 1) {
-                    if (tells_private || !listed.is_private()) && !listed.is_at(from) {
-                        out.push(family, listed.bytes());
-                    }
-                }
-                continue;
-            }
-            for contact in table.closest(&target, K + 1) {
-                if (tells_private || !is_private(contact.addr.ip())) && contact.addr != from {
-                    let (addr, length) = compact::peer_bytes(contact.addr);
-                    let mut bytes = [0; compact::NODE_V6];
-                    bytes[..20].copy_from_slice(contact.id.as_bytes());
-                    bytes[20..].copy_from_slice(&addr);
-                    out.push(family, &bytes[..20 + length]);
+            for listed in table.directory().closest(&target, K + 1) {
+                if (tells_private || !listed.is_private()) && !listed.is_at(from) {
+                    out.push(family, listed.bytes());
                 }
             }
         }

@@ -30,6 +30,8 @@ struct Unverified {
 #[derive(Debug)]
 pub(super) struct Upkeep {
     unverified: VecDeque<Unverified>,
+    /// When the first of them is due.
+    first_due: Option<Instant>,
     saved: Vec<Contact>,
     last_check: Instant,
     /// Whom to check next, the most doubtful last, and when that was decided. At most [`CHECKS_PLANNED`].
@@ -48,6 +50,7 @@ impl Upkeep {
     pub(super) fn new(now: Instant) -> Self {
         Self {
             unverified: VecDeque::new(),
+            first_due: None,
             saved: Vec::new(),
             last_check: now,
             planned: Vec::new(),
@@ -63,6 +66,14 @@ impl Upkeep {
 
     pub(super) fn has_joined(&self) -> bool {
         self.joined
+    }
+
+    fn take_due(&mut self, now: Instant) -> Option<Unverified> {
+        self.first_due.filter(|due| *due <= now)?;
+        let at = self.unverified.iter().position(|u| u.due <= now)?;
+        let due = self.unverified.remove(at);
+        self.first_due = self.unverified.iter().map(|u| u.due).min();
+        due
     }
 
     pub(super) fn sleeps(&self) -> u64 {
@@ -171,7 +182,9 @@ impl Node {
     ) {
         let waiting = &mut self.upkeep.unverified;
         if waiting.len() < MAX_UNVERIFIED && waiting.iter().all(|u| u.addr != addr) {
-            waiting.push_back(Unverified { addr, id, due: now + delay });
+            let due = now + delay;
+            waiting.push_back(Unverified { addr, id, due });
+            self.upkeep.first_due = self.upkeep.first_due.into_iter().chain([due]).min();
         }
     }
 
@@ -186,8 +199,7 @@ impl Node {
             0..SMALL_TABLE => UPKEEP_FAST,
             _ => UPKEEP_EVERY,
         };
-        let due = self.upkeep.unverified.iter().map(|u| u.due).min();
-        let stranger = due.map(|due| due.max(last + pace));
+        let stranger = self.upkeep.first_due.map(|due| due.max(last + pace));
         regular.into_iter().chain(stranger).min()
     }
 
@@ -241,8 +253,7 @@ impl Node {
     }
 
     fn check_one(&mut self, now: Instant) {
-        while let Some(at) = self.upkeep.unverified.iter().position(|u| u.due <= now) {
-            let Some(stranger) = self.upkeep.unverified.remove(at) else { return };
+        while let Some(stranger) = self.upkeep.take_due(now) {
             let contact = stranger.id.map(|id| Contact { id, addr: stranger.addr });
             let table = &self.tables[family(stranger.addr)];
             if contact.is_none_or(|c| table.has_room(&c.id) && !table.contains(&c)) {

@@ -131,7 +131,7 @@ fn the_largest_item_leaves_room_for_some_nodes_and_fits() {
     let item =
         Item::Mutable(MutableItem::sign(&SigningKey::from_bytes(&[9; 32]), &[1; 64], 1, &value).unwrap());
     let target = item.target();
-    n.items.put(now, item, None).unwrap();
+    n.items.put(now, at(1).ip(), item, None).unwrap();
     let answer = exchange(&mut n, now, Method::Get { target, seq: None });
     assert!(answer.len() <= MAX_ITEM_PAYLOAD, "{}", answer.len());
     let Body::Reply(reply) = body(&answer) else { panic!() };
