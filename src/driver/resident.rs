@@ -101,11 +101,16 @@ mod tests {
             assert_eq!(answer(), 1001);
         }
         assert_eq!(busy.join().unwrap(), 200_200);
-        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
-        let before = code(&maps).iter().map(|m| m.resident).sum::<usize>();
-        give_back_code();
-        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
-        let after = code(&maps).iter().map(|m| m.resident).sum::<usize>();
-        assert!(after <= before && before > 0, "{after} of {before} bytes");
+        let resident = || {
+            let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+            code(&maps).iter().map(|m| m.resident).sum::<usize>()
+        };
+        // Other tests run beside this one, and bring back what they execute.
+        let shrinks = |_| {
+            let before = resident();
+            give_back_code();
+            resident() < before
+        };
+        assert!((0..100).any(shrinks));
     }
 }
