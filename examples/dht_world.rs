@@ -20,6 +20,7 @@ static HEAP: PeakAlloc = PeakAlloc;
 const USAGE: &str =
     "usage: dht_world [--nodes N] [--hours H] [--minutes M] [--seed N] [--loss SHARE] [--nat SHARE]
                  [--malicious SHARE] [--still] [--faults] [--search-every SECONDS]
+                 [--threads N]
   --still   no comings and goings        --faults  also a partition, sleeping laptops and a rolling upgrade";
 
 struct Arguments {
@@ -29,8 +30,9 @@ struct Arguments {
 }
 
 fn parse(mut args: impl Iterator<Item = String>) -> Result<Arguments, String> {
-    let mut options =
-        Options { nodes: 1000, loss: 0.01, nat: 0.3, churn: Some(Churn::default()), ..Options::default() };
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
+    let churn = Some(Churn::default());
+    let mut options = Options { threads, nodes: 1000, loss: 0.01, nat: 0.3, churn, ..Options::default() };
     let (mut time, mut faults) = (Duration::from_secs(3600), false);
     while let Some(flag) = args.next() {
         match flag.as_str() {
@@ -43,6 +45,7 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Arguments, String> {
                     "--nodes" => options.nodes = (number as usize).max(4),
                     "--hours" => time = Duration::from_secs_f64(number * 3600.0),
                     "--minutes" => time = Duration::from_secs_f64(number * 60.0),
+                    "--threads" => options.threads = (number as usize).max(1),
                     "--seed" => options.seed = number as u64,
                     "--loss" => options.loss = number,
                     "--nat" => options.nat = number,

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use dhtget::dht::{LookupStats, Network};
+use dhtget::dht::Network;
 use dhtget::id::Id160;
 
 use crate::seed;
@@ -48,7 +48,7 @@ fn announce_and_find(count: usize, loss: f64, dead: f64) -> Outcome {
     }
     world.run_for(secs(20));
     let tables = world.tables();
-    println!("announced to {:.1} on average, smallest table {}", world.tally.told(), tables.smallest);
+    println!("announced to {:.1} on average, smallest table {}", world.tally().told(), tables.smallest);
     let (sharers, seekers) = (alive.iter().step_by(4), alive.iter().skip(1).step_by(4));
     for (sharer, seeker) in sharers.zip(seekers) {
         world.search(*seeker, *sharer);
@@ -104,7 +104,7 @@ fn tiny_networks_work() {
 fn a_cold_network_serves_within_seconds() {
     let mut world = World::new(still(100, Network::Local));
     world.run_for(secs(4));
-    println!("smallest table {}, {} datagrams", world.tables().smallest, world.tally.datagrams);
+    println!("smallest table {}, {} datagrams", world.tables().smallest, world.tally().datagrams);
     (0..50).for_each(|n| world.announce(n));
     world.run_for(secs(2));
     (0..50).for_each(|n| world.search(n + 50, n));
@@ -122,8 +122,7 @@ fn a_search_of_ones_own_tells_its_peers_and_its_end() {
     world.run_for(secs(5));
     let lookup = world.with_node(4, |node, now| node.get_peers(now, hash)).expect("is up").expect("not full");
     world.run_for(secs(5));
-    let peer = SocketAddr::new(world.hosts[3].addr().ip(), 7777);
-    assert_eq!(world.found[&(4, lookup)], [peer]);
-    let stats: LookupStats = world.done[&(4, lookup)].0;
-    assert_eq!(stats.peers, 1);
+    let peer = SocketAddr::new(world.host(3).addr().ip(), 7777);
+    assert_eq!(world.found(4, lookup), [peer]);
+    assert_eq!(world.done(4, lookup).map(|(stats, _)| stats.peers), Some(1));
 }

@@ -2,11 +2,10 @@
 //!
 //! Every scenario asserts what must hold, and its figures stand in a table that a reviewer sees change.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::seed;
-use crate::world::{COLUMNS, Churn, Fault, Options, Row, Tables, Tally, World};
+use crate::world::{COLUMNS, Churn, Fault, Malice, Options, Row, Tables, Tally, World, side_by_side};
 
 fn minutes(n: u64) -> Duration {
     Duration::from_secs(n * 60)
@@ -67,23 +66,8 @@ fn outcome(scenario: &Scenario) -> (String, Option<String>) {
 
 /// Runs all scenarios, as many at a time as there are cores; each is a world of its own.
 fn run_all(scenarios: &[Scenario]) -> (Vec<String>, Vec<String>) {
-    let next = AtomicUsize::new(0);
-    let work = || {
-        let mut done = Vec::new();
-        while let at = next.fetch_add(1, Ordering::Relaxed)
-            && let Some(scenario) = scenarios.get(at)
-        {
-            done.push((at, outcome(scenario)));
-        }
-        done
-    };
-    let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
-    let mut all: Vec<_> = std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..cores).map(|_| scope.spawn(work)).collect();
-        workers.into_iter().flat_map(|w| w.join().expect("no panic")).collect()
-    });
-    all.sort_by_key(|(at, _)| *at);
-    let (rows, missed): (Vec<_>, Vec<_>) = all.into_iter().map(|(_, outcome)| outcome).unzip();
+    let all = side_by_side(scenarios.len(), |at| outcome(&scenarios[at]));
+    let (rows, missed): (Vec<_>, Vec<_>) = all.into_iter().unzip();
     (rows, missed.into_iter().flatten().collect())
 }
 
@@ -134,6 +118,23 @@ fn a_day_of_faults_replays_byte_for_byte() {
     };
     assert_eq!(run(7), run(7));
     assert_ne!(run(7), run(8));
+}
+
+#[test]
+fn the_number_of_threads_changes_nothing() {
+    let run = |threads| {
+        let faults = vec![
+            Fault::Partition { at: minutes(2), lasts: minutes(1), share: 0.5 },
+            Fault::Upgrade { at: minutes(3), over: minutes(1), down: Duration::from_secs(5) },
+        ];
+        let churn = Some(Churn { median: minutes(5), ..Churn::default() });
+        let malice = Some((0.1, Malice::Mixed));
+        let options = Options { threads, loss: 0.05, nat: 0.3, churn, faults, malice, ..calm(100) };
+        let (world, tally, tables) = observe(options, minutes(1), minutes(4));
+        assert!(tally.searches > 20 && tally.lost > 1000 && world.networks() > 50);
+        (world.trace(), tally, tables)
+    };
+    assert_eq!(run(1), run(3));
 }
 
 #[test]

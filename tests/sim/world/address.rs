@@ -2,7 +2,7 @@
 //!
 //! Knows nothing of hosts but their serial number.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddrV4};
 
 const BITS: u32 = 26;
 const MASK: u32 = (1 << BITS) - 1;
@@ -26,15 +26,14 @@ const INVERSE: u32 = {
 };
 
 /// Where the host of that number is.
-pub fn of(serial: u32) -> SocketAddr {
+pub fn of(serial: u32) -> SocketAddrV4 {
     let ip = BASE | (serial.wrapping_add(1).wrapping_mul(FACTOR) & MASK);
-    SocketAddr::from((Ipv4Addr::from(ip), PORT))
+    SocketAddrV4::new(Ipv4Addr::from(ip), PORT)
 }
 
 /// Whose address it would be.
-pub fn serial(addr: SocketAddr) -> Option<u32> {
-    let IpAddr::V4(ip) = addr.ip() else { return None };
-    let ip = u32::from(ip);
+pub fn serial(addr: SocketAddrV4) -> Option<u32> {
+    let ip = u32::from(*addr.ip());
     let ours = ip & !MASK == BASE && (addr.port() == PORT || addr.port() == SECOND_PORT);
     ours.then(|| (ip & MASK).wrapping_mul(INVERSE).wrapping_sub(1) & MASK)
 }
@@ -43,11 +42,12 @@ pub fn serial(addr: SocketAddr) -> Option<u32> {
 mod tests {
     use super::*;
     use std::collections::BTreeSet;
+    use std::net::IpAddr;
 
     #[test]
     fn an_address_leads_back_and_few_share_a_subnet() {
         assert!((0..100_000).all(|n| serial(of(n)) == Some(n)));
-        let net = |n: u32| dhtget::dht::config::subnet(of(n).ip());
+        let net = |n: u32| dhtget::dht::config::subnet(IpAddr::V4(*of(n).ip()));
         assert_eq!((0..1000).map(net).collect::<BTreeSet<_>>().len(), 1000);
         assert_eq!(serial("8.8.8.8:6881".parse().unwrap()), None);
     }

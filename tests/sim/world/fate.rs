@@ -1,11 +1,10 @@
 //! What befalls hosts: sessions, absences, partitions, upgrades.
 //!
-//! Knows hosts by number, and nothing of messages.
+//! Knows hosts by number, and nothing of messages. All of it happens between windows.
 
 use std::time::Duration;
 
-use super::host::Nat;
-use super::{Fault, NOBODY, Thing, World, micros};
+use super::{Fault, Thing, World, micros};
 
 /// Sessions drawn to choose the one that is under way at the start: long ones are under way more often.
 const DRAWS: usize = 32;
@@ -15,10 +14,9 @@ const DAY: f64 = 86_400e6;
 impl World {
     pub(super) fn befall(&mut self, thing: Thing) {
         match thing {
-            Thing::Datagram { from, to, payload } => self.deliver(from, to, &payload),
             Thing::ComeUp(host) => {
-                let h = &self.hosts[host as usize];
-                if !h.is_up() && h.session == 0 && self.now < micros(self.options.arrival) {
+                let h = self.host(host);
+                if !h.is_up() && h.session == 0 && self.now < micros(self.options().arrival) {
                     self.come_up_first(host);
                 } else if !h.is_up() {
                     self.come_up(host);
@@ -27,11 +25,10 @@ impl World {
                 }
             }
             Thing::GoDown { host, session } => {
-                if self.hosts[host as usize].session == session {
+                if self.host(host).session == session {
                     self.leave(host);
                 }
             }
-            Thing::Announce { host, session } => self.announce_again(host, session),
             Thing::Search => self.search_somewhere(),
             Thing::Fault(fault) => self.strike(fault),
         }
@@ -53,15 +50,15 @@ impl World {
     }
 
     fn end_after(&mut self, host: u32, session_length: u64) {
-        if self.options.churn.is_some() && host as usize >= self.options.routers {
-            let session = self.hosts[host as usize].session;
-            self.queue.push(self.now + session_length, Thing::GoDown { host, session });
+        if self.options().churn.is_some() && host as usize >= self.options().routers {
+            let session = self.host(host).session;
+            self.at(self.now + session_length, Thing::GoDown { host, session });
         }
     }
 
     /// Microseconds, from the Weibull distribution.
     fn draw_session(&mut self) -> u64 {
-        let Some(churn) = self.options.churn else { return 0 };
+        let Some(churn) = self.options().churn else { return 0 };
         let unit = 1.0 - self.rng.unit();
         let scale = micros(churn.median) as f64 / std::f64::consts::LN_2.powf(1.0 / churn.shape);
         (scale * (-unit.ln()).powf(1.0 / churn.shape)) as u64
@@ -69,10 +66,10 @@ impl World {
 
     /// The session is over: comes back some time, or a stranger does in its place.
     fn leave(&mut self, host: u32) {
-        let Some(churn) = self.options.churn else { return };
+        let Some(churn) = self.options().churn else { return };
         if self.rng.chance(churn.returns) {
             let now = self.clock(host);
-            self.hosts[host as usize].save(now);
+            self.host_mut(host).save(now);
             self.go_down(host);
         } else {
             self.go_down(host);
@@ -81,56 +78,46 @@ impl World {
         self.stay_away(host);
     }
 
-    /// Another host in its place, at another address.
-    fn replace(&mut self, host: u32) {
-        let old = self.hosts[host as usize].serial;
-        self.directory[old as usize] = NOBODY;
-        let serial = self.fresh_serial(host);
-        let access = self.draw_access();
-        let h = &mut self.hosts[host as usize];
-        (h.serial, h.access, h.saved, h.ahead) = (serial, access, None, 0);
-        h.nat = h.nat.take().map(|_| Nat::default());
-    }
-
     /// Schedules a host's return: exponential, faster at the busy hours.
     pub(super) fn stay_away(&mut self, host: u32) {
-        let Some(churn) = self.options.churn else { return };
+        let Some(churn) = self.options().churn else { return };
         // The mean of the Weibull distribution with this shape, as a multiple of its median.
         let mean = gamma(1.0 + 1.0 / churn.shape) / std::f64::consts::LN_2.powf(1.0 / churn.shape);
         let mean = micros(churn.median) as f64 * mean * churn.away;
         let busy = 1.0 + churn.swing * (std::f64::consts::TAU * self.now as f64 / DAY).sin();
         let away = -(1.0 - self.rng.unit()).ln() * mean / busy;
-        self.queue.push(self.now + away as u64, Thing::ComeUp(host));
+        self.at(self.now + away as u64, Thing::ComeUp(host));
     }
 
     fn strike(&mut self, fault: Fault) {
-        let all = self.options.routers as u32..self.hosts.len() as u32;
+        let all = self.options().routers as u32..self.total;
         match fault {
             Fault::Partition { lasts, share, .. } => {
-                self.parted_until = self.now + micros(lasts);
-                for host in all {
-                    self.hosts[host as usize].side = self.rng.chance(share);
-                }
+                let until = self.now + micros(lasts);
+                let sides = (0..self.total).map(|host| all.contains(&host) && self.rng.chance(share));
+                let sides = sides.collect();
+                self.network_mut().part(until, sides);
             }
             Fault::ClockJump { share, ahead, .. } => {
                 for host in all {
                     if self.rng.chance(share) {
-                        self.hosts[host as usize].ahead += micros(ahead);
+                        let (shard, network) = self.around(host);
+                        shard.host_mut(host).ahead += micros(ahead);
                         // What is due by the new clock is due now.
-                        self.drain(host);
+                        shard.drain(network, host);
                     }
                 }
             }
             Fault::Upgrade { over, down, .. } => {
-                for host in 0..self.hosts.len() as u32 {
+                for host in 0..self.total {
                     let at = self.now + self.rng.below(micros(over) as usize) as u64;
-                    self.queue.push(at, Thing::Fault(Fault::Restart { host, down }));
+                    self.at(at, Thing::Fault(Fault::Restart { host, down }));
                 }
             }
             Fault::Restart { host, down } => self.restart(host, down),
             Fault::Death { share, .. } => {
                 for host in all {
-                    if self.hosts[host as usize].is_up() && self.rng.chance(share) {
+                    if self.host(host).is_up() && self.rng.chance(share) {
                         self.go_down(host);
                     }
                 }
@@ -139,11 +126,11 @@ impl World {
     }
 
     fn restart(&mut self, host: u32, down: Duration) {
-        if self.hosts[host as usize].is_up() {
+        if self.host(host).is_up() {
             let now = self.clock(host);
-            self.hosts[host as usize].save(now);
+            self.host_mut(host).save(now);
             self.go_down(host);
-            self.queue.push(self.now + micros(down), Thing::ComeUp(host));
+            self.at(self.now + micros(down), Thing::ComeUp(host));
         }
     }
 }

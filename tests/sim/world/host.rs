@@ -3,12 +3,14 @@
 //! Knows no other host and no queue.
 
 use std::collections::VecDeque;
-use std::net::IpAddr;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use dhtget::dht::{Node, Stored};
 use dhtget::id::{Id160, InfoHash, NodeId};
 use dhtget::rng::Rng;
 use dhtget::wire::compact::Contact;
+
+use super::dice::Dice;
 
 /// Contacts that a host saves: enough to start from, few enough for a hundred thousand hosts.
 const SAVED: usize = 64;
@@ -22,34 +24,72 @@ pub struct Saved {
     pub at: std::time::Instant,
 }
 
+/// What each delivery touches stands first.
 #[derive(Debug)]
 pub struct Host {
-    /// Number of its address; a stranger who takes its place gets a new one.
-    pub serial: u32,
-    /// An address outside the usual ones.
-    pub own_addr: Option<std::net::SocketAddr>,
     pub node: Option<Box<Node>>,
-    /// What is saved while it is down.
-    pub saved: Option<Saved>,
-    /// Counts its sessions, so that what was meant for one does not befall the next.
-    pub session: u32,
-    /// When its timer is in the queue, in microseconds.
-    pub due: u64,
-    /// One-way delay to the middle of the network, in microseconds.
-    pub access: u64,
-    /// How far its clock is ahead, in microseconds.
-    pub ahead: u64,
-    pub nat: Option<Nat>,
-    pub side: bool,
+    pub address: SocketAddrV4,
     pub is_malicious: bool,
     pub shares: bool,
-    /// Whether its torrent was announced in this session, and to how many.
+    /// When its node wants to be called, in microseconds.
+    pub wake: u64,
+    /// The earliest of its entries in the queue.
+    pub queued: u64,
+    /// When it announces its torrent next.
+    pub announces_at: u64,
+    /// How far its clock is ahead, in microseconds.
+    pub ahead: u64,
+    /// One-way delay to the middle of the network, in microseconds.
+    pub access: u64,
+    /// What happens to the datagrams it sends.
+    pub dice: Dice,
+    /// Datagrams sent.
+    pub sent: u32,
+    /// Counts its sessions, so that what was meant for one does not befall the next.
+    pub session: u32,
+    /// A fingerprint of all that was delivered to it.
+    pub trace: u64,
+    pub nat: Option<Nat>,
+    /// Number of its address; a stranger who takes its place gets a new one.
+    pub serial: u32,
+    /// To how many its torrent was announced in this session.
     pub announced_to: u32,
+    /// What is saved while it is down.
+    pub saved: Option<Box<Saved>>,
 }
 
 impl Host {
-    pub fn addr(&self) -> std::net::SocketAddr {
-        self.own_addr.unwrap_or_else(|| super::address::of(self.serial))
+    pub fn new(serial: u32, access: u64, dice: Dice) -> Self {
+        Self {
+            node: None,
+            address: super::address::of(serial),
+            is_malicious: false,
+            shares: false,
+            wake: u64::MAX,
+            queued: u64::MAX,
+            announces_at: u64::MAX,
+            ahead: 0,
+            access,
+            dice,
+            sent: 0,
+            session: 0,
+            trace: 0,
+            nat: None,
+            serial,
+            announced_to: 0,
+            saved: None,
+        }
+    }
+
+    /// Becomes a stranger at another address.
+    pub fn replace(&mut self, serial: u32, access: u64) {
+        (self.serial, self.address, self.access) = (serial, super::address::of(serial), access);
+        (self.saved, self.ahead) = (None, 0);
+        self.nat = self.nat.take().map(|_| Nat::default());
+    }
+
+    pub fn addr(&self) -> SocketAddr {
+        SocketAddr::V4(self.address)
     }
 
     pub fn is_up(&self) -> bool {
@@ -66,7 +106,8 @@ impl Host {
         if let Some(node) = &self.node {
             let snapshot = node.snapshot(now);
             let contacts = snapshot.nodes_v4.into_iter().take(SAVED).collect();
-            self.saved = Some(Saved { id: snapshot.id, contacts, stored: node.stored(now), at: now });
+            self.saved =
+                Some(Box::new(Saved { id: snapshot.id, contacts, stored: node.stored(now), at: now }));
         }
     }
 }
@@ -74,20 +115,22 @@ impl Host {
 /// Address-restricted: lets in whom the host has sent to, for a while.
 #[derive(Clone, Debug, Default)]
 pub struct Nat {
-    pinholes: VecDeque<(IpAddr, u64)>,
+    pinholes: VecDeque<(u64, Ipv4Addr)>,
 }
 
 impl Nat {
-    pub fn on_send(&mut self, now: u64, to: IpAddr, lifetime: u64) {
-        while self.pinholes.front().is_some_and(|(_, at)| at + lifetime <= now) {
+    pub fn on_send(&mut self, now: u64, to: Ipv4Addr, lifetime: u64) {
+        while self.pinholes.front().is_some_and(|(at, _)| at + lifetime <= now) {
             self.pinholes.pop_front();
         }
-        if self.pinholes.back().is_none_or(|(ip, at)| *ip != to || *at != now) {
-            self.pinholes.push_back((to, now));
+        if self.pinholes.back() != Some(&(now, to)) {
+            self.pinholes.push_back((now, to));
         }
     }
 
-    pub fn admits(&self, now: u64, from: IpAddr, lifetime: u64) -> bool {
-        self.pinholes.iter().any(|(ip, at)| *ip == from && at + lifetime > now)
+    /// Most of what comes in answers what has just gone out, so the youngest are looked at first.
+    pub fn admits(&self, now: u64, from: Ipv4Addr, lifetime: u64) -> bool {
+        let mut open = self.pinholes.iter().rev().take_while(|(at, _)| at + lifetime > now);
+        open.any(|(_, ip)| *ip == from)
     }
 }

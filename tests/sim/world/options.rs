@@ -6,9 +6,12 @@ use std::time::Duration;
 
 use dhtget::dht::Network;
 
-/// A network and what happens to it. The same options give the same trace, byte for byte.
+/// A network and what happens to it. The same options give the same trace, byte for byte, whatever the number of
+/// threads.
 #[derive(Clone, Debug)]
 pub struct Options {
+    /// Cores to run on. Worth it from some thousand nodes on; fewer keep one busy better than two.
+    pub threads: usize,
     /// Where all randomness comes from.
     pub seed: u64,
     /// Hosts that are up at the start.
@@ -21,6 +24,8 @@ pub struct Options {
     pub arrival: Duration,
     /// One-way delay between a host and the middle of the network: median of a log-normal distribution.
     pub access: Duration,
+    /// The least that it is. Twice this is how far threads run ahead without looking at each other.
+    pub access_min: Duration,
     /// Its shape: 0.5 puts one host in twenty beyond 2.3 times the median.
     pub access_sigma: f64,
     /// Added to each datagram at random, up to this.
@@ -117,12 +122,14 @@ pub enum Malice {
 impl Default for Options {
     fn default() -> Self {
         Self {
+            threads: 1,
             seed: 1,
             nodes: 200,
             routers: 3,
             network: Network::Public,
             arrival: Duration::from_secs(60),
             access: Duration::from_millis(22),
+            access_min: Duration::from_millis(10),
             access_sigma: 0.5,
             jitter: Duration::from_millis(10),
             loss: 0.0,

@@ -8,7 +8,10 @@ use std::time::Duration;
 use dhtget::dht::{Event, LookupId};
 use dhtget::id::InfoHash;
 
-use super::{Thing, World, micros};
+use super::host::Host;
+use super::network::Network;
+use super::shard::Shard;
+use super::{Thing, World, micros, of};
 
 /// Where peers listen.
 pub const PEER_PORT: u16 = 7000;
@@ -25,30 +28,78 @@ pub(super) struct Wanted {
 }
 
 impl World {
-    pub(super) fn announce_again(&mut self, host: u32, session: u32) {
-        let h = &self.hosts[host as usize];
-        if h.session != session || !h.is_up() {
-            return;
+    pub(super) fn search_somewhere(&mut self) {
+        let Some(every) = self.options().search_every else { return };
+        let mean = micros(every) as f64 / self.up.max(1) as f64;
+        let wait = -(1.0 - self.rng.unit()).ln() * mean;
+        self.at(self.now + wait as u64, Thing::Search);
+        if let Some((host, sharer)) = self.pair() {
+            self.search(host, sharer);
         }
-        self.announce(host);
-        // A tenth more or less, or all would announce in step.
-        let every = micros(self.options.announce_every);
-        let at = self.now + every - every / 10 + self.rng.below(every as usize / 5) as u64;
-        self.queue.push(at, Thing::Announce { host, session });
+    }
+
+    /// An honest host that is up, and another one whose torrent has been announced.
+    fn pair(&mut self) -> Option<(u32, u32)> {
+        let host = self.draw(|h| h.node.as_ref().is_some_and(|n| n.has_joined()) && !h.is_malicious)?;
+        let sharer = self.draw(|h| h.is_up() && h.announced_to > 0)?;
+        (host != sharer).then_some((host, sharer))
+    }
+
+    fn draw(&mut self, fits: impl Fn(&Host) -> bool) -> Option<u32> {
+        let total = self.total as usize;
+        (0..TRIES).map(|_| self.rng.below(total) as u32).find(|n| fits(of(&self.shards, *n)))
     }
 
     /// A host announces its torrent.
     pub fn announce(&mut self, host: u32) {
-        self.announce_as(host, self.hosts[host as usize].torrent());
+        self.announce_as(host, self.host(host).torrent());
     }
 
     /// A host announces that torrent.
     pub fn announce_as(&mut self, host: u32, hash: InfoHash) {
-        let peer = SocketAddr::new(self.hosts[host as usize].addr().ip(), PEER_PORT);
-        let lookup = self.with_node(host, |node, now| node.announce(now, hash, PEER_PORT));
+        let (shard, network) = self.around(host);
+        shard.announce(network, host, hash);
+    }
+
+    /// A host looks for what another one shares.
+    pub fn search(&mut self, host: u32, sharer: u32) {
+        let h = self.host(sharer);
+        let (hash, peer) = (h.torrent(), SocketAddr::new(h.addr().ip(), PEER_PORT));
+        self.search_for(host, hash, peer);
+    }
+
+    /// A host looks for a torrent that this peer has announced.
+    pub fn search_for(&mut self, host: u32, hash: InfoHash, peer: SocketAddr) {
+        let (shard, network) = self.around(host);
+        shard.search_for(network, host, hash, peer);
+    }
+}
+
+impl Shard {
+    /// A sharer announces what it shares, and will again.
+    pub(super) fn announce_again(&mut self, network: &Network, host: u32) {
+        let (now, every) = (self.now, micros(network.options.announce_every));
+        let h = self.host_mut(host);
+        // A tenth more or less, or all would announce in step.
+        h.announces_at = now + every - every / 10 + h.dice.below(every / 5);
+        let hash = h.torrent();
+        self.announce(network, host, hash);
+    }
+
+    /// A host announces that torrent.
+    pub(super) fn announce(&mut self, network: &Network, host: u32, hash: InfoHash) {
+        let peer = SocketAddr::new(self.host(host).addr().ip(), PEER_PORT);
+        let lookup = self.with_node(network, host, |node, now| node.announce(now, hash, PEER_PORT));
         if let Some(Ok(lookup)) = lookup {
-            let wanted = Wanted { peer, started: self.now, first: None, is_announce: true };
-            self.expect(host, lookup, wanted);
+            self.expect(host, lookup, Wanted { peer, started: self.now, first: None, is_announce: true });
+        }
+    }
+
+    /// A host looks for a torrent that this peer has announced.
+    pub(super) fn search_for(&mut self, network: &Network, host: u32, hash: InfoHash, peer: SocketAddr) {
+        let lookup = self.with_node(network, host, |node, now| node.get_peers(now, hash));
+        if let Some(Ok(lookup)) = lookup {
+            self.expect(host, lookup, Wanted { peer, started: self.now, first: None, is_announce: false });
         }
     }
 
@@ -60,44 +111,6 @@ impl World {
         }
         if let Some((stats, closest)) = self.done.remove(&(host, lookup)) {
             self.on_event(host, Event::Done { lookup, stats, closest });
-        }
-    }
-
-    pub(super) fn search_somewhere(&mut self) {
-        let Some(every) = self.options.search_every else { return };
-        let mean = micros(every) as f64 / self.up.max(1) as f64;
-        let wait = -(1.0 - self.rng.unit()).ln() * mean;
-        self.queue.push(self.now + wait as u64, Thing::Search);
-        if let Some((host, sharer)) = self.pair() {
-            self.search(host, sharer);
-        }
-    }
-
-    /// An honest host that is up, and another one whose torrent has been announced.
-    fn pair(&mut self) -> Option<(u32, u32)> {
-        let total = self.hosts.len();
-        let mut draw = |fits: &dyn Fn(&super::Host) -> bool| {
-            let at = (0..TRIES).map(|_| self.rng.below(total)).find(|n| fits(&self.hosts[*n]));
-            at.map(|n| n as u32)
-        };
-        let host = draw(&|h| h.node.as_ref().is_some_and(|n| n.has_joined()) && !h.is_malicious)?;
-        let sharer = draw(&|h| h.is_up() && h.announced_to > 0)?;
-        (host != sharer).then_some((host, sharer))
-    }
-
-    /// A host looks for what another one shares.
-    pub fn search(&mut self, host: u32, sharer: u32) {
-        let h = &self.hosts[sharer as usize];
-        let (hash, peer) = (h.torrent(), SocketAddr::new(h.addr().ip(), PEER_PORT));
-        self.search_for(host, hash, peer);
-    }
-
-    /// A host looks for a torrent that this peer has announced.
-    pub fn search_for(&mut self, host: u32, hash: InfoHash, peer: SocketAddr) {
-        let lookup = self.with_node(host, |node, now| node.get_peers(now, hash));
-        if let Some(Ok(lookup)) = lookup {
-            let wanted = Wanted { peer, started: self.now, first: None, is_announce: false };
-            self.expect(host, lookup, wanted);
         }
     }
 
@@ -113,7 +126,7 @@ impl World {
             },
             Event::Done { lookup, stats, closest } => match self.searches.remove(&(host, lookup)) {
                 Some(wanted) if wanted.is_announce => {
-                    self.hosts[host as usize].announced_to = stats.announced_to;
+                    self.host_mut(host).announced_to = stats.announced_to;
                     self.tally.announces += 1;
                     self.tally.announced_to += u64::from(stats.announced_to);
                 }

@@ -1,20 +1,24 @@
 //! What a run came to: searches, traffic, and how true the tables are.
 //!
-//! Knows numbers only.
+//! Knows numbers only, and puts them in order when it adds them up: the sum is the same however hosts are split.
 
 use std::fmt;
+use std::net::SocketAddrV4;
 use std::time::Duration;
 
 use dhtget::dht::LookupStats;
 
+use super::Malice;
+use super::network::Network;
+
 /// Figures since the start, or since they were last taken.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Tally {
     pub searches: u64,
     pub found: u64,
     hops: u64,
     asked: u64,
-    /// Milliseconds until the wanted peer was heard of, of those found.
+    /// Milliseconds until the wanted peer was heard of, of those found; in order as soon as it has been added to another.
     first: Vec<u32>,
     /// Milliseconds until the end.
     total: Vec<u32>,
@@ -25,6 +29,9 @@ pub struct Tally {
     pub lost: u64,
     /// To addresses at which there never was a host.
     pub astray: u64,
+    /// How often a victim was named in a poisoned answer, and what was sent to him.
+    pub poisoned: u64,
+    pub hits: u64,
     /// Microseconds that hosts were up, all together.
     pub up_time: u128,
 }
@@ -41,20 +48,33 @@ impl Tally {
         }
     }
 
-    /// Adds the figures of another stretch of time.
+    /// Counts a datagram that leads nowhere.
+    pub(super) fn on_astray(&mut self, network: &Network, to: SocketAddrV4) {
+        if network.is_outside(to) {
+            self.astray += 1;
+            let victim = Malice::Poison(to.ip().octets());
+            self.hits += u64::from(network.options.malice.is_some_and(|(_, kind)| kind == victim));
+        }
+    }
+
+    /// Adds the figures of another stretch of time, or of other hosts.
     pub fn add(&mut self, other: Self) {
         self.searches += other.searches;
         self.found += other.found;
         self.hops += other.hops;
         self.asked += other.asked;
-        self.first.extend(other.first);
-        self.total.extend(other.total);
+        for (all, more) in [(&mut self.first, other.first), (&mut self.total, other.total)] {
+            all.extend(more);
+            all.sort_unstable();
+        }
         self.announces += other.announces;
         self.announced_to += other.announced_to;
         self.datagrams += other.datagrams;
         self.bytes += other.bytes;
         self.lost += other.lost;
         self.astray += other.astray;
+        self.poisoned += other.poisoned;
+        self.hits += other.hits;
         self.up_time += other.up_time;
     }
 
@@ -102,14 +122,12 @@ impl Tally {
     }
 }
 
-fn percentile(values: &[u32], percent: usize) -> u32 {
-    let mut sorted = values.to_vec();
-    sorted.sort_unstable();
+fn percentile(sorted: &[u32], percent: usize) -> u32 {
     sorted.get((sorted.len() * percent / 100).min(sorted.len().saturating_sub(1))).copied().unwrap_or(0)
 }
 
 /// What the tables of those that are up hold.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Tables {
     pub entries: usize,
     /// Up, with that id at that address.
