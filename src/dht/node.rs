@@ -30,6 +30,7 @@ use self::upkeep::Upkeep;
 use self::view::Findings;
 use super::allowance::Allowance;
 use super::announced::Announced;
+use super::bucket::Entry;
 use super::config::{
     Config, ITEM_SHARE, MAX_EVENTS, MAX_NODES_NAMED, MAX_PINGS, MAX_SEARCHES, PING_TIMEOUT, QUERY_TIMEOUT,
     is_private, is_sendable,
@@ -40,6 +41,7 @@ use super::external::External;
 use super::inflight::{InFlight, Pending};
 use super::items::Items;
 use super::limiter::Limiter;
+use super::moment::Epoch;
 use super::table::Table;
 use super::token::Tokens;
 use super::traffic::{Kind as QueryKind, Refusal};
@@ -118,7 +120,7 @@ impl Node {
             last_reply: None,
             was_reached: false,
             id,
-            tables: [0, 1].map(|_| Table::with_root(id, config.lookup.root_buckets)),
+            tables: [0, 1].map(|_| Table::with_root(id, config.lookup.root_buckets, Epoch::new(now))),
             inflight: InFlight::new(rng.child()),
             tokens: Tokens::new(now, rng.child()),
             announced: Announced::new(config.limits.store_bytes - item_bytes),
@@ -362,8 +364,9 @@ impl Node {
     pub fn snapshot(&self, now: Instant) -> Snapshot {
         let nodes = |table: &Table| {
             let mut entries: Vec<_> = table.entries().filter(|e| e.is_usable()).collect();
+            let now = table.epoch().moment(now);
             entries.sort_by_key(|e| (!e.is_good(now), std::cmp::Reverse(e.answered)));
-            entries.into_iter().map(|e| e.contact).collect()
+            entries.into_iter().map(Entry::contact).collect()
         };
         Snapshot {
             id: self.id,

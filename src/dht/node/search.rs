@@ -220,13 +220,13 @@ impl Node {
         let known = self.tables[at].closest_entries(&target, 2 * K);
         let cheap = match rules.bit_worth {
             Some(_) => {
-                let cost = |e: &Entry| rules.cost(&target, &e.contact.id, e.rtt);
+                let cost = |e: &Entry| rules.cost(&target, &e.id, e.rtt());
                 self.tables[at].cheapest(CHEAP_STARTS, cost)
             }
             None => Vec::new(),
         };
         for entry in known.iter().chain(&cheap) {
-            lookup.offer_known(now, entry.contact, entry.rtt, &self.config);
+            lookup.offer_known(now, entry.contact(), entry.rtt(), &self.config);
         }
         if known.len() < K {
             self.offer_saved(now, target, at, &mut lookup);
@@ -359,7 +359,7 @@ impl Node {
     /// Some of those we know, whatever they are near to.
     fn acquaintances(&mut self, at: usize) -> Vec<Contact> {
         let usable = self.tables[at].entries().filter(|e| e.is_usable());
-        let mut all: Vec<_> = usable.map(|e| e.contact).collect();
+        let mut all: Vec<_> = usable.map(Entry::contact).collect();
         self.rng.shuffle(&mut all);
         all.truncate(WIDER_STARTS);
         all

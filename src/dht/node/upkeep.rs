@@ -154,7 +154,7 @@ impl Node {
         let table = &self.tables[family(query.to)];
         let heard_since = query.expect.is_some_and(|id| {
             let contact = Contact { id, addr: query.to };
-            table.last_answer(&contact).is_some_and(|at| at >= query.sent)
+            table.has_answered_since(&contact, query.sent)
         });
         if !heard_since && self.last_reply.is_some_and(|at| at > query.sent) {
             self.blame(now, query);
@@ -249,7 +249,7 @@ impl Node {
 
     fn has_to_recheck(&self) -> bool {
         let Some(since) = self.upkeep.recheck_since else { return false };
-        self.tables.iter().filter_map(|t| t.least_recently_checked()).any(|e| e.checked <= since)
+        self.tables.iter().filter_map(|t| t.least_recently_checked()).any(|(checked, _)| checked <= since)
     }
 
     fn check_one(&mut self, now: Instant) {
@@ -272,7 +272,7 @@ impl Node {
     fn most_doubtful(&mut self, now: Instant) -> Option<Contact> {
         if self.upkeep.recheck_since.is_some() {
             let oldest = self.tables.iter().filter_map(|t| t.least_recently_checked());
-            return oldest.min_by_key(|e| e.checked).map(|e| e.contact);
+            return oldest.min_by_key(|(checked, _)| *checked).map(|(_, contact)| contact);
         }
         let since = self.upkeep.planned_at;
         while let Some(contact) = self.upkeep.planned.pop() {
