@@ -110,6 +110,7 @@ impl Node {
     }
 
     fn join(&mut self, now: Instant) {
+        self.forget_due();
         self.upkeep.join_at = None;
         // Every third time elsewhere: who knows only his neighbours starts far from most targets.
         let elsewhere = self.upkeep.joins % 3 == 2 && self.known() >= K;
@@ -182,6 +183,7 @@ impl Node {
     ) {
         let waiting = &mut self.upkeep.unverified;
         if waiting.len() < MAX_UNVERIFIED && waiting.iter().all(|u| u.addr != addr) {
+            self.due.set(None);
             let due = now + delay;
             waiting.push_back(Unverified { addr, id, due });
             self.upkeep.first_due = self.upkeep.first_due.into_iter().chain([due]).min();
@@ -239,6 +241,7 @@ impl Node {
     /// What the table says was true before the gap; meanwhile nodes have left, and the address may be a new
     /// one. A search for the own neighbourhood asks the closest at once, then each entry is asked once.
     fn on_sleep(&mut self, now: Instant) {
+        self.forget_due();
         self.upkeep.sleeps += 1;
         self.upkeep.recheck_since = Some(now);
         self.upkeep.join_wait = JOIN_RETRY;
