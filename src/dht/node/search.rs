@@ -282,8 +282,8 @@ impl Node {
     }
 
     pub(super) fn due_searches(&self, now: Instant) -> Vec<LookupId> {
-        let due = |s: &&Box<Search>| s.wake.is_some_and(|at| at <= now);
-        self.searches.iter().filter(due).map(|s| s.id).collect()
+        let due = self.searches.iter().filter(|s| s.wake.is_some_and(|at| at <= now));
+        due.map(|s| s.id).collect()
     }
 
     /// Lets a search go on as far as it can.
