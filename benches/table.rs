@@ -32,7 +32,7 @@ fn contacts(own: Id160, count: u32) -> Vec<Contact> {
 }
 
 fn table(config: &Config, own: Id160, contacts: &[Contact], now: Instant) -> Table {
-    let mut table = Table::new(own);
+    let mut table = Table::new(own, now);
     contacts.iter().for_each(|c| table.on_answer(now, *c, Duration::from_millis(50), config));
     table
 }

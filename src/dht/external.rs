@@ -16,8 +16,10 @@ use super::config::{
 /// Votes about one family's address.
 #[derive(Debug, Default)]
 pub struct External {
-    /// Who said what, the oldest first.
-    votes: VecDeque<([u8; 8], IpAddr)>,
+    /// Who has spoken, the oldest first. Apart from what he said, since everyone who answers is looked for here.
+    voices: VecDeque<[u8; 8]>,
+    /// What each of them said.
+    said: VecDeque<IpAddr>,
     believed: Option<IpAddr>,
     changed: Option<Instant>,
 }
@@ -30,7 +32,7 @@ impl External {
 
     /// Votes that are remembered.
     pub fn votes(&self) -> usize {
-        self.votes.len()
+        self.voices.len()
     }
 
     /// A node has told us our address; true if another one is believed now.
@@ -42,20 +44,22 @@ impl External {
             return false;
         }
         let voice = subnet(voter.ip());
-        let spoken = self.votes.iter().position(|(v, _)| *v == voice);
-        if let Some(at) = spoken.or((self.votes.len() == MAX_VOTES).then_some(0)) {
-            self.votes.remove(at);
+        let spoken = self.voices.iter().position(|v| *v == voice);
+        if let Some(at) = spoken.or((self.voices.len() == MAX_VOTES).then_some(0)) {
+            self.voices.remove(at);
+            self.said.remove(at);
         }
-        self.votes.push_back((voice, ip));
+        self.voices.push_back(voice);
+        self.said.push_back(ip);
         if self.believed == Some(ip) {
             return false;
         }
-        let agree = self.votes.iter().filter(|(_, said)| *said == ip).count();
+        let agree = self.said.iter().filter(|said| **said == ip).count();
         let wins = match self.believed {
-            None => agree >= MIN_VOTES && agree * 2 > self.votes.len(),
+            None => agree >= MIN_VOTES && agree * 2 > self.said.len(),
             // Who is behind two addresses by turns keeps the one he has.
             Some(_) => {
-                agree >= MIN_VOTES_TO_CHANGE && agree * 4 >= self.votes.len() * 3 && self.may_change(now)
+                agree >= MIN_VOTES_TO_CHANGE && agree * 4 >= self.said.len() * 3 && self.may_change(now)
             }
         };
         if wins {

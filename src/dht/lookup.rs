@@ -38,11 +38,12 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use self::sight::{Sight, Window};
-use super::candidate::{Candidate, State, candidate, region};
+use super::candidate::{Candidate, State, candidate, has_region};
 use super::config::{
     Config, K, LOOKUP_TIMEOUT, MAX_ATTEMPTS, MAX_CANDIDATES, MAX_LONELY_ATTEMPTS, MAX_TOKEN_LEN, PATIENCE,
     SLOTS_MAX,
 };
+use super::moment::{Epoch, Moment, Place};
 use super::pace::Pace;
 use super::rules::{Flight, LookupRules, Stall};
 use crate::id::{Distance, Id160, NodeId};
@@ -71,6 +72,8 @@ pub enum Step {
 pub struct Lookup {
     target: Id160,
     started: Instant,
+    /// The same, for the candidates' times.
+    epoch: Epoch,
     rules: LookupRules,
     /// Nodes as close as this are expected to be among the closest living.
     radius: Option<Distance>,
@@ -95,6 +98,7 @@ impl Lookup {
         Self {
             target,
             started: now,
+            epoch: Epoch::new(now),
             rules,
             radius: None,
             extra_slots: 0,
@@ -138,25 +142,25 @@ impl Lookup {
     /// Steps to the farthest node that answered.
     pub fn hops(&self) -> u32 {
         let answered = self.candidates.iter().filter(|c| c.state == State::Answered);
-        answered.map(|c| c.hop).max().unwrap_or(0)
+        answered.map(|c| c.hop.into()).max().unwrap_or(0)
     }
 
     /// The closest nodes that answered, with the tokens they gave.
     pub fn closest(&self) -> impl Iterator<Item = (Contact, Option<&[u8]>)> {
         let answered = self.candidates.iter().filter(|c| c.state == State::Answered);
-        answered.filter_map(|c| Some((Contact { id: c.id?, addr: c.addr }, c.token.as_deref())))
+        answered.filter_map(|c| Some((Contact { id: c.id?, addr: c.addr() }, c.token.as_deref())))
     }
 
     /// The [`K`] closest nodes of either sort that answered.
     pub fn closest_set(&self) -> impl Iterator<Item = (Contact, Option<&[u8]>)> {
         let chosen = self.chosen(K, |c| (c.state == State::Answered).then_some(1.0)).map(|(_, c)| c);
-        chosen.filter_map(|c| Some((Contact { id: c.id?, addr: c.addr }, c.token.as_deref())))
+        chosen.filter_map(|c| Some((Contact { id: c.id?, addr: c.addr() }, c.token.as_deref())))
     }
 
     /// An address to start from.
     pub fn offer_address(&mut self, now: Instant, addr: SocketAddr) {
         if self.position(addr).is_none() && self.candidates.len() < MAX_CANDIDATES {
-            self.insert(candidate(now, None, None, addr, 1));
+            self.insert(candidate(self.epoch.moment(now), None, addr, 1));
         }
     }
 
@@ -168,6 +172,8 @@ impl Lookup {
     /// A node to start from that has answered us before, with the round trip to it.
     pub fn offer_known(&mut self, now: Instant, contact: Contact, rtt: Duration, config: &Config) {
         let cost = self.rules.cost(&self.target, &contact.id, rtt);
+        // Beyond half an hour it makes no difference.
+        let cost = cost.clamp(i32::MIN.into(), i32::MAX.into()) as i32;
         self.add(now, contact, 1, Some(cost), config);
     }
 
@@ -188,7 +194,7 @@ impl Lookup {
         self.candidates.iter().any(|c| c.required && c.state == State::New)
     }
 
-    fn add(&mut self, now: Instant, contact: Contact, hop: u32, cost: Option<i64>, config: &Config) {
+    fn add(&mut self, now: Instant, contact: Contact, hop: u8, cost: Option<i32>, config: &Config) {
         let distance = Some(contact.id.distance(&self.target));
         // Whoever is merely named holds no id: else one liar could keep the true holder out.
         let same_id = |c: &Candidate| c.id == Some(contact.id) && c.state == State::Answered;
@@ -198,19 +204,21 @@ impl Lookup {
         if !self.is_diverse(contact.addr, config) || !self.make_room(distance) {
             return;
         }
-        let (is_bound, region) = (config.is_bound(&contact), region(contact.addr, config));
-        let candidate = candidate(now, distance, Some(contact.id), contact.addr, hop);
-        self.insert(Candidate { cost, is_bound, region, ..candidate });
+        let (is_bound, has_region) = (config.is_bound(&contact), has_region(contact.addr, config));
+        let candidate = candidate(self.epoch.moment(now), Some(contact.id), contact.addr, hop);
+        self.insert(Candidate { cost, is_bound, has_region, ..candidate });
     }
 
     fn insert(&mut self, candidate: Candidate) {
-        let key = (candidate.distance, candidate.addr);
-        let at = self.candidates.partition_point(|c| (c.distance, c.addr) < key);
+        let key = |c: &Candidate| (c.distance(&self.target), c.place);
+        let wanted = key(&candidate);
+        let at = self.candidates.partition_point(|c| key(c) < wanted);
         self.candidates.insert(at, candidate);
     }
 
     fn position(&self, addr: SocketAddr) -> Option<usize> {
-        self.candidates.iter().position(|c| c.addr == addr)
+        let place = Place::from(addr);
+        self.candidates.iter().position(|c| c.place == place)
     }
 
     /// A node has answered, with the nodes it named and the token it gave.
@@ -224,7 +232,7 @@ impl Lookup {
     ) {
         let Some(at) = self.position(from.addr) else { return };
         // A second address of an id that has answered is no second node, nor is one host too many of a subnet.
-        let answered = |c: &Candidate| c.state == State::Answered && c.addr != from.addr;
+        let answered = |c: &Candidate| c.state == State::Answered && c.addr() != from.addr;
         let twin = self.candidates.iter().any(|c| c.id == Some(from.id) && answered(c))
             || !self.is_proven_diverse(from.addr, config);
         let candidate = &mut self.candidates[at];
@@ -241,14 +249,13 @@ impl Lookup {
         // An answer about the nodes beside the target brings no token, and takes none away.
         candidate.token =
             token.filter(|t| t.len() <= MAX_TOKEN_LEN).map(Box::from).or(candidate.token.take());
-        let hop = candidate.hop + 1;
+        let hop = candidate.hop.saturating_add(1);
         // Bootstrap addresses have no id yet, and others may have been named under a false one.
         if candidate.id != Some(from.id) {
             let mut candidate = self.candidates.remove(at);
             candidate.id = Some(from.id);
             candidate.is_bound = config.is_bound(&from);
-            candidate.region = region(from.addr, config);
-            candidate.distance = Some(from.id.distance(&self.target));
+            candidate.has_region = has_region(from.addr, config);
             self.insert(candidate);
         }
         for contact in closer {
@@ -269,6 +276,7 @@ impl Lookup {
     /// A node was not asked after all, since it may not be before that time.
     pub fn on_postponed(&mut self, addr: SocketAddr, until: Instant) {
         let Some(at) = self.position(addr) else { return };
+        let until = self.epoch.moment(until);
         let candidate = &mut self.candidates[at];
         candidate.aside = None;
         if candidate.state == State::Waiting {
@@ -284,6 +292,10 @@ impl Lookup {
         if now >= self.started + LOOKUP_TIMEOUT {
             return Step::Done;
         }
+        self.step(self.epoch.moment(now), pace)
+    }
+
+    fn step(&mut self, now: Moment, pace: &Pace) -> Step {
         let sight = self.look_over(now, pace);
         if let Some(step) = self.look_aside(now, pace) {
             return step;
@@ -298,13 +310,13 @@ impl Lookup {
         }
         let window = *window.get_or_init(|| self.window());
         if let Some(at) = self.wait_for_answers(now, pace, window).into_iter().chain(sight.aside).min() {
-            return Step::Wait(at);
+            return Step::Wait(self.epoch.instant(at));
         }
-        let deadline = self.started + PATIENCE;
-        if self.answered == 0 && now < deadline { Step::Wait(deadline) } else { Step::Done }
+        let is_patient = self.answered == 0 && self.epoch.instant(now) < self.started + PATIENCE;
+        if is_patient { Step::Wait(self.started + PATIENCE) } else { Step::Done }
     }
 
-    fn choose(&self, now: Instant, pace: &Pace, sight: &Sight, window: impl Fn() -> Window) -> Option<usize> {
+    fn choose(&self, now: Moment, pace: &Pace, sight: &Sight, window: impl Fn() -> Window) -> Option<usize> {
         if sight.waiting >= SLOTS_MAX {
             return None;
         }
@@ -319,7 +331,9 @@ impl Lookup {
             }
             Flight::Likely { answers, slack, wide_end } => {
                 let new = self.next_likely(now, pace);
-                let near = |at: usize| self.radius.is_none_or(|r| self.candidates[at].distance <= Some(r));
+                let near = |at: usize| {
+                    self.radius.is_none_or(|r| self.candidates[at].distance(&self.target) <= Some(r))
+                };
                 let at_end = wide_end && new.is_some_and(near);
                 let few = || new.map_or(0.0, |at| self.hopes(now, pace, at, slack)) < answers;
                 (new, at_end || few())
@@ -336,7 +350,7 @@ impl Lookup {
 
     /// Whom to ask next, if more are wanted: the cheapest to start from, then the closest one among those
     /// who, as far as can be told, include as many living ones as must answer.
-    fn next_likely(&self, now: Instant, pace: &Pace) -> Option<usize> {
+    fn next_likely(&self, now: Moment, pace: &Pace) -> Option<usize> {
         if self.answered == 0 {
             let starts = self.candidates.iter().enumerate().filter(|(_, c)| c.id.is_some());
             let starts = starts.filter(|(_, c)| c.state == State::New && c.cost.is_some());
@@ -370,7 +384,7 @@ impl Lookup {
         }
     }
 
-    fn ask(&mut self, now: Instant, at: usize, pace: &Pace) -> Step {
+    fn ask(&mut self, now: Moment, at: usize, pace: &Pace) -> Step {
         let stall = self.stall(pace);
         let candidate = &mut self.candidates[at];
         if candidate.attempts == 0 {
@@ -378,13 +392,13 @@ impl Lookup {
         }
         candidate.state = State::Waiting;
         candidate.sent = now;
-        candidate.stalls_at = now + patience(stall, candidate.attempts);
+        candidate.stalls_at = now.after(patience(stall, candidate.attempts));
         candidate.attempts += 1;
-        Step::Query { addr: candidate.addr, id: candidate.id, aside: None }
+        Step::Query { addr: candidate.addr(), id: candidate.id, aside: None }
     }
 
     /// When the next query that matters stalls, may be repeated, or has become less likely to be answered.
-    fn wait_for_answers(&self, now: Instant, pace: &Pace, window: Window) -> Option<Instant> {
+    fn wait_for_answers(&self, now: Moment, pace: &Pace, window: Window) -> Option<Moment> {
         let is_served = self.is_served(window);
         let stall = if is_served && window.new.is_none() {
             let required = self.candidates.iter().filter(|c| c.required && c.state == State::Waiting);
@@ -400,8 +414,8 @@ impl Lookup {
         }
         let waiting = self.candidates.iter().filter(|c| c.state == State::Waiting);
         let marks = waiting.filter_map(|c| {
-            let mark = pace.next_mark(now.saturating_duration_since(c.sent))?;
-            Some(c.sent + mark)
+            let mark = pace.next_mark(now.since(c.sent))?;
+            Some(c.sent.after(mark))
         });
         Some(marks.min().map_or(stall, |mark| mark.min(stall)))
     }

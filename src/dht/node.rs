@@ -10,6 +10,7 @@
 //! nothing, then ask `poll_timeout` when to call `handle_timeout`, and only then go on. Must not know
 //! sockets, clocks or files.
 
+mod due;
 mod identity;
 mod items;
 mod operator;
@@ -20,6 +21,7 @@ mod serve;
 mod upkeep;
 pub mod view;
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -30,6 +32,7 @@ use self::upkeep::Upkeep;
 use self::view::Findings;
 use super::allowance::Allowance;
 use super::announced::Announced;
+use super::bucket::Entry;
 use super::config::{
     Config, ITEM_SHARE, MAX_EVENTS, MAX_NODES_NAMED, MAX_PINGS, MAX_SEARCHES, PING_TIMEOUT, QUERY_TIMEOUT,
     is_private, is_sendable,
@@ -40,6 +43,7 @@ use super::external::External;
 use super::inflight::{InFlight, Pending};
 use super::items::Items;
 use super::limiter::Limiter;
+use super::moment::Epoch;
 use super::table::Table;
 use super::token::Tokens;
 use super::traffic::{Kind as QueryKind, Refusal};
@@ -51,6 +55,8 @@ use crate::wire::krpc::{Body, Message, Method, ParseError, Reply};
 /// A node of the DHT.
 #[derive(Debug)]
 pub struct Node {
+    /// What [`Node::poll_timeout`] has last said, if that still holds.
+    due: Cell<Option<(Instant, Reason)>>,
     /// When somebody last answered.
     last_reply: Option<Instant>,
     /// Whether a stranger's query has ever come in.
@@ -73,7 +79,9 @@ pub struct Node {
     answer_room: usize,
     /// How long a transaction id it has to repeat.
     echo: usize,
-    searches: Vec<Search>,
+    /// Each on its own, since they are taken out and put back at each turn.
+    #[expect(clippy::vec_box, reason = "650 bytes need not be moved")]
+    searches: Vec<Box<Search>>,
     /// IPv4, IPv6.
     reaches: [Reaches; 2],
     upkeep: Upkeep,
@@ -115,10 +123,11 @@ impl Node {
         let id = config.id.unwrap_or(random_id);
         let item_bytes = (config.limits.store_bytes as f64 * ITEM_SHARE) as usize;
         Self {
+            due: Cell::new(None),
             last_reply: None,
             was_reached: false,
             id,
-            tables: [0, 1].map(|_| Table::with_root(id, config.lookup.root_buckets)),
+            tables: [0, 1].map(|_| Table::with_root(id, config.lookup.root_buckets, Epoch::new(now))),
             inflight: InFlight::new(rng.child()),
             tokens: Tokens::new(now, rng.child()),
             announced: Announced::new(config.limits.store_bytes - item_bytes),
@@ -161,7 +170,11 @@ impl Node {
     pub fn handle_datagram(&mut self, now: Instant, from: SocketAddr, bytes: &[u8]) {
         let from = canonical(from);
         self.counters.traffic.on_receive(bytes.len());
-        match Message::parse(bytes) {
+        let message = Message::parse(bytes);
+        if !matches!(&message, Ok(Message { body: Body::Query(query), .. }) if query.id != self.id) {
+            self.forget_due();
+        }
+        match message {
             Ok(Message { body: Body::Query(query), transaction, read_only, .. }) => {
                 if self.admits(now, from) {
                     self.counters.traffic.on_query_in(QueryKind::of(&query.method));
@@ -235,6 +248,7 @@ impl Node {
     /// Does what has become due.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.note_lateness(now);
+        self.forget_due();
         while let Some(query) = self.inflight.take_expired(now) {
             self.on_timeout(now, &query);
         }
@@ -262,21 +276,6 @@ impl Node {
             self.events.clear();
         }
         event
-    }
-
-    /// When to call [`Node::handle_timeout`], and why.
-    pub fn poll_timeout(&self) -> Option<(Instant, Reason)> {
-        let searches = self.searches.iter().filter_map(|s| s.wake()).min();
-        [
-            self.inflight.next_deadline().map(|at| (at, Reason::Query)),
-            searches.map(|at| (at, Reason::Lookup)),
-            Some((self.tokens.rotate_at(), Reason::Tokens)),
-            self.join_at().map(|at| (at, Reason::Join)),
-            self.upkeep_at().map(|at| (at, Reason::Upkeep)),
-        ]
-        .into_iter()
-        .flatten()
-        .min_by_key(|(at, _)| *at)
     }
 
     /// Searches for peers of a torrent.
@@ -308,6 +307,7 @@ impl Node {
 
     /// Forgets a search; it yields no further event.
     pub fn cancel(&mut self, lookup: LookupId) {
+        self.forget_due();
         self.searches.retain(|s| s.id() != lookup);
     }
 
@@ -362,8 +362,9 @@ impl Node {
     pub fn snapshot(&self, now: Instant) -> Snapshot {
         let nodes = |table: &Table| {
             let mut entries: Vec<_> = table.entries().filter(|e| e.is_usable()).collect();
+            let now = table.epoch().moment(now);
             entries.sort_by_key(|e| (!e.is_good(now), std::cmp::Reverse(e.answered)));
-            entries.into_iter().map(|e| e.contact).collect()
+            entries.into_iter().map(Entry::contact).collect()
         };
         Snapshot {
             id: self.id,
@@ -444,6 +445,7 @@ impl Node {
 
     /// The system cannot send there, and says so: what was asked of it fails at once, and is nobody's fault.
     pub fn handle_unreachable(&mut self, now: Instant, to: SocketAddr) {
+        self.forget_due();
         while let Some(query) = self.inflight.take_to(to) {
             self.on_failure(now, &query);
         }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::bucket::{Bucket, Entry, Failed};
 use super::config::{Config, K, MAX_PER_SUBNET, NEAR_DOUBT, ROOT_BUCKETS, subnet};
 use super::directory::Directory;
+use super::moment::{Epoch, Moment};
 use crate::id::{Id160, NodeId};
 use crate::wire::compact::Contact;
 
@@ -16,6 +17,7 @@ use crate::wire::compact::Contact;
 #[derive(Debug)]
 pub struct Table {
     own: NodeId,
+    epoch: Epoch,
     root: [usize; ROOT_BUCKETS.len()],
     /// As far as anyone was ever let in: of 160, a network of a million fills twenty.
     buckets: Vec<Bucket>,
@@ -27,13 +29,13 @@ pub struct Table {
 
 impl Table {
     /// An empty table round `own`.
-    pub fn new(own: NodeId) -> Self {
-        Self::with_root(own, ROOT_BUCKETS)
+    pub fn new(own: NodeId, now: Instant) -> Self {
+        Self::with_root(own, ROOT_BUCKETS, Epoch::new(now))
     }
 
     /// The same with these capacities of the buckets nearest the root.
-    pub fn with_root(own: NodeId, root: [usize; ROOT_BUCKETS.len()]) -> Self {
-        Self { own, root, buckets: Vec::new(), len: 0, directory: Directory::default() }
+    pub fn with_root(own: NodeId, root: [usize; ROOT_BUCKETS.len()], epoch: Epoch) -> Self {
+        Self { own, epoch, root, buckets: Vec::new(), len: 0, directory: Directory::default() }
     }
 
     /// Entries that a bucket takes.
@@ -51,6 +53,11 @@ impl Table {
         self.len == 0
     }
 
+    /// What the times of its entries are counted from.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
     /// Every entry, far buckets first.
     pub fn entries(&self) -> impl Iterator<Item = &Entry> {
         self.buckets.iter().flat_map(|b| b.entries())
@@ -63,13 +70,14 @@ impl Table {
 
     /// Takes another own id; everyone stays who finds room in his new bucket.
     pub fn rebucket(&mut self, now: Instant, own: NodeId, config: &Config) {
-        let root = self.root;
-        let old = std::mem::replace(self, Self::with_root(own, root));
+        let moment = self.epoch.moment(now);
+        let empty = Self::with_root(own, self.root, self.epoch);
+        let old = std::mem::replace(self, empty);
         for entry in old.buckets.into_iter().flat_map(Bucket::into_entries) {
-            if let Some(at) = self.index(&entry.contact.id)
-                && self.is_diverse(&entry.contact, at, config)
+            if let Some(at) = self.index(&entry.id)
+                && self.is_diverse(&entry.contact(), at, config)
             {
-                self.insert(now, entry, at, config);
+                self.insert(moment, entry, at, config);
             }
         }
     }
@@ -138,20 +146,21 @@ impl Table {
     /// A node has answered us.
     pub fn on_answer(&mut self, now: Instant, contact: Contact, rtt: Duration, config: &Config) {
         let Some(at) = self.index(&contact.id) else { return };
+        let now = self.epoch.moment(now);
         if let Some(entry) = self.entry_mut(&contact) {
             let recovers = !entry.is_usable();
-            (entry.answered, entry.checked, entry.failures, entry.rtt) = (now, now, 0, rtt);
+            entry.on_answer(now, rtt);
             if recovers {
                 self.relist(at, &contact);
             }
             return;
         }
         // Who answers from an address has no other id there any more.
-        if let Some(former) = self.find(|e| e.contact.addr == contact.addr).map(|e| e.contact) {
+        if let Some(former) = self.find(|e| e.is_at(contact.addr)).map(Entry::contact) {
             self.remove(&former);
         }
         // An id that moved is believed only when its old place has failed.
-        let moved = self.find(|e| e.contact.id == contact.id).map(|e| (e.failures, e.contact));
+        let moved = self.find(|e| e.id == contact.id).map(|e| (e.failures, e.contact()));
         match moved {
             Some((0, _)) => return,
             Some((_, old)) => self.remove(&old),
@@ -159,12 +168,14 @@ impl Table {
         }
         if self.is_diverse(&contact, at, config) {
             let bound = config.is_bound(&contact);
-            self.insert(now, Entry { bound, ..Entry::new(now, contact, rtt) }, at, config);
+            let mut entry = Entry::new(now, contact, rtt);
+            entry.bound = bound;
+            self.insert(now, entry, at, config);
         }
     }
 
-    fn insert(&mut self, now: Instant, entry: Entry, at: usize, config: &Config) {
-        let (capacity, contact) = (self.capacity(at), entry.contact);
+    fn insert(&mut self, now: Moment, entry: Entry, at: usize, config: &Config) {
+        let (capacity, contact) = (self.capacity(at), entry.contact());
         // Near our own id completeness counts, not speed.
         let fast = config.lookup.prefer_fast && at < self.root.len();
         let out = self.change(at, |bucket| bucket.insert(now, entry, capacity, fast));
@@ -179,24 +190,24 @@ impl Table {
             return true;
         }
         let net = subnet(ip);
-        let same =
-            |e: &&Entry| e.contact.addr.is_ipv4() == ip.is_ipv4() && subnet(e.contact.addr.ip()) == net;
+        let same = |e: &&Entry| e.ip().is_ipv4() == ip.is_ipv4() && subnet(e.ip()) == net;
         // Spares too: each of them may become an entry without a further look.
         let here = self.buckets.get(at).into_iter().flat_map(Bucket::everyone);
         here.filter(same).count() < MAX_PER_SUBNET
-            && !self.buckets.iter().flat_map(Bucket::everyone).any(|e| e.contact.addr.ip() == ip)
+            && !self.buckets.iter().flat_map(Bucket::everyone).any(|e| e.ip() == ip)
     }
 
     /// A node has asked us something: evidence of life only for one that has answered before.
     pub fn on_query(&mut self, now: Instant, contact: &Contact) -> bool {
+        let now = self.epoch.moment(now);
         self.entry_mut(contact).map(|e| e.asked_us = Some(now)).is_some()
     }
 
-    /// When a node last answered us.
-    pub fn last_answer(&self, contact: &Contact) -> Option<Instant> {
-        let bucket = self.index(&contact.id).and_then(|at| self.buckets.get(at))?;
-        let spare = || bucket.spares().iter().find(|e| e.contact == *contact);
-        bucket.entry(contact).or_else(spare).map(|e| e.answered)
+    /// Whether a node has answered us since then.
+    pub fn has_answered_since(&self, contact: &Contact, since: Instant) -> bool {
+        let Some(bucket) = self.index(&contact.id).and_then(|at| self.buckets.get(at)) else { return false };
+        let spare = || bucket.spares().iter().find(|e| e.is(contact));
+        bucket.entry(contact).or_else(spare).is_some_and(|e| e.answered >= self.epoch.moment(since))
     }
 
     /// A node has left a query unanswered.
@@ -209,17 +220,19 @@ impl Table {
         }
     }
 
-    /// The entry longest without a check, and an id in its bucket to ask it about.
-    pub fn least_recently_checked(&self) -> Option<&Entry> {
-        self.entries().min_by_key(|e| (e.checked, e.contact.id))
+    /// The entry longest without a check, and when that was.
+    pub fn least_recently_checked(&self) -> Option<(Instant, Contact)> {
+        let oldest = self.entries().min_by_key(|e| (e.checked, e.id))?;
+        Some((self.epoch.instant(oldest.checked), oldest.contact()))
     }
 
     /// The `count` entries that need a check most, the most doubtful first, each with its doubt.
     pub fn most_doubtful(&self, now: Instant, count: usize) -> Vec<(f64, Contact)> {
+        let now = self.epoch.moment(now);
         let weight = |at: usize| if at < self.root.len() { 1.0 } else { NEAR_DOUBT };
         let all =
             self.buckets.iter().enumerate().flat_map(|(at, b)| b.entries().iter().map(move |e| (at, e)));
-        let mut all: Vec<_> = all.map(|(at, e)| (e.doubt(now) * weight(at), e.contact)).collect();
+        let mut all: Vec<_> = all.map(|(at, e)| (e.doubt(now) * weight(at), e.contact())).collect();
         let order = |a: &(f64, Contact), b: &(f64, Contact)| b.0.total_cmp(&a.0).then(a.1.id.cmp(&b.1.id));
         if all.len() > count {
             all.select_nth_unstable_by(count, order);
@@ -231,12 +244,13 @@ impl Table {
 
     /// Whether an entry has been silent since then, as far as is known.
     pub fn is_silent_since(&self, contact: &Contact, since: Instant) -> bool {
-        let entry = self.entry(contact);
+        let (entry, since) = (self.entry(contact), self.epoch.moment(since));
         entry.is_some_and(|e| e.answered.max(e.checked) <= since && e.asked_us.is_none_or(|at| at <= since))
     }
 
     /// Notes that a check is under way.
     pub fn on_check(&mut self, now: Instant, contact: &Contact) {
+        let now = self.epoch.moment(now);
         if let Some(entry) = self.entry_mut(contact) {
             entry.checked = now;
         }
@@ -252,13 +266,13 @@ impl Table {
     /// Bucket by bucket in order of distance: the target's own, then all deeper ones (which share the
     /// same prefix with it), then outwards.
     pub fn closest(&self, target: &Id160, count: usize) -> Vec<Contact> {
-        self.closest_entries(target, count).into_iter().map(|e| e.contact).collect()
+        self.closest_entries(target, count).into_iter().map(Entry::contact).collect()
     }
 
     /// The `count` usable nodes to which `cost` gives the lowest number.
     pub fn cheapest(&self, count: usize, cost: impl Fn(&Entry) -> i64) -> Vec<&Entry> {
         let mut all: Vec<_> = self.entries().filter(|e| e.is_usable()).map(|e| (cost(e), e)).collect();
-        all.sort_by_key(|(cost, e)| (*cost, e.contact.addr));
+        all.sort_by_key(|(cost, e)| (*cost, e.addr()));
         all.into_iter().take(count).map(|(_, e)| e).collect()
     }
 
@@ -275,7 +289,7 @@ impl Table {
             let start = out.len();
             let usable = self.buckets[group].iter().flat_map(|b| b.entries()).filter(|e| e.is_usable());
             out.extend(usable);
-            out[start..].sort_unstable_by_key(|e| e.contact.id.distance(target));
+            out[start..].sort_unstable_by_key(|e| e.id.distance(target));
             if out.len() >= count {
                 break;
             }
@@ -298,14 +312,14 @@ mod tests {
     #[test]
     fn closest_is_what_sorting_everything_gives() {
         let (now, mut rng) = (Instant::now(), Rng::from_u64(3));
-        let mut table = Table::new(Id160::random(&mut rng));
+        let mut table = Table::new(Id160::random(&mut rng), now);
         let config = Config { network: Network::Local, ..Config::default() };
         for n in 0..2000 {
             table.on_answer(now, contact(&mut rng, n), Duration::ZERO, &config);
         }
         for bits in 0..20 {
             let target = table.own.random_with_prefix(bits, &mut rng);
-            let mut all: Vec<_> = table.entries().map(|e| e.contact).collect();
+            let mut all: Vec<_> = table.entries().map(|e| e.contact()).collect();
             all.sort_by_key(|c| c.id.distance(&target));
             all.truncate(16);
             assert_eq!(table.closest(&target, 16), all);
@@ -316,7 +330,7 @@ mod tests {
     #[test]
     fn the_directory_is_never_older_than_the_table() {
         let (now, mut rng) = (Instant::now(), Rng::from_u64(6));
-        let mut table = Table::new(Id160::random(&mut rng));
+        let mut table = Table::new(Id160::random(&mut rng), now);
         let config = Config { network: Network::Local, ..Config::default() };
         let contacts: Vec<_> = (0..300).map(|n| contact(&mut rng, n)).collect();
         for _ in 0..5000 {
@@ -339,7 +353,7 @@ mod tests {
     #[test]
     fn in_public_one_address_holds_one_entry_and_a_subnet_few() {
         let (now, mut rng) = (Instant::now(), Rng::from_u64(4));
-        let mut table = Table::new(Id160::ZERO);
+        let mut table = Table::new(Id160::ZERO, now);
         let config = Config::default();
         for host in [1u8, 1, 2, 3, 4] {
             let mut id = Id160::random(&mut rng);
@@ -353,7 +367,7 @@ mod tests {
     #[test]
     fn our_own_id_and_a_moved_id_stay_out() {
         let now = Instant::now();
-        let mut table = Table::new(Id160::ZERO);
+        let mut table = Table::new(Id160::ZERO, now);
         let config = Config::default();
         let at = |ip: [u8; 4], id| Contact { id, addr: (ip, 9).into() };
         table.on_answer(now, at([8, 8, 8, 8], Id160::ZERO), Duration::ZERO, &config);

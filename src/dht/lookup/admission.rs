@@ -17,7 +17,7 @@ impl Lookup {
         }
         let last = |state: fn(State) -> bool| self.candidates.iter().rposition(|c| state(c.state));
         let farther = last(|s| matches!(s, State::New | State::Stalled))
-            .filter(|&at| self.candidates[at].distance > distance);
+            .filter(|&at| self.candidates[at].distance(&self.target) > distance);
         let out = last(|s| s == State::Failed).or(farther).or_else(|| last(|s| s == State::Stalled));
         out.map(|at| self.candidates.remove(at)).is_some()
     }
@@ -31,8 +31,8 @@ impl Lookup {
         let hopeful = |c: &&Candidate| !matches!(c.state, State::Failed | State::Stalled);
         let (mut of_ip, mut of_net) = (0, 0);
         for c in self.candidates.iter().filter(hopeful).filter(|c| c.id.is_some()) {
-            of_ip += usize::from(c.addr.ip() == addr.ip());
-            of_net += usize::from(subnet(c.addr.ip()) == subnet(addr.ip()));
+            of_ip += usize::from(c.place.ip() == addr.ip());
+            of_net += usize::from(subnet(c.place.ip()) == subnet(addr.ip()));
         }
         of_ip < UNPROVEN_PER_IP && of_net < UNPROVEN_PER_SUBNET && self.is_proven_diverse(addr, config)
     }
@@ -42,8 +42,8 @@ impl Lookup {
         if !config.wants_diversity(addr.ip()) {
             return true;
         }
-        let others = || self.candidates.iter().filter(|c| c.state == State::Answered && c.addr != addr);
-        let of_net = others().filter(|c| subnet(c.addr.ip()) == subnet(addr.ip())).count();
-        of_net < MAX_PER_SUBNET && others().all(|c| c.addr.ip() != addr.ip())
+        let others = || self.candidates.iter().filter(|c| c.state == State::Answered && c.addr() != addr);
+        let of_net = others().filter(|c| subnet(c.place.ip()) == subnet(addr.ip())).count();
+        of_net < MAX_PER_SUBNET && others().all(|c| c.place.ip() != addr.ip())
     }
 }

@@ -1,8 +1,7 @@
 //! What a look over the candidates shows: who has become silent, and who must answer.
 
-use std::time::Instant;
-
 use super::{Candidate, Lookup, State, patience};
+use crate::dht::moment::Moment;
 use crate::dht::pace::Pace;
 use crate::dht::quorum::Quorum;
 
@@ -13,7 +12,7 @@ pub(super) struct Sight {
     /// The first who must be asked, however far he is.
     pub(super) required: Option<usize>,
     /// When the next question aside stalls.
-    pub(super) aside: Option<Instant>,
+    pub(super) aside: Option<Moment>,
 }
 
 /// The candidates that must answer.
@@ -22,21 +21,21 @@ pub(super) struct Window {
     pub(super) count: usize,
     /// Those who were asked, and when the first of them stalls.
     pub(super) waiting: usize,
-    pub(super) stalls_at: Option<Instant>,
+    pub(super) stalls_at: Option<Moment>,
     /// The closest who was not.
     pub(super) new: Option<usize>,
 }
 
 impl Lookup {
     /// Notes who has been silent for too long.
-    pub(super) fn look_over(&mut self, now: Instant, pace: &Pace) -> Sight {
+    pub(super) fn look_over(&mut self, now: Moment, pace: &Pace) -> Sight {
         let stall = self.stall(pace);
         let mut sight = Sight { waiting: 0, required: None, aside: None };
         for (at, candidate) in self.candidates.iter_mut().enumerate() {
             if candidate.state == State::Waiting {
                 // What was asked before anything was measured is not waited for any longer than what is asked now.
                 let patience = patience(stall, candidate.attempts.saturating_sub(1));
-                candidate.stalls_at = candidate.stalls_at.min(candidate.sent + patience);
+                candidate.stalls_at = candidate.stalls_at.min(candidate.sent.after(patience));
             }
             candidate.aside = candidate.aside.filter(|at| *at > now);
             if candidate.state == State::Waiting && candidate.stalls_at <= now {
@@ -80,7 +79,7 @@ impl Lookup {
         let known = self.candidates.iter().enumerate().filter(|(_, c)| c.id.is_some());
         let (mut quorum, matters) = (Quorum::new(count), self.is_spread());
         known.filter(move |(_, c)| {
-            let region = c.region.filter(|_| matters);
+            let region = if matters { c.region() } else { None };
             match weight(c) {
                 Some(weight) => quorum.choose(c.is_bound, region, weight),
                 None => {
@@ -93,7 +92,7 @@ impl Lookup {
 
     /// Whether there are nodes in more than one region.
     fn is_spread(&self) -> bool {
-        let mut regions = self.candidates.iter().filter(|c| c.id.is_some()).map(|c| c.region);
+        let mut regions = self.candidates.iter().filter(|c| c.id.is_some()).map(Candidate::region);
         let first = regions.next();
         regions.any(|region| Some(region) != first)
     }

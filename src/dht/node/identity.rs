@@ -56,7 +56,7 @@ impl Node {
         // To all others it makes no difference.
         let matters = self.config.read_only_behind_nat && !self.config.read_only && !self.was_reached;
         if matters && !is_private(from.ip()) && !self.inflight.has_asked(from) {
-            self.was_reached = self.tables[family(from)].entries().all(|e| e.contact.addr != from);
+            self.was_reached = self.tables[family(from)].entries().all(|e| !e.is_at(from));
         }
     }
 }

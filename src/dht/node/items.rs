@@ -123,7 +123,7 @@ impl Node {
     fn on_item(&mut self, now: Instant, id: LookupId, item: Item) {
         // What cannot change needs no second opinion.
         let over = item.seq().is_none();
-        let mine = |s: &&mut Search| s.id() == id && s.is_get_item();
+        let mine = |s: &&mut Box<Search>| s.id() == id && s.is_get_item();
         if let Some(search) = self.searches.iter_mut().find(mine) {
             search.is_satisfied |= over;
             self.push_event(Event::Item { lookup: id, item });

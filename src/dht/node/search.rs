@@ -179,7 +179,7 @@ impl Node {
         let enabled = [self.config.ipv4, self.config.ipv6];
         let lookups = [0, 1].map(|at| enabled[at].then(|| self.seeded_lookup(now, target, at)));
         let (found, announcing) = (BTreeSet::new(), None);
-        let mut search = Search {
+        let mut search = Box::new(Search {
             id,
             target,
             kind,
@@ -193,7 +193,7 @@ impl Node {
             is_satisfied: false,
             item: None,
             filters: None,
-        };
+        });
         if kind == Kind::Scrape {
             search.filters = self.announced.filters(now, &target).map(Box::new);
         }
@@ -220,13 +220,13 @@ impl Node {
         let known = self.tables[at].closest_entries(&target, 2 * K);
         let cheap = match rules.bit_worth {
             Some(_) => {
-                let cost = |e: &Entry| rules.cost(&target, &e.contact.id, e.rtt);
+                let cost = |e: &Entry| rules.cost(&target, &e.id, e.rtt());
                 self.tables[at].cheapest(CHEAP_STARTS, cost)
             }
             None => Vec::new(),
         };
         for entry in known.iter().chain(&cheap) {
-            lookup.offer_known(now, entry.contact, entry.rtt, &self.config);
+            lookup.offer_known(now, entry.contact(), entry.rtt(), &self.config);
         }
         if known.len() < K {
             self.offer_saved(now, target, at, &mut lookup);
@@ -282,13 +282,14 @@ impl Node {
     }
 
     pub(super) fn due_searches(&self, now: Instant) -> Vec<LookupId> {
-        let due = |s: &&Search| s.wake.is_some_and(|at| at <= now);
-        self.searches.iter().filter(due).map(|s| s.id).collect()
+        let due = self.searches.iter().filter(|s| s.wake.is_some_and(|at| at <= now));
+        due.map(|s| s.id).collect()
     }
 
     /// Lets a search go on as far as it can.
     pub(super) fn drive(&mut self, now: Instant, id: LookupId) {
         let Some(at) = self.searches.iter().position(|s| s.id == id) else { return };
+        self.forget_due();
         let mut search = self.searches.swap_remove(at);
         let due = search.wake.is_some_and(|at| at <= now);
         if let Some(mut announcing) = search.announcing.take() {
@@ -359,7 +360,7 @@ impl Node {
     /// Some of those we know, whatever they are near to.
     fn acquaintances(&mut self, at: usize) -> Vec<Contact> {
         let usable = self.tables[at].entries().filter(|e| e.is_usable());
-        let mut all: Vec<_> = usable.map(|e| e.contact).collect();
+        let mut all: Vec<_> = usable.map(Entry::contact).collect();
         self.rng.shuffle(&mut all);
         all.truncate(WIDER_STARTS);
         all
@@ -401,7 +402,7 @@ impl Node {
         announcing.attempts += 1;
     }
 
-    fn finish(&mut self, now: Instant, search: Search) {
+    fn finish(&mut self, now: Instant, search: Box<Search>) {
         let stats = search.stats(now);
         tracing::debug!(?stats, kind = ?search.kind, "search over");
         self.note_finished(now, &search);

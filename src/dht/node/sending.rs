@@ -30,6 +30,7 @@ impl Node {
         if paced && !is_wish && self.courtesy.ready(now, to.ip()).is_err() {
             return None;
         }
+        self.forget_due();
         let tid = self.inflight.insert(now, to, expect, timeout, purpose)?;
         if paced {
             self.courtesy.on_query(now, to.ip());

@@ -59,12 +59,12 @@ impl CompactNodes {
 #[derive(Debug)]
 pub(super) struct Noted {
     since: Instant,
-    slots: Box<[u64; NOTED_QUERIERS]>,
+    slots: Box<[[u16; 3]; NOTED_QUERIERS]>,
 }
 
 impl Noted {
     pub(super) fn new(now: Instant) -> Self {
-        Self { since: now, slots: Box::new([u64::MAX; NOTED_QUERIERS]) }
+        Self { since: now, slots: Box::new([[u16::MAX; 3]; NOTED_QUERIERS]) }
     }
 
     /// Whether this one has not asked for as long as [`NOTE_EVERY`], as far as is remembered.
@@ -77,8 +77,10 @@ impl Noted {
         };
         let who = (id ^ ip << 16 ^ u64::from(contact.addr.port())).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let spell = now.saturating_duration_since(self.since).as_millis() / NOTE_EVERY.as_millis();
-        // The lower half tells the time: by the time that repeats, everyone has been forgotten.
-        let mark = who & !0xffff_ffff | (spell as u64 & 0xffff_ffff);
+        // What does not choose the slot, and 25 bits that tell the time: until that repeats a year goes by.
+        let rest = who >> 49 << 8 | who >> 32 & 0xff;
+        let mark = rest << 25 | spell as u64 & 0x1ff_ffff;
+        let mark = [(mark >> 32) as u16, (mark >> 16) as u16, mark as u16];
         let slot = &mut self.slots[(who >> 40) as usize % NOTED_QUERIERS];
         std::mem::replace(slot, mark) != mark
     }

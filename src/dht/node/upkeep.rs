@@ -110,6 +110,7 @@ impl Node {
     }
 
     fn join(&mut self, now: Instant) {
+        self.forget_due();
         self.upkeep.join_at = None;
         // Every third time elsewhere: who knows only his neighbours starts far from most targets.
         let elsewhere = self.upkeep.joins % 3 == 2 && self.known() >= K;
@@ -154,7 +155,7 @@ impl Node {
         let table = &self.tables[family(query.to)];
         let heard_since = query.expect.is_some_and(|id| {
             let contact = Contact { id, addr: query.to };
-            table.last_answer(&contact).is_some_and(|at| at >= query.sent)
+            table.has_answered_since(&contact, query.sent)
         });
         if !heard_since && self.last_reply.is_some_and(|at| at > query.sent) {
             self.blame(now, query);
@@ -182,6 +183,7 @@ impl Node {
     ) {
         let waiting = &mut self.upkeep.unverified;
         if waiting.len() < MAX_UNVERIFIED && waiting.iter().all(|u| u.addr != addr) {
+            self.due.set(None);
             let due = now + delay;
             waiting.push_back(Unverified { addr, id, due });
             self.upkeep.first_due = self.upkeep.first_due.into_iter().chain([due]).min();
@@ -239,6 +241,7 @@ impl Node {
     /// What the table says was true before the gap; meanwhile nodes have left, and the address may be a new
     /// one. A search for the own neighbourhood asks the closest at once, then each entry is asked once.
     fn on_sleep(&mut self, now: Instant) {
+        self.forget_due();
         self.upkeep.sleeps += 1;
         self.upkeep.recheck_since = Some(now);
         self.upkeep.join_wait = JOIN_RETRY;
@@ -249,7 +252,7 @@ impl Node {
 
     fn has_to_recheck(&self) -> bool {
         let Some(since) = self.upkeep.recheck_since else { return false };
-        self.tables.iter().filter_map(|t| t.least_recently_checked()).any(|e| e.checked <= since)
+        self.tables.iter().filter_map(|t| t.least_recently_checked()).any(|(checked, _)| checked <= since)
     }
 
     fn check_one(&mut self, now: Instant) {
@@ -272,7 +275,7 @@ impl Node {
     fn most_doubtful(&mut self, now: Instant) -> Option<Contact> {
         if self.upkeep.recheck_since.is_some() {
             let oldest = self.tables.iter().filter_map(|t| t.least_recently_checked());
-            return oldest.min_by_key(|e| e.checked).map(|e| e.contact);
+            return oldest.min_by_key(|(checked, _)| *checked).map(|(_, contact)| contact);
         }
         let since = self.upkeep.planned_at;
         while let Some(contact) = self.upkeep.planned.pop() {

@@ -23,6 +23,7 @@ use super::search::{Kind, Search};
 use crate::dht::bucket::{Bucket, Entry};
 use crate::dht::config::{DENSITY_SAMPLES, K, Limits, RECENT_SEARCHES};
 use crate::dht::event::{BootstrapState, Counters, LookupStats};
+use crate::dht::moment::Moment;
 use crate::dht::table::Table;
 use crate::id::{Distance, Id160, NodeId};
 
@@ -231,6 +232,7 @@ impl Node {
 }
 
 fn buckets(now: Instant, table: &Table) -> Vec<BucketReport> {
+    let now = table.epoch().moment(now);
     let some = |(_, b): &(usize, &Bucket)| !b.entries().is_empty() || !b.spares().is_empty();
     table
         .buckets()
@@ -241,8 +243,8 @@ fn buckets(now: Instant, table: &Table) -> Vec<BucketReport> {
         .collect()
 }
 
-fn bucket_report(now: Instant, index: usize, capacity: usize, bucket: &Bucket) -> BucketReport {
-    let mut rtts: Vec<_> = bucket.entries().iter().map(|e| e.rtt).collect();
+fn bucket_report(now: Moment, index: usize, capacity: usize, bucket: &Bucket) -> BucketReport {
+    let mut rtts: Vec<_> = bucket.entries().iter().map(Entry::rtt).collect();
     rtts.sort_unstable();
     BucketReport {
         index,
@@ -250,23 +252,28 @@ fn bucket_report(now: Instant, index: usize, capacity: usize, bucket: &Bucket) -
         contacts: bucket.entries().iter().map(|e| contact_report(now, e)).collect(),
         spares: bucket.spares().len(),
         median_rtt: rtts.get(rtts.len() / 2).copied().unwrap_or_default(),
-        oldest: bucket.entries().iter().map(|e| e.since).min().map_or(Duration::ZERO, |since| now - since),
+        oldest: bucket
+            .entries()
+            .iter()
+            .map(|e| e.since)
+            .min()
+            .map_or(Duration::ZERO, |since| now.since(since)),
     }
 }
 
-fn contact_report(now: Instant, entry: &Entry) -> ContactReport {
+fn contact_report(now: Moment, entry: &Entry) -> ContactReport {
     let evidence = match entry {
         e if !e.is_usable() => Evidence::Bad,
         e if e.is_good(now) => Evidence::Good,
         _ => Evidence::Questionable,
     };
     ContactReport {
-        id: entry.contact.id,
-        addr: entry.contact.addr,
+        id: entry.id,
+        addr: entry.addr(),
         evidence,
-        rtt: entry.rtt,
-        answered: now.saturating_duration_since(entry.answered),
-        known: now.saturating_duration_since(entry.since),
+        rtt: entry.rtt(),
+        answered: now.since(entry.answered),
+        known: now.since(entry.since),
         failures: entry.failures,
     }
 }
