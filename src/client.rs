@@ -479,4 +479,30 @@ mod tests {
         second.shutdown().await;
         first.shutdown().await;
     }
+
+    #[tokio::test]
+    async fn a_peers_dht_port_leads_into_the_dht() {
+        use crate::wire::peer::{Handshake, Message, Reserved};
+        use tokio::io::AsyncWriteExt as _;
+        let listen = Some(SocketAddr::from(([127, 0, 0, 1], 0)));
+        let config = ClientConfig { listen, private_network: true, ..ClientConfig::default() };
+        let (first, second) =
+            (Client::start(config.clone()).await.unwrap(), Client::start(config).await.unwrap());
+        let hash = crate::id::Id160([7; 20]);
+        let source = Source::Hash(hash);
+        let transfer =
+            second.add(Job { source, placement: Placement::Nowhere, peers: Vec::new(), seed: false });
+        let mut hello = Vec::new();
+        let peer_id = crate::id::Id160([8; 20]);
+        Handshake { reserved: Reserved::OURS, info_hash: hash, peer_id }.emit(&mut hello);
+        Message::Port(first.port()).emit(&mut hello);
+        let mut peer = tokio::net::TcpStream::connect(("127.0.0.1", second.port())).await.unwrap();
+        peer.write_all(&hello).await.unwrap();
+        let mut status = second.dht().status();
+        let known = status.wait_for(|s| s.nodes_v4 == 1);
+        tokio::time::timeout(Duration::from_secs(30), known).await.unwrap().unwrap();
+        transfer.stop().await;
+        second.shutdown().await;
+        first.shutdown().await;
+    }
 }

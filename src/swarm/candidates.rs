@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use super::config::{MAX_BANNED, MAX_CANDIDATES};
+use super::config::{MAX_BANNED, MAX_CANDIDATES, MAX_NAMED_BY_ONE, MAX_NAMED_PORTS, MAX_PEX_CANDIDATES};
 use super::event::Origin;
 
 /// After the first failure; doubles with each.
@@ -29,6 +29,8 @@ struct Candidate {
     origin: Origin,
     state: State,
     failures: u32,
+    /// Which peer named it, where nobody else has.
+    named_by: Option<IpAddr>,
 }
 
 /// The addresses known of one swarm.
@@ -47,15 +49,49 @@ impl Candidates {
             return false;
         }
         if let Some(known) = self.known.get_mut(&addr) {
-            known.origin = known.origin.min(origin);
+            if origin < known.origin {
+                (known.origin, known.named_by) = (origin, None);
+            }
             return false;
         }
-        if self.known.len() >= MAX_CANDIDATES && !self.forget_worst() {
+        if self.known.len() >= MAX_CANDIDATES && !self.forget_worst(|_| true) {
             return false;
         }
         let state = State::Idle { not_before: None };
-        self.known.insert(addr, Candidate { origin, state, failures: 0 });
+        self.known.insert(addr, Candidate { origin, state, failures: 0, named_by: None });
         true
+    }
+
+    /// Learns an address that the peer at `by` has named (BEP 11), where that peer and all others have not named
+    /// too many; says whether it is new and usable.
+    pub fn add_named(&mut self, addr: SocketAddr, by: IpAddr) -> bool {
+        let (addr, by) = (canonical(addr), by.to_canonical());
+        if self.known.contains_key(&addr) {
+            return false;
+        }
+        let host = SocketAddr::new(addr.ip(), 0)..=SocketAddr::new(addr.ip(), u16::MAX);
+        if !addr.ip().is_loopback() && self.known.range(host).count() >= MAX_NAMED_PORTS {
+            return false;
+        }
+        let named = |c: &Candidate| c.origin == Origin::Pex;
+        let named_by_it = |c: &Candidate| c.named_by == Some(by);
+        let (mut all, mut its) = (0, 0);
+        for candidate in self.known.values() {
+            all += usize::from(named(candidate));
+            its += usize::from(named_by_it(candidate));
+        }
+        // Who names many must do without those that could not be reached.
+        if its >= MAX_NAMED_BY_ONE && !self.forget_worst(named_by_it) {
+            return false;
+        }
+        if all >= MAX_PEX_CANDIDATES && !self.forget_worst(named) {
+            return false;
+        }
+        let new = self.add(addr, Origin::Pex);
+        if let Some(candidate) = self.known.get_mut(&addr).filter(|_| new) {
+            candidate.named_by = Some(by);
+        }
+        new
     }
 
     /// How many addresses are known.
@@ -135,9 +171,11 @@ impl Candidates {
         }
     }
 
-    fn forget_worst(&mut self) -> bool {
+    /// Makes room: among those that `may_go`, one that could not be reached. The user's stay.
+    fn forget_worst(&mut self, may_go: impl Fn(&Candidate) -> bool) -> bool {
         let idle = self.known.iter().filter(|(_, c)| c.state != State::Busy && c.failures > 0);
-        let worst = idle.max_by_key(|(_, c)| c.failures).map(|(addr, _)| *addr);
+        let ours = idle.filter(|(_, c)| c.origin != Origin::User && may_go(c));
+        let worst = ours.max_by_key(|(_, c)| (c.failures, c.origin)).map(|(addr, _)| *addr);
         worst.is_some_and(|addr| self.known.remove(&addr).is_some())
     }
 }
@@ -200,5 +238,36 @@ mod tests {
             c.add(SocketAddr::new(IpAddr::V4(i.wrapping_add(0x0a00_0001).into()), 1), Origin::Dht);
         }
         assert_eq!(c.len(), MAX_CANDIDATES);
+    }
+
+    #[test]
+    fn what_peers_name_comes_last_and_is_bounded_in_every_way() {
+        let (mut c, now) = (Candidates::default(), Instant::now());
+        let by = |n: u8| IpAddr::from([9, 9, 9, n]);
+        let named = |n: u32| SocketAddr::new(IpAddr::V4((0x0b00_0000 + n).into()), 6881);
+        assert!(c.add_named(addr("1.1.1.1:7"), by(1)) && !c.add_named(addr("1.1.1.1:7"), by(2)));
+        c.add(addr("2.2.2.2:7"), Origin::Dht);
+        assert_eq!(c.take(now), Some(addr("2.2.2.2:7")));
+        // One host by many ports.
+        assert_eq!(
+            (1..100).filter(|&p| c.add_named(SocketAddr::new(by(77), p), by(1))).count(),
+            MAX_NAMED_PORTS
+        );
+        // One peer, then many peers that name many.
+        let rest = MAX_NAMED_BY_ONE - 1 - MAX_NAMED_PORTS;
+        assert_eq!((0..5000).filter(|&n| c.add_named(named(n), by(1))).count(), rest);
+        let all: usize = (2..20)
+            .map(|b| (0..5000).filter(|&n| c.add_named(named(10_000 * b + n), by(b as u8))).count())
+            .sum();
+        assert_eq!(all, MAX_PEX_CANDIDATES - MAX_NAMED_BY_ONE);
+        assert!(c.add(named(1_000_000), Origin::Dht), "others still find room");
+        // What could not be reached gives way.
+        while let Some(taken) = c.take(now) {
+            c.on_failure(taken, now);
+        }
+        assert!(c.add_named(named(1_000_001), by(1)));
+        // Named again by the DHT, an address is no longer the peer's.
+        assert!(!c.add(named(1_000_001), Origin::Dht));
+        assert!(c.add_named(named(1_000_002), by(1)));
     }
 }

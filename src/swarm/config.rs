@@ -20,6 +20,21 @@ pub const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
 pub const PATIENT_DIAL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Addresses remembered; past this the worst is forgotten.
 pub const MAX_CANDIDATES: usize = 2000;
+/// Of these, addresses that only other peers named (BEP 11): half, so that there is room for what others find.
+pub const MAX_PEX_CANDIDATES: usize = MAX_CANDIDATES / 2;
+/// Of these, addresses that one peer named: four of its messages, and no more than a tenth.
+pub const MAX_NAMED_BY_ONE: usize = 200;
+/// Ports of one host that other peers may name: more would make us a tool against that host.
+pub const MAX_NAMED_PORTS: usize = MAX_PER_ADDRESS;
+/// How often a peer is told who came and went (BEP 11: not more often than once a minute).
+pub const PEX_EVERY: Duration = Duration::from_secs(60);
+/// How soon it is looked at again while there is nobody to tell of.
+pub const PEX_AGAIN: Duration = Duration::from_secs(5);
+/// Peer exchange messages taken from one peer in a minute; past this its connection ends. One is due, and some
+/// clients send the first few close together.
+pub const MAX_PEX_A_MINUTE: usize = 6;
+/// DHT ports one peer may name (BEP 5): it has one node, and some clients repeat it.
+pub const MAX_DHT_PORTS: u8 = 4;
 /// Addresses of proven liars remembered.
 pub const MAX_BANNED: usize = 1000;
 /// How often rates, snubbing and dials are looked at.

@@ -24,6 +24,8 @@ pub enum Origin {
     Dht,
     /// It connected to us and named its port.
     Itself,
+    /// Another peer (BEP 11): whoever is connected may name anybody.
+    Pex,
 }
 
 /// What the driver tells the swarm.
@@ -136,6 +138,9 @@ pub enum CloseReason {
     /// It asks on and on and reads no answer.
     #[error("it reads nothing of what it asked for")]
     Deaf,
+    /// It names other peers too often.
+    #[error("it names other peers too often")]
+    Talkative,
     /// The same peer is connected already.
     #[error("connected already")]
     Duplicate,

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::config::{METADATA_SERVINGS, UPLOAD_AHEAD};
+use super::config::{MAX_DHT_PORTS, METADATA_SERVINGS, UPLOAD_AHEAD};
 use super::event::{Action, CloseReason, Input, Origin, PeerKey, Report};
 use super::metadata::Outcome;
 use super::swarm::Swarm;
@@ -24,6 +24,7 @@ impl Swarm {
             self.candidates.add(addr, Origin::Itself);
             self.candidates.on_incoming(addr);
         }
+        self.begin_exchange(now, key);
         if self.info.is_none() && size.is_some_and(|s| s > MAX_METADATA_BYTES as u64) {
             return self.close(now, key, CloseReason::Impossible("metadata size"));
         }
@@ -112,7 +113,9 @@ impl Swarm {
     }
 
     pub(super) fn on_dht_port(&mut self, key: PeerKey, port: u16) {
-        if let Some(member) = self.members.get(&key).filter(|_| port != 0) {
+        let Some(member) = self.members.get_mut(&key).filter(|_| port != 0) else { return };
+        if member.dht_ports < MAX_DHT_PORTS {
+            member.dht_ports += 1;
             let node = SocketAddr::new(member.addr.ip(), port);
             self.actions.push_back(Action::Report(Report::DhtNode(node)));
         }
@@ -186,5 +189,22 @@ mod tests {
         let (queued, closed) = flood(&Message::Request(block), 1000);
         assert!(queued <= MAX_UNSENT + 100_000, "{queued} bytes queued");
         assert_eq!(closed, Some(CloseReason::Deaf));
+    }
+
+    #[test]
+    fn the_dht_ports_of_a_peer_are_reported_and_not_without_end() {
+        let now = Instant::now();
+        let (mut swarm, key) = seeder(now);
+        let mut bytes = Vec::new();
+        (0..100).for_each(|port| Message::Port(port).emit(&mut bytes));
+        swarm.handle(now, Input::Received(key, bytes.into()));
+        let mut nodes = Vec::new();
+        while let Some(action) = swarm.poll_action() {
+            if let Action::Report(Report::DhtNode(node)) = action {
+                nodes.push(node);
+            }
+        }
+        assert_eq!(nodes[0], "8.8.8.8:1".parse().unwrap());
+        assert_eq!(nodes.len(), usize::from(MAX_DHT_PORTS));
     }
 }

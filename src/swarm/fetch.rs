@@ -19,7 +19,7 @@ impl Swarm {
 
     pub(super) fn on_info(&mut self, now: Instant, info: Arc<Info>) {
         let count = info.layout().count();
-        let size = info.raw().len() as u64;
+        let (size, private) = (info.raw().len() as u64, info.is_private());
         self.info = Some(info);
         for key in self.keys() {
             let Some(member) = self.members.get_mut(&key) else { continue };
@@ -28,7 +28,7 @@ impl Swarm {
                 continue;
             }
             if let Some(conn) = self.conn(key) {
-                conn.announce_metadata(size);
+                conn.announce_metadata(size, private);
             }
             self.flush(now, key);
         }

@@ -10,6 +10,7 @@ use super::config::{
     DEPTH_SECONDS, ENDGAME_AFTER, FIRST_DEPTH, MAX_EARLY_HAVES, MIN_DEPTH, MIN_UPLOAD_AHEAD, STRIKE_REST,
     UPLOAD_AHEAD,
 };
+use super::pex::Exchange;
 use crate::peer::{Bitfield, Connection, Rate};
 use crate::wire::metainfo::{BLOCK_LEN, PieceIndex};
 use crate::wire::peer::BlockRef;
@@ -100,6 +101,9 @@ pub(super) struct Member {
     pub(super) reading: usize,
     pub(super) unsent: usize,
     pub(super) metadata_served: u32,
+    /// DHT ports it has named.
+    pub(super) dht_ports: u8,
+    pub(super) exchange: Exchange,
 }
 
 impl Member {
@@ -125,6 +129,8 @@ impl Member {
             reading: 0,
             unsent: 0,
             metadata_served: 0,
+            dht_ports: 0,
+            exchange: Exchange::default(),
         }
     }
 

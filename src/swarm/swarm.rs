@@ -31,41 +31,6 @@ const REDIAL_AFTER: Duration = Duration::from_secs(20);
 /// How long a peer is left alone when neither needs the other.
 const REDIAL_SEED_AFTER: Duration = Duration::from_secs(1800);
 
-/// The figures of a swarm at one moment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Stats {
-    /// Addresses known.
-    pub known: usize,
-    /// Connections past the handshake.
-    pub connected: usize,
-    /// Of these, peers that let us request.
-    pub unchoking: usize,
-    /// Of these, peers that have something we lack.
-    pub interesting: usize,
-    /// Dials and handshakes that failed so far.
-    pub failures: usize,
-    /// Peers banned so far: they sent what is false or impossible.
-    pub banned: usize,
-    /// Payload bytes received.
-    pub downloaded: u64,
-    /// Payload bytes sent.
-    pub uploaded: u64,
-    /// Payload bytes received in vain.
-    pub wasted: u64,
-    /// Payload bytes a second.
-    pub download_rate: u64,
-    /// Payload bytes a second.
-    pub upload_rate: u64,
-    /// Bytes of verified pieces.
-    pub verified: u64,
-    /// Verified pieces.
-    pub pieces: u32,
-    /// Peers that have given payload so far.
-    pub sources: usize,
-    /// Metadata blocks here and in all.
-    pub metadata_blocks: (u32, u32),
-}
-
 /// The machine. See the module's page for the polling order.
 #[derive(Debug)]
 pub struct Swarm {
@@ -87,14 +52,14 @@ pub struct Swarm {
     pub(super) sources: usize,
     /// Blocks became free: everyone may ask.
     pub(super) refill: bool,
-    failures: usize,
+    pub(super) failures: usize,
     pub(super) banned: usize,
     /// Pieces that failed with several authors, until they are verified.
     pub(super) suspects: BTreeMap<PieceIndex, Suspect>,
     /// Where peers were that gave payload and have gone.
     pub(super) departed: BTreeMap<PeerKey, SocketAddr>,
     /// Something has changed that may allow or ask for a dial.
-    dial_soon: bool,
+    pub(super) dial_soon: bool,
     next_key: NonZeroU32,
     next_tick: Instant,
     /// When every peer was last offered the metadata blocks that are free.
@@ -184,7 +149,7 @@ impl Swarm {
         }
         let key = self.new_key()?;
         let mut member = Member::new(addr, now);
-        member.conn = Some(Connection::new(self.settings(), true, now));
+        member.conn = Some(Connection::new(self.settings(addr), true, now));
         self.members.insert(key, member);
         Some(key)
     }
@@ -213,46 +178,15 @@ impl Swarm {
         [tick, metadata].into_iter().flatten().min()
     }
 
-    // ---- what it knows
-
-    /// The figures at this moment.
-    pub fn stats(&self, now: Instant) -> Stats {
-        let window = Duration::from_secs(5);
-        let open = || self.members.values().filter(|m| m.is_open());
-        Stats {
-            known: self.candidates.len(),
-            connected: open().count(),
-            unchoking: open().filter(|m| m.conn.as_ref().is_some_and(|c| !c.is_choked())).count(),
-            interesting: open().filter(|m| m.wanted > 0).count(),
-            failures: self.failures,
-            banned: self.banned,
-            downloaded: self.down.total(),
-            uploaded: self.up.total(),
-            wasted: self.wasted,
-            sources: self.sources,
-            download_rate: self.down.per_second(now, window),
-            upload_rate: self.up.per_second(now, window),
-            verified: self.verified(),
-            pieces: self.pieces.as_ref().map_or(0, |p| p.have().ones()),
-            metadata_blocks: self.metadata.progress(),
-        }
-    }
-
-    /// Bytes of verified pieces.
-    pub fn verified(&self) -> u64 {
-        self.pieces.as_ref().map_or(0, Pieces::verified)
-    }
-
-    /// Payload received from and sent to each connected peer.
-    pub fn peers(&self) -> impl Iterator<Item = (SocketAddr, u64, u64)> + '_ {
-        let open = self.members.values().filter(|m| m.is_open());
-        open.map(|m| (m.candidate.unwrap_or(m.addr), m.down.total(), m.up.total()))
-    }
-
     // ---- connections
 
     pub(super) fn conn(&mut self, key: PeerKey) -> Option<&mut Connection> {
         self.members.get_mut(&key)?.conn.as_mut()
+    }
+
+    /// Whether only named peers may be dealt with (BEP 27); false before the metadata is known.
+    pub(super) fn is_private(&self) -> bool {
+        self.info.as_ref().is_some_and(|i| i.is_private())
     }
 
     pub(super) fn keys(&self) -> Vec<PeerKey> {
@@ -265,13 +199,16 @@ impl Swarm {
         Some(key)
     }
 
-    fn settings(&self) -> Settings {
+    fn settings(&self, peer: SocketAddr) -> Settings {
         Settings {
             info_hash: self.info_hash,
             peer_id: self.config.peer_id,
             listen_port: self.config.listen_port,
             dht_port: self.config.dht_port,
             metadata_size: self.info.as_ref().map(|i| i.raw().len() as u64),
+            pex: !self.is_private(),
+            upload_only: false,
+            peer_ip: Some(peer.ip().to_canonical()),
         }
     }
 
@@ -294,7 +231,7 @@ impl Swarm {
     }
 
     fn on_connected(&mut self, now: Instant, key: PeerKey) {
-        let settings = self.settings();
+        let Some(settings) = self.members.get(&key).map(|m| self.settings(m.addr)) else { return };
         if let Some(member) = self.members.get_mut(&key) {
             member.round_trip = now.saturating_duration_since(member.since);
             member.since = now;
@@ -323,6 +260,7 @@ impl Swarm {
             Event::Handshaken => self.on_handshaken(now, key),
             Event::Extended => self.on_extended(now, key),
             Event::Metadata(message) => self.on_metadata(now, key, message),
+            Event::Peers(message) => self.on_peers(now, key, &message),
             Event::DhtPort(port) => self.on_dht_port(key, port),
             Event::Interested | Event::NotInterested => self.on_interest(key),
             Event::Request(block) => self.on_request(now, key, block),
@@ -338,6 +276,7 @@ impl Swarm {
             Event::HaveNone => self.on_field(now, key, false, None),
             // Useful only while choked by everyone; requests wait for an unchoke instead.
             Event::AllowedFast(_) => {}
+            Event::UploadOnly | Event::DontHave(_) => {}
         }
     }
 
@@ -467,6 +406,7 @@ impl Swarm {
         if self.choker.is_due(now) {
             self.choke_round(now);
         }
+        self.exchange_peers(now);
         for key in self.keys() {
             self.flush(now, key);
         }

@@ -11,4 +11,6 @@ pub mod krpc;
 pub mod magnet;
 pub mod metainfo;
 pub mod peer;
+pub mod pex;
 pub mod pointer;
+pub mod reach;
