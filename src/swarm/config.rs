@@ -72,7 +72,16 @@ pub const MIN_UPLOAD_AHEAD: usize = 32 << 10;
 pub const MAX_UNSENT: usize = 4 << 20;
 /// Requests of one peer we queue; a little over what we announce.
 pub const MAX_PEER_REQUESTS: usize = 2048;
-/// Haves remembered of one peer before the number of pieces is known.
+/// Pieces that one peer may ask for while it is choked, and we of it (BEP 6, and libtorrent: ten).
+pub const ALLOWED_FAST: usize = 10;
+/// Bytes of these that we serve on one connection, or one piece where that is more: a newcomer needs a first
+/// few pieces, and no more than that goes past tit-for-tat.
+pub const ALLOWED_FAST_BYTES: u64 = 16 << 20;
+/// Requests of a choked peer that we queue: a full pipeline, and no more that could keep others waiting.
+pub const ALLOWED_FAST_QUEUE: usize = 64;
+/// Requests under way at a peer that chokes us: a pipeline, and no more to wait for than necessary.
+pub const ALLOWED_FAST_DEPTH: usize = 16;
+/// Haves and losses remembered of one peer before the number of pieces is known.
 pub const MAX_EARLY_HAVES: usize = 16_384;
 /// Missing haves sent one by one to a peer that connected before we knew our pieces; past this it is cheaper to reconnect.
 pub const MAX_LATE_HAVES: u32 = 8192;

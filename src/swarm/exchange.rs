@@ -17,6 +17,7 @@ impl Swarm {
         let Some(member) = self.members.get_mut(&key) else { return };
         let Some(conn) = member.conn.as_ref() else { return };
         let (size, port) = (conn.extended().metadata_size, conn.extended().port);
+        let upload_only = conn.extended().upload_only.is_some();
         let (serves, incoming, round_trip) = (conn.serves_metadata(), conn.is_incoming(), member.round_trip);
         if let (true, None, Some(port)) = (incoming, member.candidate, port) {
             let addr = SocketAddr::new(member.addr.ip(), port);
@@ -25,6 +26,9 @@ impl Swarm {
             self.candidates.on_incoming(addr);
         }
         self.begin_exchange(now, key);
+        if upload_only {
+            self.on_upload_only(now, key);
+        }
         if self.info.is_none() && size.is_some_and(|s| s > MAX_METADATA_BYTES as u64) {
             return self.close(now, key, CloseReason::Impossible("metadata size"));
         }
@@ -33,6 +37,12 @@ impl Swarm {
         {
             self.ask_metadata_of(now, key);
         }
+    }
+
+    /// A peer has said whether it wants payload (BEP 21).
+    pub(super) fn on_upload_only(&mut self, now: Instant, key: PeerKey) {
+        self.on_interest(key);
+        self.update_interest(now, key);
     }
 
     /// Asks every peer that has something to give, where a wait has run out.

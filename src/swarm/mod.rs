@@ -2,7 +2,7 @@
 //!
 //! [`Swarm`] is the machine; the files beside it hold one idea each: `candidates` (whom to dial), `metadata`
 //! (the info dictionary from several peers), `picker` (rarest first), `pieces` (blocks under way), `choker`
-//! (tit-for-tat), `suspects` (who sent a false block). `fetch`, `serve`, `exchange` and `pex` are the conversations
+//! (tit-for-tat), `suspects` (who sent a false block). `fetch`, `serve`, `fast`, `exchange` and `pex` are the conversations
 //! that [`Swarm`] wires together.
 //! No socket, disk, clock or random source of its own.
 
@@ -11,6 +11,7 @@ mod choker;
 pub mod config;
 pub mod event;
 mod exchange;
+mod fast;
 mod fetch;
 mod member;
 mod metadata;

@@ -17,7 +17,9 @@ const RATE_WINDOW: Duration = Duration::from_secs(20);
 
 impl Swarm {
     pub(super) fn on_interest(&mut self, key: PeerKey) {
-        let Some(wants) = self.conn(key).map(|c| c.is_peer_interested()) else { return };
+        // A peer that wants nothing (BEP 21) may still say that it is interested.
+        let wants = self.conn(key).map(|c| c.is_peer_interested() && !c.is_upload_only());
+        let Some(wants) = wants else { return };
         if !wants {
             self.choker.release(key);
             self.set_choke(key, true);
@@ -28,10 +30,14 @@ impl Swarm {
 
     pub(super) fn on_request(&mut self, now: Instant, key: PeerKey, block: BlockRef) {
         let fits = self.can_serve(&block);
+        let piece_length = self.piece_length();
         let Some(member) = self.members.get_mut(&key) else { return };
         let Some(conn) = member.conn.as_mut() else { return };
-        if !fits || conn.is_choking() || member.queue.len() >= MAX_PEER_REQUESTS {
-            if conn.is_fast() {
+        let (choked, fast) = (conn.is_choking(), conn.is_fast());
+        let full = member.queue.len() >= MAX_PEER_REQUESTS;
+        if !fits || full || (choked && !member.grant(&block, piece_length)) {
+            let Some(conn) = member.conn.as_mut() else { return };
+            if fast {
                 conn.send(&Message::Reject(block));
             } else if !fits {
                 self.close(now, key, CloseReason::Impossible("request"));
@@ -79,7 +85,7 @@ impl Swarm {
             Some(data) => {
                 let length = data.len();
                 member.reading = member.reading.saturating_sub(length);
-                if conn.is_choking() {
+                if conn.is_choking() && !member.fast.offers(piece) {
                     return self.reject(key, BlockRef { index: piece.get(), begin, length: length as u32 });
                 }
                 conn.send_block(piece.get(), begin, data);
@@ -99,7 +105,7 @@ impl Swarm {
         let contenders: Vec<Contender> = open
             .map(|(&peer, m)| Contender {
                 peer,
-                interested: m.conn.as_ref().is_some_and(|c| c.is_peer_interested()),
+                interested: m.conn.as_ref().is_some_and(|c| c.is_peer_interested() && !c.is_upload_only()),
                 rate: if seeding { &m.up } else { &m.down }.per_second(now, RATE_WINDOW),
                 snubbed: m.snubbed && !seeding,
                 since: m.since,
@@ -112,13 +118,23 @@ impl Swarm {
     }
 
     fn set_choke(&mut self, key: PeerKey, choking: bool) {
+        let piece_length = self.piece_length();
         let Some(member) = self.members.get_mut(&key) else { return };
         let Some(conn) = member.conn.as_mut().filter(|c| c.is_choking() != choking) else { return };
         conn.choke(choking);
         let queue = if choking { std::mem::take(&mut member.queue) } else { Default::default() };
         for block in queue {
-            self.reject(key, block);
+            let Some(member) = self.members.get_mut(&key) else { return };
+            if member.grant(&block, piece_length) {
+                member.queue.push_back(block);
+            } else {
+                self.reject(key, block);
+            }
         }
+    }
+
+    fn piece_length(&self) -> u32 {
+        self.info.as_ref().map_or(0, |i| i.layout().piece_length())
     }
 
     fn reject(&mut self, key: PeerKey, block: BlockRef) {

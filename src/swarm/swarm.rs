@@ -189,6 +189,11 @@ impl Swarm {
         self.info.as_ref().is_some_and(|i| i.is_private())
     }
 
+    /// Whether we have everything.
+    pub(super) fn is_complete(&self) -> bool {
+        self.pieces.as_ref().is_some_and(Pieces::is_complete)
+    }
+
     pub(super) fn keys(&self) -> Vec<PeerKey> {
         self.members.keys().copied().collect()
     }
@@ -207,7 +212,7 @@ impl Swarm {
             dht_port: self.config.dht_port,
             metadata_size: self.info.as_ref().map(|i| i.raw().len() as u64),
             pex: !self.is_private(),
-            upload_only: false,
+            upload_only: self.is_complete(),
             peer_ip: Some(peer.ip().to_canonical()),
         }
     }
@@ -274,9 +279,9 @@ impl Swarm {
             Event::Bitfield(bits) => self.on_field(now, key, false, Some(bits)),
             Event::HaveAll => self.on_field(now, key, true, None),
             Event::HaveNone => self.on_field(now, key, false, None),
-            // Useful only while choked by everyone; requests wait for an unchoke instead.
-            Event::AllowedFast(_) => {}
-            Event::UploadOnly | Event::DontHave(_) => {}
+            Event::AllowedFast(index) => self.on_allowed_fast(key, index),
+            Event::UploadOnly => self.on_upload_only(now, key),
+            Event::DontHave(index) => self.on_dont_have(now, key, index),
         }
     }
 
