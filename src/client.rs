@@ -415,8 +415,8 @@ impl Finder {
         let said: Vec<String> = said.map(|(what, who)| format!("{who} {what}")).collect();
         let trouble = (nodes == 0 && !said.is_empty()).then(|| said.join("; "));
         self.finding.send_if_modified(|f| {
-            let changed = f.nodes != nodes || f.trouble != trouble;
-            (f.nodes, f.trouble) = (nodes, trouble);
+            let changed = f.nodes != nodes || f.trouble != trouble || f.external != status.external;
+            (f.nodes, f.trouble, f.external) = (nodes, trouble, status.external);
             changed
         });
     }

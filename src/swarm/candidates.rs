@@ -2,12 +2,15 @@
 //!
 //! Must not know connections beyond their outcome.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use super::config::{MAX_BANNED, MAX_CANDIDATES, MAX_NAMED_BY_ONE, MAX_NAMED_PORTS, MAX_PEX_CANDIDATES};
 use super::event::Origin;
+use super::priority::priority;
+use crate::wire::compact::peer_bytes;
 
 /// After the first failure; doubles with each.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
@@ -31,6 +34,8 @@ struct Candidate {
     failures: u32,
     /// Which peer named it, where nobody else has.
     named_by: Option<IpAddr>,
+    /// Among equals, higher ones are dialled first.
+    rank: u32,
 }
 
 /// The addresses known of one swarm.
@@ -39,13 +44,42 @@ pub struct Candidates {
     known: BTreeMap<SocketAddr, Candidate>,
     banned: BTreeSet<IpAddr>,
     banned_addrs: BTreeSet<SocketAddr>,
+    /// Our own, IPv4 and IPv6, where they are known.
+    own: [Option<SocketAddr>; 2],
+    /// Orders those that have no rank, by chance.
+    salt: u32,
 }
 
 impl Candidates {
+    /// Nobody yet; `salt` is what chance has to say.
+    pub fn new(salt: u32) -> Self {
+        Self { salt, ..Self::default() }
+    }
+
+    /// Orders everyone by their priority to these addresses of ours (BEP 40).
+    pub fn rank_from(&mut self, own: [Option<SocketAddr>; 2]) {
+        if own == self.own {
+            return;
+        }
+        self.own = own;
+        for addr in self.own.iter().flatten() {
+            self.known.remove(addr);
+        }
+        for (addr, candidate) in &mut self.known {
+            candidate.rank = rank(&self.own, self.salt, *addr);
+        }
+    }
+
+    /// The priority of a connection to this address, where our own is known.
+    pub fn rank_of(&self, addr: SocketAddr) -> Option<u32> {
+        let addr = canonical(addr);
+        own_beside(&self.own, addr).map(|own| priority(own, addr))
+    }
+
     /// Learns an address; says whether it is new and usable.
     pub fn add(&mut self, addr: SocketAddr, origin: Origin) -> bool {
         let addr = canonical(addr);
-        if !usable(addr) || self.is_banned(addr) {
+        if !usable(addr) || self.is_banned(addr) || self.own.contains(&Some(addr)) {
             return false;
         }
         if let Some(known) = self.known.get_mut(&addr) {
@@ -57,8 +91,8 @@ impl Candidates {
         if self.known.len() >= MAX_CANDIDATES && !self.forget_worst(|_| true) {
             return false;
         }
-        let state = State::Idle { not_before: None };
-        self.known.insert(addr, Candidate { origin, state, failures: 0, named_by: None });
+        let (state, rank) = (State::Idle { not_before: None }, rank(&self.own, self.salt, addr));
+        self.known.insert(addr, Candidate { origin, state, failures: 0, named_by: None, rank });
         true
     }
 
@@ -112,7 +146,7 @@ impl Candidates {
     /// The best address to dial now; it counts as busy until its outcome is told.
     pub fn take(&mut self, now: Instant) -> Option<SocketAddr> {
         let due = self.known.iter_mut().filter(|(_, c)| c.is_due(now));
-        let (addr, candidate) = due.min_by_key(|(_, c)| (c.failures, c.origin))?;
+        let (addr, candidate) = due.min_by_key(|(_, c)| (c.failures, c.origin, Reverse(c.rank)))?;
         candidate.state = State::Busy;
         Some(*addr)
     }
@@ -187,6 +221,17 @@ impl Candidate {
             State::Busy => false,
         }
     }
+}
+
+/// Canonical where our own address is known, else by chance.
+fn rank(own: &[Option<SocketAddr>; 2], salt: u32, addr: SocketAddr) -> u32 {
+    let (bytes, length) = peer_bytes(addr);
+    let by_chance = || crc32c::crc32c_append(salt, &bytes[..length]);
+    own_beside(own, addr).map_or_else(by_chance, |own| priority(own, addr))
+}
+
+fn own_beside(own: &[Option<SocketAddr>; 2], addr: SocketAddr) -> Option<SocketAddr> {
+    own.iter().flatten().copied().find(|own| own.is_ipv4() == addr.is_ipv4())
 }
 
 fn canonical(addr: SocketAddr) -> SocketAddr {

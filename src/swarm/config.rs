@@ -12,6 +12,13 @@ pub const MAX_INCOMING: usize = 150;
 pub const MAX_PER_ADDRESS: usize = 8;
 /// Peers that gave payload and have gone, remembered in case it was false.
 pub const MAX_DEPARTED: usize = 512;
+/// A peer of no use may be displaced by one of higher priority (BEP 40) after this long: by then it has said what
+/// it has and wants.
+pub const DISPLACE_AFTER: Duration = Duration::from_secs(60);
+/// What peers say of our own address is remembered of this many networks.
+pub const MAX_OWN_VOTES: usize = 32;
+/// Networks that must agree on it; little depends on it, but one liar must not suffice.
+pub const MIN_OWN_VOTES: usize = 3;
 /// Dials under way at once: enough to find live peers among many dead ones in seconds, few enough for a home router.
 pub const MAX_HALF_OPEN: usize = 100;
 /// How long one dial may take while others wait.

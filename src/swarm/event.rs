@@ -2,7 +2,7 @@
 //!
 //! Leaf of its folder: everything may use it, it uses nothing beside it.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,6 +33,8 @@ pub enum Origin {
 pub enum Input {
     /// Addresses of possible peers.
     Candidates(Vec<SocketAddr>, Origin),
+    /// Our own addresses as others see them, IPv4 and IPv6, where the DHT has found out.
+    External([Option<IpAddr>; 2]),
     /// A dial succeeded.
     Connected(PeerKey),
     /// A dial failed.
@@ -141,6 +143,9 @@ pub enum CloseReason {
     /// It names other peers too often.
     #[error("it names other peers too often")]
     Talkative,
+    /// It is of no use, and its place goes to one of higher priority (BEP 40).
+    #[error("its place goes to another")]
+    Displaced,
     /// The same peer is connected already.
     #[error("connected already")]
     Duplicate,

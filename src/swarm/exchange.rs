@@ -17,6 +17,7 @@ impl Swarm {
         let Some(member) = self.members.get_mut(&key) else { return };
         let Some(conn) = member.conn.as_ref() else { return };
         let (size, port) = (conn.extended().metadata_size, conn.extended().port);
+        let your_ip = conn.extended().your_ip;
         let upload_only = conn.extended().upload_only.is_some();
         let (serves, incoming, round_trip) = (conn.serves_metadata(), conn.is_incoming(), member.round_trip);
         if let (true, None, Some(port)) = (incoming, member.candidate, port) {
@@ -24,6 +25,9 @@ impl Swarm {
             member.candidate = Some(addr);
             self.candidates.add(addr, Origin::Itself);
             self.candidates.on_incoming(addr);
+        }
+        if let Some(said) = your_ip {
+            self.on_your_ip(key, said);
         }
         self.begin_exchange(now, key);
         if upload_only {

@@ -2,7 +2,7 @@
 //!
 //! [`Swarm`] is the machine; the files beside it hold one idea each: `candidates` (whom to dial), `metadata`
 //! (the info dictionary from several peers), `picker` (rarest first), `pieces` (blocks under way), `choker`
-//! (tit-for-tat), `suspects` (who sent a false block). `fetch`, `serve`, `fast`, `exchange` and `pex` are the conversations
+//! (tit-for-tat), `priority` (whom to prefer where there is no room for all), `suspects` (who sent a false block). `fetch`, `serve`, `fast`, `exchange` and `pex` are the conversations
 //! that [`Swarm`] wires together.
 //! No socket, disk, clock or random source of its own.
 
@@ -18,6 +18,7 @@ mod metadata;
 mod pex;
 mod picker;
 mod pieces;
+mod priority;
 mod serve;
 mod stats;
 mod suspects;

@@ -20,6 +20,7 @@ use super::event::{Action, CloseReason, Input, PeerKey};
 use super::member::Member;
 use super::metadata::Metadata;
 use super::pieces::Pieces;
+use super::priority::Own;
 use super::suspects::Suspect;
 use crate::id::InfoHash;
 use crate::peer::{Connection, Event, Rate, Settings};
@@ -39,6 +40,7 @@ pub struct Swarm {
     pub(super) rng: Rng,
     pub(super) members: BTreeMap<PeerKey, Member>,
     pub(super) candidates: Candidates,
+    pub(super) own: Own,
     pub(super) metadata: Metadata,
     pub(super) info: Option<Arc<Info>>,
     /// None until the disk has told what is there.
@@ -69,12 +71,14 @@ pub struct Swarm {
 impl Swarm {
     /// A swarm that knows nobody yet.
     pub fn new(info_hash: InfoHash, config: Config, seed: [u8; 32], now: Instant) -> Self {
+        let mut rng = Rng::from_seed(seed);
         Self {
             config,
             info_hash,
-            rng: Rng::from_seed(seed),
+            candidates: Candidates::new(rng.u32()),
+            rng,
+            own: Own::default(),
             members: BTreeMap::new(),
-            candidates: Candidates::default(),
             metadata: Metadata::new(info_hash),
             info: None,
             pieces: None,
@@ -107,6 +111,7 @@ impl Swarm {
                 }
                 self.dial_soon = true;
             }
+            Input::External(told) => self.on_external(told),
             Input::Connected(key) => self.on_connected(now, key),
             Input::DialFailed(key) => {
                 if let Some(member) = self.members.remove(&key) {
@@ -141,10 +146,11 @@ impl Swarm {
             same += usize::from(member.addr.ip() == addr.ip());
         }
         let crowded = same >= MAX_PER_ADDRESS && !addr.ip().is_loopback();
-        if all >= MAX_INCOMING || self.members.len() >= MAX_CONNECTIONS || crowded {
+        if crowded || self.candidates.is_banned(addr) {
             return None;
         }
-        if self.candidates.is_banned(addr) {
+        let too_many = all >= MAX_INCOMING;
+        if (too_many || self.members.len() >= MAX_CONNECTIONS) && !self.displace(now, addr, too_many) {
             return None;
         }
         let key = self.new_key()?;
@@ -359,7 +365,9 @@ impl Swarm {
             // Its other connection frees the address sooner, where it knows it.
             Some(CloseReason::Duplicate) => self.candidates.on_closed(addr, now, REDIAL_SEED_AFTER),
             Some(CloseReason::Refresh) => self.candidates.on_closed(addr, now, Duration::ZERO),
-            Some(CloseReason::BothComplete) => self.candidates.on_closed(addr, now, REDIAL_SEED_AFTER),
+            Some(CloseReason::BothComplete | CloseReason::Displaced) => {
+                self.candidates.on_closed(addr, now, REDIAL_SEED_AFTER)
+            }
             // One that shakes hands and leaves is full, or does not want us: each time it is left alone for longer.
             _ if was_open && (member.down.total() + member.up.total() > 0 || lasted) => {
                 self.candidates.on_closed(addr, now, REDIAL_AFTER);
