@@ -327,7 +327,6 @@ impl Finder {
         let begun = clock::now();
         loop {
             self.search().await;
-            // BEP 27: once the metadata says so, only who is named may be asked.
             if self.candidates.is_closed() || self.status.borrow().private {
                 return;
             }
@@ -345,6 +344,9 @@ impl Finder {
             wait = (wait * 2).min(if early { SEARCH_AGAIN_EARLY } else { SEARCH_AGAIN_LONELY });
             debug!(?pause, connected, "searching the DHT again later");
             self.rest(pause).await;
+            if self.status.borrow().private {
+                return;
+            }
         }
     }
 
@@ -379,7 +381,18 @@ impl Finder {
                     None => return,
                 },
                 Ok(()) = status.changed() => self.note_status(&mut status),
+                // The search ends with its handle, and nothing is announced.
+                () = self.private() => return,
             }
+        }
+    }
+
+    /// Until the metadata says that only who is named may be asked (BEP 27).
+    async fn private(&self) {
+        let mut status = self.status.clone();
+        if status.wait_for(|s| s.private).await.is_err() {
+            // The transfer has ended; whoever waits notices that elsewhere.
+            std::future::pending::<()>().await;
         }
     }
 
@@ -392,6 +405,7 @@ impl Finder {
             tokio::select! {
                 () = tokio::time::sleep_until(deadline.into()) => return,
                 () = self.candidates.closed() => return,
+                () = self.private() => return,
                 Ok(()) = status.changed() => {
                     self.note_status(&mut status);
                     if was_empty && self.finding.borrow().nodes > 0 {
@@ -502,6 +516,46 @@ mod tests {
         let known = status.wait_for(|s| s.nodes_v4 == 1);
         tokio::time::timeout(Duration::from_secs(30), known).await.unwrap().unwrap();
         transfer.stop().await;
+        second.shutdown().await;
+        first.shutdown().await;
+    }
+
+    #[tokio::test]
+    async fn a_magnet_that_turns_out_private_leaves_the_dht_alone() {
+        use sha1::{Digest as _, Sha1};
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("n");
+        std::fs::write(&path, b"hello").unwrap();
+        let mut raw = Vec::new();
+        let mut w = crate::wire::bencode::Writer::new(&mut raw);
+        w.begin_dict().bytes(b"length").int(5).bytes(b"name").bytes(b"n").bytes(b"piece length").int(16384);
+        w.bytes(b"pieces").bytes(&Sha1::digest(b"hello")).bytes(b"private").int(1).end();
+        let info = Arc::new(crate::wire::metainfo::Info::parse(raw.into()).unwrap());
+        let listen = Some(SocketAddr::from(([127, 0, 0, 1], 0)));
+        let config = ClientConfig { listen, private_network: true, ..ClientConfig::default() };
+        let first = Client::start(config.clone()).await.unwrap();
+        let bootstrap = vec![format!("127.0.0.1:{}", first.port())];
+        let second = Client::start(ClientConfig { bootstrap, ..config }).await.unwrap();
+        let hash = info.hash();
+        let source = Source::Info(info);
+        let placement = Placement::InPlace(path);
+        let sharer = first.add(Job { source, placement, peers: Vec::new(), seed: true });
+        assert_eq!(sharer.helpers.len(), 1, "nobody looks for peers of it");
+        let placement = Placement::Folder { dir: dir.path().join("out"), name: None, overwrite: false };
+        let peers = vec![format!("127.0.0.1:{}", first.port())];
+        let getter = second.add(Job { source: Source::Hash(hash), placement, peers, seed: true });
+        let mut status = getter.status();
+        let told = status.wait_for(|s| s.private && s.stage == Stage::Seeding);
+        tokio::time::timeout(Duration::from_secs(30), told).await.unwrap().unwrap();
+        for _ in 0..100 {
+            if getter.helpers[2].is_finished() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert!(getter.helpers[2].is_finished(), "the search for peers has ended");
+        getter.stop().await;
+        sharer.stop().await;
         second.shutdown().await;
         first.shutdown().await;
     }

@@ -178,6 +178,11 @@ impl Candidates {
         }
     }
 
+    /// Forgets everyone whom neither the user named nor a connection of his own, unless he is being dealt with.
+    pub fn forget_found(&mut self) {
+        self.known.retain(|_, c| !c.origin.is_found() || c.state == State::Busy);
+    }
+
     /// Never deals with this address again; on networks where one host is one peer, with its host.
     pub fn ban(&mut self, addr: SocketAddr) {
         let addr = canonical(addr);

@@ -28,6 +28,16 @@ pub enum Origin {
     Pex,
 }
 
+impl Origin {
+    /// Whether a search brought the address, rather than its owner or the user; none may for private torrents.
+    pub fn is_found(self) -> bool {
+        match self {
+            Self::User | Self::Itself => false,
+            Self::Dht | Self::Pex => true,
+        }
+    }
+}
+
 /// What the driver tells the swarm.
 #[derive(Debug)]
 pub enum Input {

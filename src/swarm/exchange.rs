@@ -126,7 +126,17 @@ impl Swarm {
         self.flush(now, key);
     }
 
+    /// The torrent has turned out private (BEP 27): only those who are named, or come by themselves, are dealt with
+    /// from now on. Whoever gave the metadata stays.
+    pub(super) fn seclude(&mut self) {
+        self.config.dht_port = None;
+        self.candidates.forget_found();
+    }
+
     pub(super) fn on_dht_port(&mut self, key: PeerKey, port: u16) {
+        if self.is_private() {
+            return;
+        }
         let Some(member) = self.members.get_mut(&key).filter(|_| port != 0) else { return };
         if member.dht_ports < MAX_DHT_PORTS {
             member.dht_ports += 1;

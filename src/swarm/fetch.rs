@@ -21,6 +21,9 @@ impl Swarm {
         let count = info.layout().count();
         let (size, private) = (info.raw().len() as u64, info.is_private());
         self.info = Some(info);
+        if private {
+            self.seclude();
+        }
         for key in self.keys() {
             let Some(member) = self.members.get_mut(&key) else { continue };
             if member.has.settle(count).is_none() {

@@ -105,6 +105,7 @@ impl Swarm {
     /// Takes one input. Cannot fail: what peers do wrong ends their connection.
     pub fn handle(&mut self, now: Instant, input: Input) {
         match input {
+            Input::Candidates(_, origin) if self.is_private() && origin.is_found() => {}
             Input::Candidates(addrs, origin) => {
                 for addr in addrs {
                     self.candidates.add(addr, origin);

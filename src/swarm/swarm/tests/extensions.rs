@@ -3,7 +3,9 @@
 
 use super::*;
 use crate::swarm::member::Has;
-use crate::wire::extended::{ExtendedHandshake, OUR_DONT_HAVE_ID, OUR_UPLOAD_ONLY_ID};
+use crate::swarm::{Origin, Report};
+use crate::wire::extended::{ExtendedHandshake, OUR_DONT_HAVE_ID, OUR_PEX_ID, OUR_UPLOAD_ONLY_ID};
+use crate::wire::pex::PexMessage;
 
 /// A seed's table: everything is on its disk.
 fn seeding() -> Table {
@@ -267,6 +269,73 @@ fn what_a_choking_peer_allows_is_asked_for_until_it_refuses() {
     // An unchoke opens the rest.
     table.say(key, &[Message::Unchoke]);
     assert_eq!(table.requests().iter().map(|(_, b)| *b).collect::<Vec<_>>(), refused);
+}
+
+// ---- BEP 27
+
+#[test]
+fn a_magnet_that_turns_out_private_uses_only_who_is_named() {
+    let mut raw = Vec::new();
+    let mut w = Writer::new(&mut raw);
+    w.begin_dict().bytes(b"length").int(5).bytes(b"name").bytes(b"n").bytes(b"piece length").int(16384);
+    w.bytes(b"pieces").bytes(&[1; 20]).bytes(b"private").int(1).end();
+    let info = Arc::new(Info::parse(raw.into()).unwrap());
+    let now = Instant::now();
+    let config = Config { dht_port: Some(6881), ..Config::new(Id160([1; 20])) };
+    let mut swarm = Swarm::new(info.hash(), config, [1; 32], now);
+    let from = |net: u8, count: usize| -> Vec<SocketAddr> {
+        (0..count).map(|n| SocketAddr::from(([net, 1, (n / 200) as u8, (n % 200) as u8], 6881))).collect()
+    };
+    let dialled = |swarm: &mut Swarm| -> Vec<PeerKey> {
+        let actions = std::iter::from_fn(|| swarm.poll_action());
+        let dial = |action| if let Action::Dial { peer, .. } = action { Some(peer) } else { None };
+        actions.filter_map(dial).collect()
+    };
+    swarm.handle(now, Input::Candidates(from(8, 2 * MAX_HALF_OPEN), Origin::Dht));
+    let under_way = dialled(&mut swarm);
+    assert_eq!(under_way.len(), MAX_HALF_OPEN);
+    swarm.handle(now, Input::Info(info.clone()));
+    for peer in under_way {
+        swarm.handle(now, Input::DialFailed(peer));
+    }
+    swarm.handle(now, Input::Candidates(from(9, 10), Origin::Dht));
+    swarm.handle(now, Input::Candidates(from(9, 10), Origin::Pex));
+    assert_eq!(dialled(&mut swarm), []);
+    swarm.handle(now, Input::Candidates(from(7, 1), Origin::User));
+    let named = dialled(&mut swarm);
+    assert_eq!(named.len(), 1);
+    // To that one, neither PORT nor peer exchange is spoken, and from it neither is heard.
+    swarm.handle(now, Input::Connected(named[0]));
+    let mut hello = Vec::new();
+    Handshake { reserved: Reserved::OURS, info_hash: info.hash(), peer_id: Id160([2; 20]) }.emit(&mut hello);
+    let theirs = ExtendedHandshake { pex_id: Some(1), ..ExtendedHandshake::default() };
+    extension(0, &theirs.emit()).emit(&mut hello);
+    Message::Port(6881).emit(&mut hello);
+    let named_by_it = PexMessage { added: vec![(from(9, 1)[0], 0)], dropped: Vec::new() };
+    extension(OUR_PEX_ID, &named_by_it.emit()).emit(&mut hello);
+    swarm.handle(now, Input::Received(named[0], hello.into()));
+    swarm.accept(now, from(6, 1)[0]);
+    swarm.handle_timeout(now + TICK);
+    let mut frames = Frames::default();
+    let mut greeted = 0;
+    while let Some(action) = swarm.poll_action() {
+        match action {
+            Action::Send(_, bytes) => {
+                let skip = (HANDSHAKE_LEN - greeted).min(bytes.len());
+                greeted += skip;
+                frames.push(bytes.slice(skip..));
+            }
+            Action::Dial { .. } | Action::Report(Report::DhtNode(_)) => panic!("{action:?}"),
+            _ => {}
+        }
+    }
+    let said: Vec<Message> = std::iter::from_fn(|| frames.next_message().unwrap()).collect();
+    assert!(!said.iter().any(|m| matches!(m, Message::Port(_))), "{said:?}");
+    let handshakes = said.iter().filter_map(|m| match m {
+        Message::Extended { id: 0, payload } => ExtendedHandshake::parse(payload),
+        _ => None,
+    });
+    assert!(handshakes.into_iter().all(|h| h.pex_id == Some(0)));
 }
 
 // ---- all of it
