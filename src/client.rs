@@ -16,6 +16,7 @@ use tracing::{debug, warn};
 use crate::dht;
 use crate::driver::download::{self, Surroundings};
 use crate::driver::listen::{ListenError, listen, local_ips};
+use crate::driver::lsd::Lsd;
 use crate::driver::state::StateFolder;
 use crate::driver::tcp::{Doors, Links};
 use crate::driver::throttle::Throttle;
@@ -56,6 +57,8 @@ pub struct ClientConfig {
     pub presence: Presence,
     /// Stay out of the DHT: only peers that are named, and whoever finds us.
     pub no_dht: bool,
+    /// Look for peers in the local network, and be found there (BEP 14).
+    pub lsd: bool,
     /// Where the node id and known nodes outlive the process; none: nowhere.
     pub state_dir: Option<PathBuf>,
     /// What strangers may take of the DHT node.
@@ -94,6 +97,7 @@ pub enum StartError {
 pub struct Client {
     dht: Dht,
     around: Surroundings,
+    lsd: Option<Lsd>,
     seeds: std::sync::Mutex<Rng>,
     state: Option<Arc<StateFolder>>,
     listeners: Vec<AbortHandle>,
@@ -132,8 +136,10 @@ impl Client {
             source,
         };
         let around = Surroundings { links, doors, port: listening.port, dht: !config.no_dht };
+        let locals = if config.lsd { local_ips(config.listen) } else { Vec::new() };
+        let lsd = Lsd::spawn(listening.port, &locals, rng.u64());
         raise_file_limit();
-        Ok(Self { dht, around, seeds: std::sync::Mutex::new(rng), state, listeners })
+        Ok(Self { dht, around, lsd, seeds: std::sync::Mutex::new(rng), state, listeners })
     }
 
     /// The port of TCP and UDP.
@@ -169,6 +175,10 @@ impl Client {
         let dht = (!private && self.around.dht).then(|| self.dht.clone());
         let named = resolve_peers(peers, ends.candidates.clone(), dht);
         let mut helpers = vec![tokio::spawn(named).abort_handle()];
+        if let Some(lsd) = self.lsd.clone().filter(|_| !private) {
+            let meet = meet_neighbours(lsd, hash, ends.candidates.clone(), ends.status.clone());
+            helpers.push(tokio::spawn(meet).abort_handle());
+        }
         if !private && self.around.dht {
             helpers.push(tokio::spawn(pass_nodes(ends.dht_nodes, self.dht.clone())).abort_handle());
             let finder = Finder {
@@ -301,6 +311,19 @@ async fn resolve_peers(
             }
             Err(error) => warn!("the peer `{name}` cannot be found: {error}"),
         }
+    }
+}
+
+/// Shares a transfer with the local network until it ends or turns out private (BEP 27).
+async fn meet_neighbours(
+    lsd: Lsd,
+    hash: InfoHash,
+    candidates: mpsc::Sender<(Vec<SocketAddr>, Origin)>,
+    mut status: watch::Receiver<Status>,
+) {
+    lsd.add(hash, candidates).await;
+    if status.wait_for(|s| s.private).await.is_ok() {
+        lsd.remove(hash).await;
     }
 }
 

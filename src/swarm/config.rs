@@ -40,6 +40,12 @@ pub const PEX_AGAIN: Duration = Duration::from_secs(5);
 /// Peer exchange messages taken from one peer in a minute; past this its connection ends. One is due, and some
 /// clients send the first few close together.
 pub const MAX_PEX_A_MINUTE: usize = 6;
+/// How often a torrent is announced to the local network (BEP 14).
+pub const LSD_EVERY: Duration = Duration::from_secs(5 * 60);
+/// The least time between two such announces of a torrent, whatever happens meanwhile (BEP 14: a minute).
+pub const LSD_AT_MOST: Duration = Duration::from_secs(60);
+/// Hosts of the local network that are passed on for one torrent in a minute: more are no swarm but a flood.
+pub const MAX_NEIGHBOURS: usize = 50;
 /// DHT ports one peer may name (BEP 5): it has one node, and some clients repeat it.
 pub const MAX_DHT_PORTS: u8 = 4;
 /// Addresses of proven liars remembered.

@@ -20,6 +20,8 @@ pub struct PeerKey(pub std::num::NonZeroU32);
 pub enum Origin {
     /// The user: `--peer`, or `x.pe` in the magnet.
     User,
+    /// The local network (BEP 14): nobody is nearer.
+    Lan,
     /// The DHT.
     Dht,
     /// It connected to us and named its port.
@@ -33,7 +35,7 @@ impl Origin {
     pub fn is_found(self) -> bool {
         match self {
             Self::User | Self::Itself => false,
-            Self::Dht | Self::Pex => true,
+            Self::Lan | Self::Dht | Self::Pex => true,
         }
     }
 }

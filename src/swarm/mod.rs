@@ -4,6 +4,7 @@
 //! (the info dictionary from several peers), `picker` (rarest first), `pieces` (blocks under way), `choker`
 //! (tit-for-tat), `priority` (whom to prefer where there is no room for all), `suspects` (who sent a false block). `fetch`, `serve`, `fast`, `exchange` and `pex` are the conversations
 //! that [`Swarm`] wires together.
+//! `neighbours` is a second machine: discovery in the local network, for all swarms of a client.
 //! No socket, disk, clock or random source of its own.
 
 mod candidates;
@@ -15,6 +16,7 @@ mod fast;
 mod fetch;
 mod member;
 mod metadata;
+mod neighbours;
 mod pex;
 mod picker;
 mod pieces;
@@ -27,5 +29,6 @@ mod swarm;
 
 pub use config::Config;
 pub use event::{Action, CloseReason, Input, Origin, PeerKey, Report};
+pub use neighbours::Neighbours;
 pub use stats::Stats;
 pub use swarm::Swarm;

@@ -8,6 +8,7 @@ pub mod compact;
 pub mod extended;
 pub mod item;
 pub mod krpc;
+pub mod lsd;
 pub mod magnet;
 pub mod metainfo;
 pub mod peer;
