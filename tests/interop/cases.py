@@ -273,9 +273,9 @@ SLOW_RATE = 20_000
 
 @case
 def peers_named_by_libtorrent(lab, folder):
-    """No DHT; the one peer that was named gives next to nothing, but names the seeder (BEP 11)."""
+    """No DHT; the one peer that was named gives next to nothing, but names the seeder (BEP 11), who hears of nobody."""
     torrent = torrents.large(lab.folder(folder, "payload"), folder, 8).pack(ODD_PIECE)
-    seeder = Libtorrent(lab, folder, (), "seeder").seed([torrent], pex=True)
+    seeder = Libtorrent(lab, folder, (), "seeder").seed([torrent])
     hub = Libtorrent(lab, folder, (), "hub").leech([torrent.magnet], [seeder.address], pex=True, download_limit=SLOW_RATE)
     getter = Dhtget(lab, folder).fetch(torrent.magnet, "--no-dht", peers=[hub.address])
     getter.wait_exit(torrent, 60)
@@ -289,7 +289,7 @@ def peers_named_by_libtorrent(lab, folder):
 def peers_named_by_dhtget(lab, folder):
     """The same the other way: libtorrent knows dhtget alone, which names the seeder."""
     torrent = torrents.large(lab.folder(folder, "payload"), folder, 8).pack(ODD_PIECE)
-    seeder = Libtorrent(lab, folder, (), "seeder").seed([torrent], pex=True)
+    seeder = Libtorrent(lab, folder, (), "seeder").seed([torrent])
     hub = Dhtget(lab, folder, (), "hub")
     hub.fetch(torrent.magnet, "--no-dht", "--limit-rate", str(SLOW_RATE), peers=[seeder.address])
     wait_until(lambda: hub.event("metadata"), 20, "the hub has the metadata", [hub.process])
