@@ -8,6 +8,7 @@ use bytes::Bytes;
 use super::config::*;
 use super::event::{Action, CloseReason, PeerKey, Report};
 use super::member::Has;
+use super::metadata::Metadata;
 use super::pieces::{Pieces, Received};
 use super::swarm::Swarm;
 use crate::peer::Bitfield;
@@ -21,6 +22,8 @@ impl Swarm {
         let count = info.layout().count();
         let size = info.raw().len() as u64;
         self.info = Some(info);
+        // What was collected is in there.
+        self.metadata = Metadata::new(self.info_hash);
         for key in self.keys() {
             let Some(member) = self.members.get_mut(&key) else { continue };
             if member.has.settle(count).is_none() {
@@ -155,6 +158,7 @@ impl Swarm {
             if !pieces.have().has(index) {
                 member.wanted += 1;
             }
+            self.on_fetched(now, key, piece);
         }
         self.update_interest(now, key);
     }
@@ -204,7 +208,7 @@ impl Swarm {
         let rate = member.down.per_second(now, Duration::from_secs(5));
         let whole = rate * WHOLE_PIECE_SECONDS >= u64::from(info.layout().piece_length());
         let has = |piece| member.has.piece(piece);
-        let blocks = pieces.ask(key, has, whole, room, &mut self.rng);
+        let blocks = pieces.ask(key, has, whole, &member.suggested, room, &mut self.rng);
         if blocks.is_empty() {
             return self.ask_twice(now, key);
         }
@@ -354,9 +358,10 @@ impl Swarm {
         self.actions.push_back(Action::Report(Report::Verified(piece)));
         for key in self.keys() {
             let Some(member) = self.members.get_mut(&key).filter(|m| m.is_open()) else { continue };
-            if member.has.piece(piece) {
-                member.wanted = member.wanted.saturating_sub(1);
-            } else if let Some(conn) = member.conn.as_mut() {
+            let has = member.has.piece(piece);
+            member.wanted = member.wanted.saturating_sub(u32::from(has));
+            // Who has everything wants to know what is out already; others who have this one need not.
+            if let Some(conn) = member.conn.as_mut().filter(|_| !has || member.has.is_complete()) {
                 conn.send(&Message::Have(piece.get()));
             }
             if member.wanted == 0 || complete {

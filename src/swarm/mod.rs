@@ -16,6 +16,7 @@ mod metadata;
 mod picker;
 mod pieces;
 mod serve;
+mod suggest;
 mod suspects;
 #[allow(clippy::module_inception)] // the machine carries its folder's name, as the plan has it
 mod swarm;
