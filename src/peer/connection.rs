@@ -286,7 +286,8 @@ impl Connection {
             }
         }
         let event = match message {
-            Message::KeepAlive | Message::Suggest(_) | Message::Unknown(_) => return Ok(()),
+            Message::KeepAlive | Message::Unknown(_) => return Ok(()),
+            Message::Suggest(index) => Event::Suggested(index),
             Message::Bitfield(bits) => Event::Bitfield(bits),
             Message::HaveAll => Event::HaveAll,
             Message::HaveNone => Event::HaveNone,

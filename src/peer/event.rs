@@ -56,6 +56,8 @@ pub enum Event {
     HaveAll,
     /// The peer has no piece.
     HaveNone,
+    /// The peer would have us fetch this piece from it.
+    Suggested(u32),
     /// The peer asks for a block.
     Request(BlockRef),
     /// The peer takes a request back.

@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::config::{CHOKE_ROUND, OPTIMISTIC_ROUNDS, UPLOAD_SLOTS};
+use super::config::{CHOKE_ROUND, MAX_UPLOAD_SLOTS, OPTIMISTIC_ROUNDS, UPLOAD_SLOTS};
 use super::event::PeerKey;
 use crate::rng::Rng;
 
@@ -66,9 +66,9 @@ impl Choker {
         &self.unchoked
     }
 
-    /// A peer became interested between rounds: takes it at once where a slot is free.
-    pub fn admit(&mut self, peer: PeerKey) -> bool {
-        let free = self.unchoked.len() < UPLOAD_SLOTS + 1;
+    /// A peer became interested between rounds: takes it at once where a slot is free, or `idle`.
+    pub fn admit(&mut self, peer: PeerKey, idle: usize) -> bool {
+        let free = self.unchoked.len() < (UPLOAD_SLOTS + 1 + idle).min(MAX_UPLOAD_SLOTS);
         if free && !self.unchoked.contains(&peer) {
             self.unchoked.push(peer);
         }
@@ -139,10 +139,10 @@ mod tests {
         let mut choker = Choker::new(now);
         let crowd = contenders(now, &[0; 6]);
         for c in &crowd[..5] {
-            assert!(choker.admit(c.peer));
+            assert!(choker.admit(c.peer, 0));
         }
-        assert!(!choker.admit(crowd[5].peer));
+        assert!(!choker.admit(crowd[5].peer, 0));
         choker.release(crowd[0].peer);
-        assert!(choker.admit(crowd[5].peer));
+        assert!(choker.admit(crowd[5].peer, 0));
     }
 }

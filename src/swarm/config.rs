@@ -56,6 +56,8 @@ pub const TICK: Duration = Duration::from_secs(1);
 pub const CHOKE_ROUND: Duration = Duration::from_secs(10);
 /// Rounds until the optimistic unchoke moves on (BEP 3: 30 s).
 pub const OPTIMISTIC_ROUNDS: u32 = 3;
+/// Slots there may be where most of those who hold one ask for nothing.
+pub const MAX_UPLOAD_SLOTS: usize = 20;
 /// Regular upload slots.
 pub const UPLOAD_SLOTS: usize = 4;
 /// A peer that owes us blocks and sends none for this long is snubbed: others may have its blocks.
@@ -83,13 +85,15 @@ pub const UPLOAD_AHEAD: usize = 1 << 20;
 pub const MIN_UPLOAD_AHEAD: usize = 32 << 10;
 /// Bytes unsent for one peer, answers to its questions included: who asks on and reads nothing is let go.
 pub const MAX_UNSENT: usize = 4 << 20;
+/// Blocks of a piece under way that are still served after a choke: a mebibyte.
+pub const MAX_FINISHING: usize = 64;
 /// Requests of one peer we queue; a little over what we announce.
 pub const MAX_PEER_REQUESTS: usize = 2048;
 /// Pieces that one peer may ask for while it is choked, and we of it (BEP 6, and libtorrent: ten).
 pub const ALLOWED_FAST: usize = 10;
 /// Bytes of these that we serve on one connection, or one piece where that is more: a newcomer needs a first
 /// few pieces, and no more than that goes past tit-for-tat.
-pub const ALLOWED_FAST_BYTES: u64 = 16 << 20;
+pub const ALLOWED_FAST_BYTES: u64 = 1 << 20;
 /// Requests of a choked peer that we queue: a full pipeline, and no more that could keep others waiting.
 pub const ALLOWED_FAST_QUEUE: usize = 64;
 /// Requests under way at a peer that chokes us: a pipeline, and no more to wait for than necessary.
@@ -106,6 +110,16 @@ pub const MAX_METADATA_SIZES: usize = 8;
 pub const MAX_METADATA_HELD: usize = 64 << 20;
 /// Metadata requests under way at one peer.
 pub const METADATA_DEPTH: usize = 8;
+/// Pieces a seed names to one peer ahead, beside two seconds of its rate.
+pub const MIN_NAMED: usize = 4;
+/// The same for the fastest.
+pub const MAX_NAMED: usize = 64;
+/// Suggestions of one peer that are remembered; the oldest make way.
+pub const MAX_SUGGESTED: usize = 64;
+/// Metadata blocks that peers wait for: a crowd of 200 asking for eight each, with room to spare.
+pub const MAX_METADATA_QUEUE: usize = 4096;
+/// Bytes of metadata that wait for the sockets: a home uplink must serve one peer after the other, not all at once.
+pub const METADATA_AHEAD: usize = 64 << 10;
 /// Metadata blocks served to one peer, as a multiple of the dictionary.
 pub const METADATA_SERVINGS: u32 = 4;
 /// Pieces that are picked at random before rarest-first begins: a first piece must come soon, to have something to give.

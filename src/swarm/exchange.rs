@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::config::{MAX_DHT_PORTS, METADATA_SERVINGS, UPLOAD_AHEAD};
+use super::config::{MAX_DHT_PORTS, MAX_METADATA_QUEUE, METADATA_AHEAD, METADATA_SERVINGS, UPLOAD_AHEAD};
 use super::event::{Action, CloseReason, Input, Origin, PeerKey, Report};
 use super::metadata::Outcome;
 use super::swarm::Swarm;
@@ -33,6 +33,10 @@ impl Swarm {
         if upload_only {
             self.on_upload_only(now, key);
         }
+        if serves {
+            // It has the metadata by now, from somebody else.
+            self.metadata_queue.retain(|(waiting, _)| *waiting != key);
+        }
         if self.info.is_none() && size.is_some_and(|s| s > MAX_METADATA_BYTES as u64) {
             return self.close(now, key, CloseReason::Impossible("metadata size"));
         }
@@ -45,7 +49,7 @@ impl Swarm {
 
     /// A peer has said whether it wants payload (BEP 21).
     pub(super) fn on_upload_only(&mut self, now: Instant, key: PeerKey) {
-        self.on_interest(key);
+        self.on_interest(now, key);
         self.update_interest(now, key);
     }
 
@@ -101,29 +105,49 @@ impl Swarm {
         }
     }
 
+    /// Queues a block for a peer. A flash crowd asks a seed for the same blocks at the same moment: those who asked
+    /// first get theirs whole, and serve the next ones.
     fn serve_metadata(&mut self, now: Instant, key: PeerKey, block: u32) {
-        let raw = self.info.as_ref().map(|i| i.raw().clone());
+        let blocks = self.info.as_ref().map_or(0, |i| (i.raw().len() as u32).div_ceil(METADATA_BLOCK_LEN));
+        let full = self.metadata_queue.len() >= MAX_METADATA_QUEUE;
         let Some(member) = self.members.get_mut(&key) else { return };
-        let Some(conn) = member.conn.as_mut() else { return };
-        let begin = block as usize * METADATA_BLOCK_LEN as usize;
-        let answer = match raw {
-            Some(raw) if begin < raw.len() => {
-                let blocks = (raw.len() as u32).div_ceil(METADATA_BLOCK_LEN);
-                member.metadata_served += 1;
-                // Who asks faster than he reads may ask again later.
-                let behind = member.unsent >= UPLOAD_AHEAD;
-                if behind || member.metadata_served > blocks.saturating_mul(METADATA_SERVINGS).max(16) {
-                    MetadataMessage::Reject { block }
-                } else {
-                    let end = raw.len().min(begin + METADATA_BLOCK_LEN as usize);
-                    let total_size = raw.len() as u64;
-                    MetadataMessage::Data { block, total_size, data: raw.slice(begin..end) }
-                }
+        // TCP loses nothing: what is on its way need not be sent again.
+        if self.metadata_queue.contains(&(key, block))
+            || member.metadata_unsent > 0 && member.metadata_last == block
+        {
+            return;
+        }
+        member.metadata_served += 1;
+        let most = blocks.saturating_mul(METADATA_SERVINGS).max(16);
+        // Who asks faster than he reads may ask again later.
+        if block >= blocks || full || member.unsent >= UPLOAD_AHEAD || member.metadata_served > most {
+            if let Some(conn) = member.conn.as_mut() {
+                conn.send_metadata(&MetadataMessage::Reject { block });
             }
-            _ => MetadataMessage::Reject { block },
-        };
-        conn.send_metadata(&answer);
-        self.flush(now, key);
+            return self.flush(now, key);
+        }
+        self.metadata_queue.push_back((key, block));
+        self.pump_metadata(now);
+    }
+
+    /// Sends metadata as long as little of it waits for the sockets.
+    pub(super) fn pump_metadata(&mut self, now: Instant) {
+        let Some(raw) = self.info.as_ref().map(|i| i.raw().clone()) else { return };
+        while !self.metadata_queue.is_empty() {
+            let unsent: usize = self.members.values().map(|m| m.metadata_unsent).sum();
+            if unsent >= METADATA_AHEAD {
+                return;
+            }
+            let Some((key, block)) = self.metadata_queue.pop_front() else { return };
+            let Some(member) = self.members.get_mut(&key) else { continue };
+            let Some(conn) = member.conn.as_mut() else { continue };
+            let begin = block as usize * METADATA_BLOCK_LEN as usize;
+            let end = raw.len().min(begin + METADATA_BLOCK_LEN as usize);
+            let total_size = raw.len() as u64;
+            conn.send_metadata(&MetadataMessage::Data { block, total_size, data: raw.slice(begin..end) });
+            (member.metadata_unsent, member.metadata_last) = (member.metadata_unsent + end - begin, block);
+            self.flush(now, key);
+        }
     }
 
     /// The torrent has turned out private (BEP 27): only those who are named, or come by themselves, are dealt with

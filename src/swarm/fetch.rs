@@ -8,6 +8,7 @@ use bytes::Bytes;
 use super::config::*;
 use super::event::{Action, CloseReason, PeerKey, Report};
 use super::member::Has;
+use super::metadata::Metadata;
 use super::pieces::{Pieces, Received};
 use super::swarm::Swarm;
 use crate::peer::Bitfield;
@@ -24,6 +25,8 @@ impl Swarm {
         if private {
             self.seclude();
         }
+        // What was collected is in there.
+        self.metadata = Metadata::new(self.info_hash);
         for key in self.keys() {
             let Some(member) = self.members.get_mut(&key) else { continue };
             if member.has.settle(count).is_none() {
@@ -160,6 +163,7 @@ impl Swarm {
             if !pieces.have().has(index) {
                 member.wanted += 1;
             }
+            self.on_fetched(now, key, piece);
         }
         self.update_interest(now, key);
     }
@@ -248,7 +252,7 @@ impl Swarm {
         let has = |piece| member.has.piece(piece);
         let blocks = match choked {
             true => pieces.ask_among(key, &wanted, room),
-            false => pieces.ask(key, has, whole, room, &mut self.rng),
+            false => pieces.ask(key, has, whole, &member.suggested, room, &mut self.rng),
         };
         if blocks.is_empty() {
             if !choked {
@@ -403,9 +407,10 @@ impl Swarm {
         self.actions.push_back(Action::Report(Report::Verified(piece)));
         for key in self.keys() {
             let Some(member) = self.members.get_mut(&key).filter(|m| m.is_open()) else { continue };
-            if member.has.piece(piece) {
-                member.wanted = member.wanted.saturating_sub(1);
-            } else if let Some(conn) = member.conn.as_mut() {
+            let has = member.has.piece(piece);
+            member.wanted = member.wanted.saturating_sub(u32::from(has));
+            // Who has everything wants to know what is out already; others who have this one need not.
+            if let Some(conn) = member.conn.as_mut().filter(|_| !has || member.has.is_complete()) {
                 conn.send(&Message::Have(piece.get()));
             }
             if member.wanted == 0 || complete {

@@ -115,12 +115,23 @@ pub(super) struct Member {
     /// Requests of the peer that wait to be read from disk.
     pub(super) queue: VecDeque<BlockRef>,
     pub(super) reading: usize,
+    /// The piece that was read of last.
+    pub(super) serving: Option<u32>,
+    /// The same, when it was choked: what it had asked for of it is still served.
+    pub(super) finishing: Option<u32>,
     pub(super) unsent: usize,
+    /// Pieces that we would have it fetch from us.
+    pub(super) named: Vec<PieceIndex>,
+    /// Pieces that it would have us fetch, oldest first.
+    pub(super) suggested: VecDeque<PieceIndex>,
     pub(super) metadata_served: u32,
     /// DHT ports it has named.
     pub(super) dht_ports: u8,
     pub(super) exchange: Exchange,
     pub(super) fast: Fast,
+    /// Bytes of metadata among those unsent, at most, and the last block of it.
+    pub(super) metadata_unsent: usize,
+    pub(super) metadata_last: u32,
 }
 
 impl Member {
@@ -144,11 +155,17 @@ impl Member {
             rests_until: None,
             queue: VecDeque::new(),
             reading: 0,
+            serving: None,
+            finishing: None,
             unsent: 0,
+            named: Vec::new(),
+            suggested: VecDeque::new(),
             metadata_served: 0,
             dht_ports: 0,
             exchange: Exchange::default(),
             fast: Fast::default(),
+            metadata_unsent: 0,
+            metadata_last: 0,
         }
     }
 

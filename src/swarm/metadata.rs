@@ -19,8 +19,11 @@ use crate::wire::metainfo::{MAX_METADATA_BYTES, hash_of};
 const ASK_AGAIN_AFTER: Duration = Duration::from_millis(200);
 /// The wait is at most this, whatever the round trip.
 const ASK_AGAIN_AT_MOST: Duration = Duration::from_secs(5);
-/// The same peer is not asked for the same block again before this: a slow one would send each block many times.
+/// The same peer is not asked for the same block again before this, twice as long each time: TCP loses nothing, and a slow
+/// peer in a crowd would send each block many times.
 const SAME_PEER_AGAIN_AFTER: Duration = Duration::from_secs(5);
+/// How often that doubles.
+const MAX_DOUBLINGS: u32 = 4;
 /// A peer that rejected is left alone for this long.
 const REJECTED_WAIT: Duration = Duration::from_secs(10);
 
@@ -31,6 +34,8 @@ struct Ask {
     again_at: Instant,
     /// From when on the same peer may be asked.
     same_at: Instant,
+    /// How often it was asked before.
+    repeats: u32,
 }
 
 impl Ask {
@@ -130,7 +135,9 @@ impl Metadata {
         for (index, block) in table.blocks.iter_mut().enumerate().filter(|(_, b)| free(b)).take(room) {
             // Those at the end of the queue take longer.
             let again_at = now + wait * (1 + asked.len() as u32 / 2);
-            block.ask = Some(Ask { peer, again_at, same_at: now + SAME_PEER_AGAIN_AFTER });
+            let before = block.ask.filter(|a| a.peer == peer).map_or(0, |a| a.repeats + 1);
+            let same_at = now + SAME_PEER_AGAIN_AFTER * 2_u32.pow(before.min(MAX_DOUBLINGS));
+            block.ask = Some(Ask { peer, again_at, same_at, repeats: before });
             asked.push(index as u32);
         }
         claimant.asked |= !asked.is_empty();

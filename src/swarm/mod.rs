@@ -23,6 +23,7 @@ mod pieces;
 mod priority;
 mod serve;
 mod stats;
+mod suggest;
 mod suspects;
 #[allow(clippy::module_inception)] // the machine carries its folder's name, as the plan has it
 mod swarm;

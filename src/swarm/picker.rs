@@ -94,6 +94,16 @@ impl Picker {
         }
     }
 
+    /// How many peers have this piece, beside those that have everything.
+    pub fn availability(&self, piece: PieceIndex) -> u32 {
+        self.availability[piece.at()]
+    }
+
+    /// Whether nobody has or fetches this piece.
+    pub fn is_waiting(&self, piece: PieceIndex) -> bool {
+        self.position[piece.at()] != ABSENT
+    }
+
     /// The rarest piece that passes `has`.
     pub fn rarest(&self, has: impl Fn(PieceIndex) -> bool) -> Option<PieceIndex> {
         self.order.iter().copied().find(|&p| has(p))

@@ -4,7 +4,7 @@
 //! hashed and written without a detour. Slow peers help with pieces others have begun. At the end, busy
 //! blocks are asked for twice. Must not know connections or the disk.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use super::config::{ENDGAME_EXTRA, RANDOM_FIRST_PIECES};
 use super::event::PeerKey;
@@ -82,6 +82,11 @@ impl Pieces {
         self.have.is_complete()
     }
 
+    /// The missing pieces by rarity.
+    pub fn picker(&self) -> &Picker {
+        &self.picker
+    }
+
     /// The missing pieces by rarity, to be told of what peers have.
     pub fn picker_mut(&mut self) -> &mut Picker {
         &mut self.picker
@@ -93,11 +98,18 @@ impl Pieces {
         peer: PeerKey,
         has: impl Fn(PieceIndex) -> bool,
         whole_pieces: bool,
+        suggested: &VecDeque<PieceIndex>,
         count: usize,
         rng: &mut Rng,
     ) -> Vec<BlockRef> {
         let mut out = Vec::with_capacity(count);
         self.ask_open(peer, &has, count, &mut out, |o| o.owner == Some(peer));
+        // Before what others have begun and left: it may be had elsewhere, what a seed names may not.
+        while out.len() < count {
+            let named = suggested.iter().copied().find(|p| self.picker.is_waiting(*p) && has(*p));
+            let Some(piece) = named else { break };
+            self.begin_for(peer, piece, count, &mut out);
+        }
         self.ask_open(peer, &has, count, &mut out, |o| o.owner.is_none());
         if !whole_pieces {
             self.ask_open(peer, &has, count, &mut out, |o| !o.exclusive);
@@ -113,10 +125,7 @@ impl Pieces {
                 self.picker.rarest(&has)
             };
             let Some(piece) = next else { break };
-            self.begin(piece);
-            if let Some(open) = self.open.get_mut(&piece) {
-                open.give(&self.layout, piece, peer, count, &mut out);
-            }
+            self.begin_for(peer, piece, count, &mut out);
         }
         self.ask_open(peer, &has, count, &mut out, |o| !o.exclusive);
         out
@@ -262,6 +271,13 @@ impl Pieces {
         authors
     }
 
+    fn begin_for(&mut self, peer: PeerKey, piece: PieceIndex, count: usize, out: &mut Vec<BlockRef>) {
+        self.begin(piece);
+        if let Some(open) = self.open.get_mut(&piece) {
+            open.give(&self.layout, piece, peer, count, out);
+        }
+    }
+
     fn begin(&mut self, piece: PieceIndex) {
         self.picker.remove(piece);
         let count = self.layout.blocks_of(piece);
@@ -355,21 +371,21 @@ mod tests {
     #[test]
     fn a_fast_peer_gets_whole_pieces_and_a_slow_one_helps() {
         let (mut p, mut rng) = pieces(4);
-        let first = p.ask(peer(1), |_| true, true, 3, &mut rng);
+        let first = p.ask(peer(1), |_| true, true, &VecDeque::new(), 3, &mut rng);
         assert!(first.iter().all(|b| b.index == first[0].index));
-        let second = p.ask(peer(2), |_| true, true, 3, &mut rng);
+        let second = p.ask(peer(2), |_| true, true, &VecDeque::new(), 3, &mut rng);
         assert_ne!(second[0].index, first[0].index);
-        let slow = p.ask(peer(3), |_| true, false, 1, &mut rng);
+        let slow = p.ask(peer(3), |_| true, false, &VecDeque::new(), 1, &mut rng);
         assert!([first[0].index, second[0].index].contains(&slow[0].index));
     }
 
     #[test]
     fn the_last_blocks_are_asked_for_twice_and_cancelled() {
         let (mut p, mut rng) = pieces(1);
-        let all = p.ask(peer(1), |_| true, true, 100, &mut rng);
+        let all = p.ask(peer(1), |_| true, true, &VecDeque::new(), 100, &mut rng);
         assert_eq!((all.len(), all[3].length), (4, 16384 - 5));
         assert!(p.nothing_free());
-        assert_eq!(p.ask(peer(2), |_| true, true, 100, &mut rng), []);
+        assert_eq!(p.ask(peer(2), |_| true, true, &VecDeque::new(), 100, &mut rng), []);
         assert_eq!(p.ask_twice(peer(2), |_| true, |_| false, 2), []);
         assert_eq!(p.ask_twice(peer(2), |_| true, |_| true, 2), all[..2]);
         let piece = p.layout.piece(0).unwrap();
@@ -382,14 +398,14 @@ mod tests {
     fn what_a_liar_sent_for_unfinished_pieces_is_fetched_again() {
         let (mut p, mut rng) = pieces(1);
         let piece = p.layout.piece(0).unwrap();
-        p.ask(peer(1), |_| true, true, 3, &mut rng);
-        p.ask(peer(2), |_| true, false, 1, &mut rng);
+        p.ask(peer(1), |_| true, true, &VecDeque::new(), 3, &mut rng);
+        p.ask(peer(2), |_| true, false, &VecDeque::new(), 1, &mut rng);
         for (who, block) in [(1, 0), (1, 2), (2, 3)] {
             p.on_block(peer(who), piece, block);
         }
         assert_eq!(p.distrust(peer(1)), 2 * 16384);
         p.release(peer(1), &block_ref(&p.layout, piece, 1));
-        assert_eq!(p.ask(peer(2), |_| true, true, 9, &mut rng).len(), 3);
+        assert_eq!(p.ask(peer(2), |_| true, true, &VecDeque::new(), 9, &mut rng).len(), 3);
         for block in 0..3 {
             p.on_block(peer(2), piece, block);
         }
@@ -400,17 +416,17 @@ mod tests {
     fn a_failed_piece_of_two_authors_is_fetched_again_from_one() {
         let (mut p, mut rng) = pieces(1);
         let piece = p.layout.piece(0).unwrap();
-        p.ask(peer(1), |_| true, true, 2, &mut rng);
-        p.ask(peer(2), |_| true, false, 2, &mut rng);
+        p.ask(peer(1), |_| true, true, &VecDeque::new(), 2, &mut rng);
+        p.ask(peer(2), |_| true, false, &VecDeque::new(), 2, &mut rng);
         for (who, block) in [(1, 0), (1, 1), (2, 2), (2, 3)] {
             p.on_block(peer(who), piece, block);
         }
         assert_eq!(p.on_hashed(piece, false), [peer(1), peer(1), peer(2), peer(2)]);
-        assert_eq!(p.ask(peer(2), |_| true, true, 2, &mut rng).len(), 2);
-        assert_eq!(p.ask(peer(1), |_| true, false, 2, &mut rng), []);
+        assert_eq!(p.ask(peer(2), |_| true, true, &VecDeque::new(), 2, &mut rng).len(), 2);
+        assert_eq!(p.ask(peer(1), |_| true, false, &VecDeque::new(), 2, &mut rng), []);
         assert_eq!(p.ask_twice(peer(1), |_| true, |_| true, 2), []);
         assert_eq!(p.on_block(peer(1), piece, 3), Received::Duplicate);
-        p.ask(peer(2), |_| true, true, 2, &mut rng);
+        p.ask(peer(2), |_| true, true, &VecDeque::new(), 2, &mut rng);
         for block in 0..4 {
             p.on_block(peer(2), piece, block);
         }
@@ -429,7 +445,7 @@ mod tests {
                 let who = peer(1 + rng.below(3) as u32);
                 match kind {
                     0..=2 => {
-                        let blocks = p.ask(who, |_| true, kind == 0, 3, rng);
+                        let blocks = p.ask(who, |_| true, kind == 0, &VecDeque::new(), 3, rng);
                         asked.extend(blocks.into_iter().map(|b| (who, b)));
                     }
                     3 => asked.extend(p.ask_twice(who, |_| true, |_| true, 1).into_iter().map(|b| (who, b))),

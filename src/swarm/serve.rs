@@ -1,13 +1,16 @@
 //! Serving: requests of peers, reading for them, choking.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
 use super::choker::Contender;
-use super::config::MAX_PEER_REQUESTS;
+use super::config::{MAX_FINISHING, MAX_NAMED, MAX_PEER_REQUESTS, MAX_SUGGESTED, MIN_NAMED};
 use super::event::{Action, CloseReason, PeerKey};
+use super::member::Member;
 use super::pieces::Pieces;
+use super::suggest::Suggestions;
 use super::swarm::Swarm;
 use crate::wire::metainfo::PieceIndex;
 use crate::wire::peer::{BlockRef, MAX_REQUEST_LEN, Message};
@@ -16,15 +19,15 @@ use crate::wire::peer::{BlockRef, MAX_REQUEST_LEN, Message};
 const RATE_WINDOW: Duration = Duration::from_secs(20);
 
 impl Swarm {
-    pub(super) fn on_interest(&mut self, key: PeerKey) {
+    pub(super) fn on_interest(&mut self, now: Instant, key: PeerKey) {
         // A peer that wants nothing (BEP 21) may still say that it is interested.
         let wants = self.conn(key).map(|c| c.is_peer_interested() && !c.is_upload_only());
         let Some(wants) = wants else { return };
         if !wants {
             self.choker.release(key);
-            self.set_choke(key, true);
-        } else if self.pieces.is_some() && self.choker.admit(key) {
-            self.set_choke(key, false);
+            self.set_choke(now, key, true);
+        } else if self.pieces.is_some() && self.choker.admit(key, 0) {
+            self.set_choke(now, key, false);
         }
     }
 
@@ -66,6 +69,7 @@ impl Swarm {
             let Some(block) = member.queue.pop_front() else { return };
             let Some(piece) = info.layout().piece(block.index) else { continue };
             member.reading += block.length as usize;
+            member.serving = Some(block.index);
             let BlockRef { begin, length, .. } = block;
             self.actions.push_back(Action::Read { peer: key, piece, begin, length });
         }
@@ -85,7 +89,8 @@ impl Swarm {
             Some(data) => {
                 let length = data.len();
                 member.reading = member.reading.saturating_sub(length);
-                if conn.is_choking() && !member.fast.offers(piece) {
+                let may = member.fast.offers(piece) || member.finishing == Some(piece.get());
+                if conn.is_choking() && !may {
                     return self.reject(key, BlockRef { index: piece.get(), begin, length: length as u32 });
                 }
                 conn.send_block(piece.get(), begin, data);
@@ -113,17 +118,51 @@ impl Swarm {
             .collect();
         let unchoked = self.choker.round(now, &contenders, &mut self.rng).to_vec();
         for contender in contenders {
-            self.set_choke(contender.peer, !unchoked.contains(&contender.peer));
+            self.set_choke(now, contender.peer, !unchoked.contains(&contender.peer));
         }
     }
 
-    fn set_choke(&mut self, key: PeerKey, choking: bool) {
+    /// Gives slots that became free between rounds to those who wait longest.
+    pub(super) fn fill_slots(&mut self, now: Instant) {
+        let waits = |m: &Member| {
+            m.is_open()
+                && !m.snubbed
+                && m.conn
+                    .as_ref()
+                    .is_some_and(|c| c.is_peer_interested() && c.is_choking() && !c.is_upload_only())
+        };
+        let mut waiting: Vec<_> =
+            self.members.iter().filter(|(_, m)| waits(m)).map(|(key, m)| (m.since, *key)).collect();
+        waiting.sort_unstable();
+        // Who is served and asks for nothing just now holds a slot, and no bandwidth.
+        let served = self.members.values().filter(|m| m.conn.as_ref().is_some_and(|c| !c.is_choking()));
+        let seeding = self.pieces.as_ref().is_some_and(Pieces::is_complete);
+        let served = served.filter(|_| !seeding);
+        let idle = served.filter(|m| m.queue.is_empty() && m.reading == 0 && m.unsent == 0).count();
+        for (_, key) in waiting {
+            if !self.choker.admit(key, idle) {
+                return;
+            }
+            self.set_choke(now, key, false);
+        }
+    }
+
+    fn set_choke(&mut self, now: Instant, key: PeerKey, choking: bool) {
         let piece_length = self.piece_length();
         let Some(member) = self.members.get_mut(&key) else { return };
         let Some(conn) = member.conn.as_mut().filter(|c| c.is_choking() != choking) else { return };
         conn.choke(choking);
+        // BEP 6: what was asked for before a choke may still be served. A piece that is nearly there is of use to the whole
+        // swarm, and half of one to nobody.
+        member.finishing = member.serving.filter(|_| choking && conn.is_fast());
         let queue = if choking { std::mem::take(&mut member.queue) } else { Default::default() };
-        for block in queue {
+        let finishes = |b: &BlockRef| Some(b.index) == member.finishing;
+        let (mut rest, mut dropped): (VecDeque<_>, VecDeque<_>) = queue.into_iter().partition(finishes);
+        dropped.extend(rest.drain(MAX_FINISHING.min(rest.len())..));
+        if choking {
+            member.queue = rest;
+        }
+        for block in dropped {
             let Some(member) = self.members.get_mut(&key) else { return };
             if member.grant(&block, piece_length) {
                 member.queue.push_back(block);
@@ -131,6 +170,60 @@ impl Swarm {
                 self.reject(key, block);
             }
         }
+        if choking {
+            if let Some(mut member) = self.members.remove(&key) {
+                self.take_back(&mut member);
+                self.members.insert(key, member);
+            }
+        } else {
+            self.suggest(now, key);
+        }
+    }
+
+    // ---- suggestions
+
+    /// As a seed, names pieces that nobody has yet to a peer we serve.
+    fn suggest(&mut self, now: Instant, key: PeerKey) {
+        let (Some(info), Some(pieces)) = (&self.info, &self.pieces) else { return };
+        let Some(member) = self.members.get_mut(&key).filter(|_| pieces.is_complete()) else { return };
+        let ahead =
+            member.up.per_second(now, Duration::from_secs(5)) * 4 / u64::from(info.layout().piece_length());
+        let most = MIN_NAMED + (ahead as usize).min(MAX_NAMED - MIN_NAMED);
+        let Some(conn) = member.conn.as_mut().filter(|c| c.is_fast() && !c.is_choking()) else { return };
+        let layout = info.layout();
+        let suggestions = self.suggestions.get_or_insert_with(|| Suggestions::new(*layout, &mut self.rng));
+        while member.named.len() < most {
+            let Some(piece) = suggestions.next(|p| pieces.picker().availability(p) > 0) else { return };
+            conn.send(&Message::Suggest(piece.get()));
+            member.named.push(piece);
+        }
+    }
+
+    /// A peer has got a piece, from us or from somebody else.
+    pub(super) fn on_fetched(&mut self, now: Instant, key: PeerKey, piece: PieceIndex) {
+        let Some(member) = self.members.get_mut(&key).filter(|m| m.named.contains(&piece)) else { return };
+        member.named.retain(|p| *p != piece);
+        self.suggest(now, key);
+    }
+
+    /// What was named to a peer that is not served any more, others may have.
+    pub(super) fn take_back(&mut self, member: &mut Member) {
+        let named = std::mem::take(&mut member.named);
+        if let Some(suggestions) = &mut self.suggestions {
+            named.into_iter().for_each(|piece| suggestions.give_back(piece));
+        }
+    }
+
+    /// A peer names a piece that we should fetch from it.
+    pub(super) fn on_suggested(&mut self, key: PeerKey, index: u32) {
+        let (Some(info), Some(pieces)) = (&self.info, &self.pieces) else { return };
+        let Some(piece) = info.layout().piece(index).filter(|_| !pieces.have().has(index)) else { return };
+        let Some(member) = self.members.get_mut(&key) else { return };
+        member.suggested.retain(|p| pieces.picker().is_waiting(*p) && *p != piece);
+        if member.suggested.len() == MAX_SUGGESTED {
+            member.suggested.pop_front();
+        }
+        member.suggested.push_back(piece);
     }
 
     fn piece_length(&self) -> u32 {
@@ -149,5 +242,137 @@ impl Swarm {
         let end = u64::from(block.begin) + u64::from(block.length);
         let sized = (1..=MAX_REQUEST_LEN).contains(&block.length);
         sized && end <= u64::from(info.layout().len_of(piece)) && pieces.have().has(block.index)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::net::SocketAddr;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::id::Id160;
+    use crate::peer::Bitfield;
+    use crate::swarm::config::Config;
+    use crate::swarm::event::Input;
+    use crate::wire::bencode::Writer;
+    use crate::wire::metainfo::{BLOCK_LEN, Info};
+    use crate::wire::peer::{Frames, HANDSHAKE_LEN, Handshake, Reserved};
+
+    const PIECES: u32 = 40;
+
+    fn info() -> Arc<Info> {
+        let mut raw = Vec::new();
+        let mut w = Writer::new(&mut raw);
+        w.begin_dict().bytes(b"length").int(i64::from(PIECES) * 65536).bytes(b"name").bytes(b"n");
+        w.bytes(b"piece length").int(65536).bytes(b"pieces").bytes(&[1; 20 * PIECES as usize]).end();
+        Arc::new(Info::parse(raw.into()).unwrap())
+    }
+
+    fn seed(now: Instant) -> Swarm {
+        let mut swarm = Swarm::new(info().hash(), Config::new(Id160([1; 20])), [1; 32], now);
+        swarm.handle(now, Input::Info(info()));
+        swarm.handle(now, Input::DiskReady(Bitfield::all(PIECES)));
+        swarm
+    }
+
+    /// A peer that has nothing and wants everything.
+    fn join(swarm: &mut Swarm, id: u8, now: Instant) -> PeerKey {
+        let key = swarm.accept(now, SocketAddr::from(([10, 0, 0, id], 7))).unwrap();
+        let mut hello = Vec::new();
+        let peer_id = Id160([100 + id; 20]);
+        Handshake { reserved: Reserved::OURS, info_hash: info().hash(), peer_id }.emit(&mut hello);
+        [Message::HaveNone, Message::Interested].iter().for_each(|m| m.emit(&mut hello));
+        swarm.handle(now, Input::Received(key, hello.into()));
+        key
+    }
+
+    /// What has been said to a peer, and what is to be read for it.
+    fn drain(swarm: &mut Swarm, key: PeerKey, greeted: bool) -> (Vec<Message>, Vec<BlockRef>) {
+        let (mut frames, mut skip) = (Frames::default(), if greeted { 0 } else { HANDSHAKE_LEN });
+        let (mut said, mut reads) = (Vec::new(), Vec::new());
+        while let Some(action) = swarm.poll_action() {
+            match action {
+                Action::Send(to, bytes) if to == key => {
+                    let passed = skip.min(bytes.len());
+                    skip -= passed;
+                    frames.push(bytes.slice(passed..));
+                    said.extend(std::iter::from_fn(|| frames.next_message().unwrap()));
+                }
+                Action::Read { piece, begin, length, .. } => {
+                    reads.push(BlockRef { index: piece.get(), begin, length });
+                }
+                _ => {}
+            }
+        }
+        (said, reads)
+    }
+
+    #[test]
+    fn a_seed_names_each_piece_to_one_peer() {
+        let now = Instant::now();
+        let mut swarm = seed(now);
+        let mut named = BTreeSet::new();
+        for id in 1..=5 {
+            let key = join(&mut swarm, id, now);
+            let (said, _) = drain(&mut swarm, key, false);
+            let suggested =
+                said.iter().filter_map(|m| if let Message::Suggest(p) = m { Some(*p) } else { None });
+            let before = named.len();
+            named.extend(suggested);
+            assert_eq!(named.len() - before, MIN_NAMED, "peer {id}");
+        }
+        // One that has got its piece is named another one; what a choked one was named goes to the next.
+        let first = PeerKey(std::num::NonZeroU32::MIN);
+        let got = swarm.members[&first].named[0];
+        let mut have = Vec::new();
+        Message::Have(got.get()).emit(&mut have);
+        swarm.handle(now, Input::Received(first, have.into()));
+        let (said, _) = drain(&mut swarm, first, true);
+        let [Message::Suggest(next)] = said[..] else { panic!("{said:?}") };
+        assert!(named.insert(next));
+        let returned: Vec<_> = swarm.members[&first].named.clone();
+        swarm.set_choke(now, first, true);
+        swarm.choker.release(first);
+        let key = join(&mut swarm, 6, now);
+        assert!(swarm.members[&key].named.iter().all(|p| returned.contains(p)));
+    }
+
+    #[test]
+    fn a_piece_under_way_is_served_to_its_end_after_a_choke() {
+        let now = Instant::now();
+        let mut swarm = seed(now);
+        let key = join(&mut swarm, 1, now);
+        let mut asks = Vec::new();
+        let block = |index, n: u32| BlockRef { index, begin: n * BLOCK_LEN, length: BLOCK_LEN };
+        for index in [3, 4] {
+            (0..4).for_each(|n| Message::Request(block(index, n)).emit(&mut asks));
+        }
+        swarm.handle(now, Input::Received(key, asks.into()));
+        let (_, mut reads) = drain(&mut swarm, key, false);
+        assert!(reads.len() < 4, "{} blocks read at once", reads.len());
+        swarm.set_choke(now, key, true);
+        swarm.flush(now, key);
+        let (mut rejected, mut served) = (Vec::new(), Vec::new());
+        for _ in 0..8 {
+            for read in std::mem::take(&mut reads) {
+                let piece = info().layout().piece(read.index).unwrap();
+                let data = Some(Bytes::from(vec![0; read.length as usize]));
+                swarm.handle(now, Input::Read { peer: key, piece, begin: read.begin, data });
+            }
+            swarm.handle(now, Input::Sent(key, 1 << 20));
+            let (said, more) = drain(&mut swarm, key, true);
+            reads = more;
+            for message in said {
+                match message {
+                    Message::Reject(block) => rejected.push(block),
+                    Message::Piece { index, begin, .. } => served.push((index, begin / BLOCK_LEN)),
+                    _ => {}
+                }
+            }
+        }
+        assert_eq!(served, [(3, 0), (3, 1), (3, 2), (3, 3)]);
+        assert_eq!(rejected, (0..4).map(|n| block(4, n)).collect::<Vec<_>>());
     }
 }

@@ -21,6 +21,7 @@ use super::member::Member;
 use super::metadata::Metadata;
 use super::pieces::Pieces;
 use super::priority::Own;
+use super::suggest::Suggestions;
 use super::suspects::Suspect;
 use crate::id::InfoHash;
 use crate::peer::{Connection, Event, Rate, Settings};
@@ -46,6 +47,8 @@ pub struct Swarm {
     /// None until the disk has told what is there.
     pub(super) pieces: Option<Pieces>,
     pub(super) choker: Choker,
+    /// Once everything is here.
+    pub(super) suggestions: Option<Suggestions>,
     pub(super) actions: VecDeque<Action>,
     pub(super) down: Rate,
     pub(super) up: Rate,
@@ -66,6 +69,8 @@ pub struct Swarm {
     next_tick: Instant,
     /// When every peer was last offered the metadata blocks that are free.
     pub(super) metadata_offered: Instant,
+    /// Metadata blocks that peers have asked for. At most [`MAX_METADATA_QUEUE`].
+    pub(super) metadata_queue: VecDeque<(PeerKey, u32)>,
 }
 
 impl Swarm {
@@ -83,6 +88,7 @@ impl Swarm {
             info: None,
             pieces: None,
             choker: Choker::new(now),
+            suggestions: None,
             actions: VecDeque::new(),
             down: Rate::new(now),
             up: Rate::new(now),
@@ -97,6 +103,7 @@ impl Swarm {
             next_key: NonZeroU32::MIN,
             next_tick: now + TICK,
             metadata_offered: now,
+            metadata_queue: VecDeque::new(),
         }
     }
 
@@ -125,7 +132,9 @@ impl Swarm {
             Input::Sent(key, bytes) => {
                 if let Some(member) = self.members.get_mut(&key) {
                     member.unsent = member.unsent.saturating_sub(bytes);
+                    member.metadata_unsent = member.metadata_unsent.min(member.unsent);
                     self.pump(now, key);
+                    self.pump_metadata(now);
                 }
             }
             Input::Closed(key) => self.remove(now, key, None),
@@ -181,7 +190,8 @@ impl Swarm {
     /// When [`Swarm::handle_timeout`] has work to do next; `None` while there is nobody to deal with.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let tick = (!self.members.is_empty() || !self.candidates.is_empty()).then_some(self.next_tick);
-        let metadata = self.metadata.poll_timeout(self.metadata_offered).filter(|_| self.info.is_none());
+        let metadata = || self.metadata.poll_timeout(self.metadata_offered);
+        let metadata = if self.info.is_none() { metadata() } else { None };
         [tick, metadata].into_iter().flatten().min()
     }
 
@@ -274,7 +284,7 @@ impl Swarm {
             Event::Metadata(message) => self.on_metadata(now, key, message),
             Event::Peers(message) => self.on_peers(now, key, &message),
             Event::DhtPort(port) => self.on_dht_port(key, port),
-            Event::Interested | Event::NotInterested => self.on_interest(key),
+            Event::Interested | Event::NotInterested => self.on_interest(now, key),
             Event::Request(block) => self.on_request(now, key, block),
             Event::Cancel(block) => self.on_cancel(key, &block),
             Event::Block { block, data } => self.on_block(now, key, block, data),
@@ -289,6 +299,7 @@ impl Swarm {
             Event::AllowedFast(index) => self.on_allowed_fast(key, index),
             Event::UploadOnly => self.on_upload_only(now, key),
             Event::DontHave(index) => self.on_dont_have(now, key, index),
+            Event::Suggested(index) => self.on_suggested(key, index),
         }
     }
 
@@ -337,6 +348,7 @@ impl Swarm {
         let Some(mut member) = self.members.remove(&key) else { return };
         self.dial_soon = true;
         self.choker.release(key);
+        self.take_back(&mut member);
         self.metadata.on_gone(key);
         if member.down.total() > 0 {
             self.departed.insert(key, member.candidate.unwrap_or(member.addr));
@@ -419,6 +431,8 @@ impl Swarm {
         }
         if self.choker.is_due(now) {
             self.choke_round(now);
+        } else if self.pieces.is_some() {
+            self.fill_slots(now);
         }
         self.exchange_peers(now);
         for key in self.keys() {

@@ -1,11 +1,12 @@
 //! The world in a box: machines in virtual time, from a seed that is printed and can be replayed with
 //! `SIM_SEED`.
 
+mod crowd;
 mod dht;
 mod faults;
-mod links;
 mod million;
 mod swarm;
+mod theory;
 mod world;
 
 /// The seed of this run, printed so that a failure can be replayed.

@@ -1,0 +1,437 @@
+//! Whole swarms in virtual time: real [`Swarm`] machines over TCP-like links, each with a disk in memory.
+//!
+//! Measured against the shortest time in which any protocol could distribute the file,
+//! `T_min = max(F/us, F/dmin, N·F/(us + Σui))`.
+
+#![allow(dead_code, reason = "each test and example uses its part of it")]
+
+pub mod links;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use dhtget::id::Id160;
+use dhtget::peer::Bitfield;
+use dhtget::rng::Rng;
+use dhtget::swarm::{Action, CloseReason, Config, Input, Origin, PeerKey, Report, Stats, Swarm};
+use dhtget::wire::bencode::Writer;
+use dhtget::wire::metainfo::{BLOCK_LEN, Info, PieceIndex};
+use sha1::{Digest as _, Sha1};
+
+use self::links::{Arrival, LinkOptions, Links, StreamId};
+
+pub const KIB: u64 = 1 << 10;
+/// Bytes of a small torrent: odd, so that the last piece and the last block are short.
+pub const SIZE: usize = (8 << 20) - 12_345;
+/// Bytes of a piece of it.
+pub const PIECE: usize = 64 << 10;
+
+/// A torrent's bytes, and those of a piece of it.
+pub type Shape = (usize, usize);
+/// Time between an order to the disk and its answer.
+const DISK: Duration = Duration::from_millis(2);
+
+/// What a host of the swarm is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    Seeder,
+    Leecher,
+    /// Says that it has everything; a byte of each block it sends is wrong.
+    Liar,
+}
+
+#[derive(Debug)]
+pub struct Peer {
+    pub role: Role,
+    pub swarm: Swarm,
+    pub addr: SocketAddr,
+    pub info: Option<Arc<Info>>,
+    pub disk: Vec<u8>,
+    pub links: BTreeMap<PeerKey, StreamId>,
+    /// Whom it dropped, why, and what had been wasted by then.
+    pub closed: Vec<(SocketAddr, CloseReason, u64)>,
+    pub verified: BTreeSet<u32>,
+    pub done: Option<Duration>,
+    pub alive: bool,
+    /// When it wants to be called.
+    timer: Option<Instant>,
+}
+
+/// What happens at a host beside its links.
+#[derive(Debug)]
+enum Event {
+    Knock { from: usize, key: PeerKey, to: usize },
+    Connected { from: usize, key: PeerKey, connection: Option<u64> },
+    Disk(usize, Input),
+}
+
+pub struct World {
+    pub links: Links,
+    pub peers: Vec<Peer>,
+    addrs: BTreeMap<SocketAddr, usize>,
+    ends: BTreeMap<StreamId, (usize, PeerKey)>,
+    events: BTreeMap<(Instant, u64), Event>,
+    serial: u64,
+    content: Vec<u8>,
+    pub info: Arc<Info>,
+    rng: Rng,
+}
+
+impl World {
+    pub fn new(seed: u64, loss: f64, (size, piece): Shape) -> Self {
+        let mut rng = Rng::from_u64(seed);
+        let mut content = vec![0; size];
+        rng.fill(&mut content);
+        let delay = (Duration::from_millis(5), Duration::from_millis(60));
+        Self {
+            links: Links::new(LinkOptions { seed, delay, loss }),
+            peers: Vec::new(),
+            addrs: BTreeMap::new(),
+            ends: BTreeMap::new(),
+            events: BTreeMap::new(),
+            serial: 0,
+            info: Arc::new(info(&content, piece)),
+            content,
+            rng,
+        }
+    }
+
+    pub fn add(&mut self, role: Role, up: u64, down: u64) -> usize {
+        let now = self.links.now();
+        let number = self.links.host(up, down);
+        let addr = SocketAddr::from(([10, 0, 1 + (number / 200) as u8, (number % 200) as u8 + 1], 6881));
+        let config = Config {
+            peer_id: Id160(self.rng.bytes()),
+            listen_port: Some(6881),
+            dht_port: None,
+            metadata_only: false,
+            download_limit: None,
+        };
+        let swarm = Swarm::new(self.info.hash(), config, self.rng.child(), now);
+        let whole = role != Role::Leecher;
+        let mut peer = Peer {
+            role,
+            swarm,
+            addr,
+            info: whole.then(|| self.info.clone()),
+            disk: if whole { self.content.clone() } else { vec![0; self.content.len()] },
+            links: BTreeMap::new(),
+            closed: Vec::new(),
+            verified: BTreeSet::new(),
+            done: whole.then_some(Duration::ZERO),
+            alive: true,
+            timer: None,
+        };
+        if whole {
+            peer.swarm.handle(now, Input::Info(self.info.clone()));
+            peer.swarm.handle(now, Input::DiskReady(Bitfield::all(self.info.layout().count())));
+        }
+        self.peers.push(peer);
+        self.addrs.insert(addr, number);
+        number
+    }
+
+    /// Every leecher learns of everyone else, as from the DHT.
+    pub fn introduce(&mut self) {
+        let all: Vec<SocketAddr> = self.peers.iter().map(|p| p.addr).collect();
+        for number in 0..self.peers.len() {
+            if self.peers[number].role == Role::Leecher {
+                let others = all.iter().copied().filter(|a| *a != self.peers[number].addr).collect();
+                self.handle(number, Input::Candidates(others, Origin::Dht));
+            } else {
+                self.act(number);
+            }
+        }
+    }
+
+    /// The same one by one: each leecher learns of the others at a moment of its own.
+    pub fn introduce_over(&mut self, time: Duration) {
+        let leechers: Vec<_> = self.leechers().collect();
+        for (nth, &number) in leechers.iter().enumerate() {
+            let addr = self.peers[number].addr;
+            let others = self.peers.iter().map(|p| p.addr).filter(|a| *a != addr).collect();
+            let at = time.mul_f64(nth as f64 / leechers.len() as f64);
+            self.later(at, Event::Disk(number, Input::Candidates(others, Origin::Dht)));
+        }
+        (0..self.peers.len()).for_each(|number| self.act(number));
+    }
+
+    // ---- time
+
+    /// Until `over`, which is asked after everything that happens; panics past `limit`.
+    pub fn run(&mut self, limit: Duration, mut over: impl FnMut(&mut Self) -> bool) {
+        let mut steps = 0u64;
+        while !over(self) {
+            steps += 1;
+            let timers = self.peers.iter().filter(|p| p.alive).filter_map(|p| p.timer).min();
+            let event = self.events.first_key_value().map(|((at, _), _)| *at);
+            let next = [timers, event, self.links.next_at()].into_iter().flatten().min();
+            let next = next.expect("nothing will ever happen again");
+            self.links.advance_to(next);
+            assert!(self.links.elapsed() < limit && steps < 300_000_000, "too long: {}", self.describe());
+            while let Some(arrival) = self.links.receive() {
+                self.on_arrival(arrival);
+            }
+            let now = self.links.now();
+            while let Some(entry) = self.events.first_entry().filter(|e| e.key().0 <= now) {
+                let event = entry.remove();
+                self.on_event(event);
+            }
+            for number in 0..self.peers.len() {
+                let peer = &mut self.peers[number];
+                if peer.alive && peer.timer.is_some_and(|t| t <= now) {
+                    peer.swarm.handle_timeout(now);
+                    self.act(number);
+                }
+            }
+        }
+    }
+
+    fn later(&mut self, wait: Duration, event: Event) {
+        self.serial += 1;
+        self.events.insert((self.links.now() + wait, self.serial), event);
+    }
+
+    fn on_arrival(&mut self, arrival: Arrival) {
+        match arrival {
+            Arrival::Bytes(id, bytes) => {
+                if let Some(&(number, key)) = self.ends.get(&(id.0, 1 - id.1)) {
+                    self.handle(number, Input::Received(key, bytes));
+                }
+            }
+            Arrival::Sent(id, count) => {
+                if let Some(&(number, key)) = self.ends.get(&id) {
+                    self.handle(number, Input::Sent(key, count));
+                }
+            }
+            Arrival::Closed(id) => {
+                let end = (id.0, 1 - id.1);
+                if let Some((number, key)) = self.ends.remove(&end) {
+                    self.peers[number].links.remove(&key);
+                    self.links.close(end);
+                    self.handle(number, Input::Closed(key));
+                }
+            }
+        }
+    }
+
+    fn on_event(&mut self, event: Event) {
+        match event {
+            Event::Knock { from, key, to } => {
+                let now = self.links.now();
+                let (addr, back) = (self.peers[from].addr, self.links.delay(from, to));
+                if !self.peers[to].alive || self.links.is_dead(to) {
+                    return;
+                }
+                // Another port than the one it listens on, as dials have.
+                let addr = SocketAddr::new(addr.ip(), 40_000 + key.0.get() as u16);
+                let accepted = self.peers[to].swarm.accept(now, addr);
+                let connection = accepted.map(|theirs| {
+                    let connection = self.links.connect(from, to);
+                    self.ends.insert((connection, 1), (to, theirs));
+                    self.peers[to].links.insert(theirs, (connection, 1));
+                    connection
+                });
+                self.later(back, Event::Connected { from, key, connection });
+            }
+            Event::Connected { from, key, connection } => {
+                if !self.peers[from].alive {
+                    return connection.into_iter().for_each(|c| self.links.cut(c));
+                }
+                let Some(connection) = connection else { return self.handle(from, Input::DialFailed(key)) };
+                self.ends.insert((connection, 0), (from, key));
+                self.peers[from].links.insert(key, (connection, 0));
+                self.handle(from, Input::Connected(key));
+            }
+            Event::Disk(number, input) => self.handle(number, input),
+        }
+    }
+
+    // ---- the machines
+
+    fn handle(&mut self, number: usize, input: Input) {
+        let now = self.links.now();
+        if self.peers[number].alive {
+            self.peers[number].swarm.handle(now, input);
+            self.act(number);
+        }
+    }
+
+    fn act(&mut self, number: usize) {
+        self.obey(number);
+        self.peers[number].timer = self.peers[number].swarm.poll_timeout();
+    }
+
+    fn obey(&mut self, number: usize) {
+        while let Some(action) = self.peers[number].swarm.poll_action() {
+            match action {
+                Action::Dial { peer: key, addr, timeout } => {
+                    let to = self.addrs[&addr];
+                    if self.peers[to].alive && !self.links.is_dead(to) {
+                        self.later(self.links.delay(number, to), Event::Knock { from: number, key, to });
+                    } else {
+                        self.later(timeout, Event::Connected { from: number, key, connection: None });
+                    }
+                }
+                Action::Close(key, reason) => {
+                    let Some(id) = self.peers[number].links.remove(&key) else { continue };
+                    let other = self.ends.get(&(id.0, 1 - id.1)).map(|&(other, _)| self.peers[other].addr);
+                    let wasted = self.stats(number).wasted;
+                    self.peers[number].closed.extend(other.map(|addr| (addr, reason, wasted)));
+                    self.ends.remove(&id);
+                    self.links.close(id);
+                }
+                Action::Send(key, bytes) => {
+                    if let Some(&id) = self.peers[number].links.get(&key) {
+                        self.links.send(id, bytes);
+                    }
+                }
+                Action::Report(report) => self.on_report(number, report),
+                disk => self.on_disk(number, disk),
+            }
+        }
+    }
+
+    fn on_disk(&mut self, number: usize, action: Action) {
+        let layout = *self.info.layout();
+        let place = |piece: PieceIndex, begin: u32| layout.offset(piece) as usize + begin as usize;
+        let peer = &mut self.peers[number];
+        let answer = match action {
+            Action::Write { piece, begin, data } => {
+                let at = place(piece, begin);
+                peer.disk[at..at + data.len()].copy_from_slice(&data);
+                return;
+            }
+            Action::Hash(piece) => {
+                let at = place(piece, 0);
+                let digest: [u8; 20] =
+                    Sha1::digest(&peer.disk[at..at + layout.len_of(piece) as usize]).into();
+                Input::Hashed(piece, digest == self.info.piece_hash(piece))
+            }
+            Action::Digest(piece) => {
+                let at = place(piece, 0);
+                let whole = &peer.disk[at..at + layout.len_of(piece) as usize];
+                let first = |block: &[u8]| <[u8; 20]>::from(Sha1::digest(block))[..8].try_into();
+                let digests = whole.chunks(BLOCK_LEN as usize).filter_map(|block| first(block).ok());
+                Input::Digested(piece, digests.map(u64::from_be_bytes).collect())
+            }
+            Action::Read { peer: key, piece, begin, length } => {
+                let at = place(piece, begin);
+                let mut data = peer.disk[at..at + length as usize].to_vec();
+                if peer.role == Role::Liar {
+                    data[0] ^= 1;
+                }
+                Input::Read { peer: key, piece, begin, data: Some(data.into()) }
+            }
+            other => unreachable!("{other:?}"),
+        };
+        self.later(DISK, Event::Disk(number, answer));
+    }
+
+    fn on_report(&mut self, number: usize, report: Report) {
+        match report {
+            Report::Metadata(info) => {
+                assert_eq!(info.raw(), self.info.raw());
+                let none = Bitfield::none(info.layout().count());
+                self.peers[number].info = Some(info);
+                self.later(DISK, Event::Disk(number, Input::DiskReady(none)));
+            }
+            Report::Verified(piece) => {
+                self.peers[number].verified.insert(piece.get());
+            }
+            Report::Complete if self.peers[number].role == Role::Leecher => {
+                let now = self.links.elapsed();
+                assert!(self.peers[number].done.replace(now).is_none(), "complete twice");
+                assert!(self.peers[number].disk == self.content, "wrong bytes");
+            }
+            Report::Complete | Report::DhtNode(_) => {}
+            Report::BadMetadata(error) => panic!("{error}"),
+        }
+    }
+
+    /// A host leaves: its connections break and the others learn it.
+    pub fn leave(&mut self, number: usize) {
+        self.peers[number].alive = false;
+        for (_, id) in std::mem::take(&mut self.peers[number].links) {
+            self.ends.remove(&id);
+            self.links.cut(id.0);
+        }
+    }
+
+    /// A host falls silent: nobody is told.
+    pub fn vanish(&mut self, number: usize) {
+        self.peers[number].alive = false;
+        self.links.silence(number);
+    }
+
+    pub fn is_connected(&self, a: usize, b: usize) -> bool {
+        let others = self.peers[a].links.values().filter_map(|id| self.ends.get(&(id.0, 1 - id.1)));
+        others.into_iter().any(|&(other, _)| other == b)
+    }
+
+    // ---- figures
+
+    pub fn elapsed(&self) -> Duration {
+        self.links.elapsed()
+    }
+
+    pub fn stats(&self, number: usize) -> Stats {
+        self.peers[number].swarm.stats(self.links.now())
+    }
+
+    pub fn leechers(&self) -> impl Iterator<Item = usize> + '_ {
+        (0..self.peers.len()).filter(|&n| self.peers[n].role == Role::Leecher && self.peers[n].alive)
+    }
+
+    pub fn all_done(&self) -> bool {
+        self.leechers().all(|n| self.peers[n].done.is_some())
+    }
+
+    fn describe(&self) -> String {
+        let each = self.leechers().map(|n| format!("\n{n}: {:?} {:?}", self.peers[n].done, self.stats(n)));
+        format!("after {:?}:{}", self.links.elapsed(), each.collect::<String>())
+    }
+
+    pub fn outcome(&self, name: &str, t_min: f64) -> Outcome {
+        let last = self.leechers().filter_map(|n| self.peers[n].done).max().unwrap_or_default().as_secs_f64();
+        let first =
+            self.leechers().filter_map(|n| self.peers[n].done).min().unwrap_or_default().as_secs_f64();
+        let wasted = self.leechers().map(|n| self.stats(n).wasted).max().unwrap_or_default();
+        let outcome = Outcome { ratio: last / t_min, wasted, trace: self.links.trace() };
+        println!(
+            "{name:24} | first {first:6.1} s | last {last:6.1} s | T_min {t_min:6.1} s | T/T_min {:5.2} | wasted at most {:5} KiB | {}",
+            outcome.ratio,
+            wasted >> 10,
+            &outcome.trace[..12],
+        );
+        outcome
+    }
+}
+
+pub struct Outcome {
+    pub ratio: f64,
+    pub wasted: u64,
+    pub trace: String,
+}
+
+pub fn info(content: &[u8], piece: usize) -> Info {
+    let mut hashes: Vec<u8> = content.chunks(piece).flat_map(Sha1::digest).collect();
+    let mut out = Vec::new();
+    let mut w = Writer::new(&mut out);
+    w.begin_dict().bytes(b"length").int(content.len() as i64).bytes(b"name").bytes(b"swarm.bin");
+    w.bytes(b"piece length").int(piece as i64).bytes(b"pieces").bytes(&hashes);
+    // Two more blocks of metadata, so that it comes from several peers.
+    hashes.resize(hashes.len().max(33_000), 7);
+    w.bytes(b"x-filler").bytes(&hashes).end();
+    Info::parse(out.into()).expect("an info dictionary of our own making")
+}
+
+/// The shortest time any protocol could need, in seconds (Kumar and Ross, "Peer-Assisted File Distribution: The Minimum
+/// Distribution Time", 2006).
+pub fn t_min(size: usize, seeder_up: u64, ups: &[u64], down: u64) -> f64 {
+    let (size, n) = (size as f64, ups.len() as f64);
+    let all = (seeder_up + ups.iter().sum::<u64>()) as f64;
+    (size / seeder_up as f64).max(size / down as f64).max(n * size / all)
+}
