@@ -23,6 +23,7 @@ use dhtget::wire::krpc::{self, Body};
 use dhtget::wire::magnet::{self, Magnet};
 use dhtget::wire::metainfo::{self, FileKind, Info, Metainfo};
 use dhtget::wire::peer::{BlockRef, Frames, HANDSHAKE_LEN, Handshake, Message, PeerWireError};
+use dhtget::wire::pex::PexMessage;
 
 /// Runs one input.
 pub type Target = fn(&[u8]) -> u64;
@@ -187,6 +188,11 @@ fn extended(payload: &Bytes) {
             Some((handshake.metadata_id, handshake.metadata_size, handshake.request_queue, handshake.port))
         );
     }
+    if let Some(message) = PexMessage::parse(payload) {
+        // Addresses mapped into IPv6 come back among the others, so only their number is the same.
+        let again = PexMessage::parse(&message.emit()).map(|m| (m.added.len(), m.dropped.len()));
+        assert_eq!(again, Some((message.added.len(), message.dropped.len())));
+    }
     if let Some(message) = MetadataMessage::parse(payload) {
         assert_eq!(MetadataMessage::parse(&message.emit().into()), Some(message));
     }
@@ -201,6 +207,9 @@ fn connection(stream: &[u8], chunk: usize) {
         listen_port: Some(6881),
         dht_port: Some(6881),
         metadata_size: Some(300),
+        pex: true,
+        upload_only: false,
+        peer_ip: Some([1, 2, 3, 4].into()),
     };
     for incoming in [false, true] {
         let mut conn = Connection::new(settings.clone(), incoming, start);

@@ -16,6 +16,7 @@ use tracing::{debug, warn};
 use crate::dht;
 use crate::driver::download::{self, Surroundings};
 use crate::driver::listen::{ListenError, listen, local_ips};
+use crate::driver::lsd::Lsd;
 use crate::driver::state::StateFolder;
 use crate::driver::tcp::{Doors, Links};
 use crate::driver::throttle::Throttle;
@@ -56,6 +57,8 @@ pub struct ClientConfig {
     pub presence: Presence,
     /// Stay out of the DHT: only peers that are named, and whoever finds us.
     pub no_dht: bool,
+    /// Look for peers in the local network, and be found there (BEP 14).
+    pub lsd: bool,
     /// Where the node id and known nodes outlive the process; none: nowhere.
     pub state_dir: Option<PathBuf>,
     /// What strangers may take of the DHT node.
@@ -94,6 +97,7 @@ pub enum StartError {
 pub struct Client {
     dht: Dht,
     around: Surroundings,
+    lsd: Option<Lsd>,
     seeds: std::sync::Mutex<Rng>,
     state: Option<Arc<StateFolder>>,
     listeners: Vec<AbortHandle>,
@@ -132,8 +136,10 @@ impl Client {
             source,
         };
         let around = Surroundings { links, doors, port: listening.port, dht: !config.no_dht };
+        let locals = if config.lsd { local_ips(config.listen) } else { Vec::new() };
+        let lsd = Lsd::spawn(listening.port, &locals, rng.u64());
         raise_file_limit();
-        Ok(Self { dht, around, seeds: std::sync::Mutex::new(rng), state, listeners })
+        Ok(Self { dht, around, lsd, seeds: std::sync::Mutex::new(rng), state, listeners })
     }
 
     /// The port of TCP and UDP.
@@ -169,6 +175,10 @@ impl Client {
         let dht = (!private && self.around.dht).then(|| self.dht.clone());
         let named = resolve_peers(peers, ends.candidates.clone(), dht);
         let mut helpers = vec![tokio::spawn(named).abort_handle()];
+        if let Some(lsd) = self.lsd.clone().filter(|_| !private) {
+            let meet = meet_neighbours(lsd, hash, ends.candidates.clone(), ends.status.clone());
+            helpers.push(tokio::spawn(meet).abort_handle());
+        }
         if !private && self.around.dht {
             helpers.push(tokio::spawn(pass_nodes(ends.dht_nodes, self.dht.clone())).abort_handle());
             let finder = Finder {
@@ -304,6 +314,19 @@ async fn resolve_peers(
     }
 }
 
+/// Shares a transfer with the local network until it ends or turns out private (BEP 27).
+async fn meet_neighbours(
+    lsd: Lsd,
+    hash: InfoHash,
+    candidates: mpsc::Sender<(Vec<SocketAddr>, Origin)>,
+    mut status: watch::Receiver<Status>,
+) {
+    lsd.add(hash, candidates).await;
+    if status.wait_for(|s| s.private).await.is_ok() {
+        lsd.remove(hash).await;
+    }
+}
+
 async fn pass_nodes(mut nodes: mpsc::Receiver<SocketAddr>, dht: Dht) {
     while let Some(addr) = nodes.recv().await {
         dht.add_contact(addr);
@@ -327,7 +350,6 @@ impl Finder {
         let begun = clock::now();
         loop {
             self.search().await;
-            // BEP 27: once the metadata says so, only who is named may be asked.
             if self.candidates.is_closed() || self.status.borrow().private {
                 return;
             }
@@ -345,6 +367,9 @@ impl Finder {
             wait = (wait * 2).min(if early { SEARCH_AGAIN_EARLY } else { SEARCH_AGAIN_LONELY });
             debug!(?pause, connected, "searching the DHT again later");
             self.rest(pause).await;
+            if self.status.borrow().private {
+                return;
+            }
         }
     }
 
@@ -379,7 +404,18 @@ impl Finder {
                     None => return,
                 },
                 Ok(()) = status.changed() => self.note_status(&mut status),
+                // The search ends with its handle, and nothing is announced.
+                () = self.private() => return,
             }
+        }
+    }
+
+    /// Until the metadata says that only who is named may be asked (BEP 27).
+    async fn private(&self) {
+        let mut status = self.status.clone();
+        if status.wait_for(|s| s.private).await.is_err() {
+            // The transfer has ended; whoever waits notices that elsewhere.
+            std::future::pending::<()>().await;
         }
     }
 
@@ -392,6 +428,7 @@ impl Finder {
             tokio::select! {
                 () = tokio::time::sleep_until(deadline.into()) => return,
                 () = self.candidates.closed() => return,
+                () = self.private() => return,
                 Ok(()) = status.changed() => {
                     self.note_status(&mut status);
                     if was_empty && self.finding.borrow().nodes > 0 {
@@ -415,8 +452,8 @@ impl Finder {
         let said: Vec<String> = said.map(|(what, who)| format!("{who} {what}")).collect();
         let trouble = (nodes == 0 && !said.is_empty()).then(|| said.join("; "));
         self.finding.send_if_modified(|f| {
-            let changed = f.nodes != nodes || f.trouble != trouble;
-            (f.nodes, f.trouble) = (nodes, trouble);
+            let changed = f.nodes != nodes || f.trouble != trouble || f.external != status.external;
+            (f.nodes, f.trouble, f.external) = (nodes, trouble, status.external);
             changed
         });
     }
@@ -476,6 +513,72 @@ mod tests {
         let known = status.wait_for(|s| s.nodes_v4 == 1);
         tokio::time::timeout(Duration::from_secs(30), known).await.unwrap().unwrap();
         transfer.stop().await;
+        second.shutdown().await;
+        first.shutdown().await;
+    }
+
+    #[tokio::test]
+    async fn a_peers_dht_port_leads_into_the_dht() {
+        use crate::wire::peer::{Handshake, Message, Reserved};
+        use tokio::io::AsyncWriteExt as _;
+        let listen = Some(SocketAddr::from(([127, 0, 0, 1], 0)));
+        let config = ClientConfig { listen, private_network: true, ..ClientConfig::default() };
+        let (first, second) =
+            (Client::start(config.clone()).await.unwrap(), Client::start(config).await.unwrap());
+        let hash = crate::id::Id160([7; 20]);
+        let source = Source::Hash(hash);
+        let transfer =
+            second.add(Job { source, placement: Placement::Nowhere, peers: Vec::new(), seed: false });
+        let mut hello = Vec::new();
+        let peer_id = crate::id::Id160([8; 20]);
+        Handshake { reserved: Reserved::OURS, info_hash: hash, peer_id }.emit(&mut hello);
+        Message::Port(first.port()).emit(&mut hello);
+        let mut peer = tokio::net::TcpStream::connect(("127.0.0.1", second.port())).await.unwrap();
+        peer.write_all(&hello).await.unwrap();
+        let mut status = second.dht().status();
+        let known = status.wait_for(|s| s.nodes_v4 == 1);
+        tokio::time::timeout(Duration::from_secs(30), known).await.unwrap().unwrap();
+        transfer.stop().await;
+        second.shutdown().await;
+        first.shutdown().await;
+    }
+
+    #[tokio::test]
+    async fn a_magnet_that_turns_out_private_leaves_the_dht_alone() {
+        use sha1::{Digest as _, Sha1};
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("n");
+        std::fs::write(&path, b"hello").unwrap();
+        let mut raw = Vec::new();
+        let mut w = crate::wire::bencode::Writer::new(&mut raw);
+        w.begin_dict().bytes(b"length").int(5).bytes(b"name").bytes(b"n").bytes(b"piece length").int(16384);
+        w.bytes(b"pieces").bytes(&Sha1::digest(b"hello")).bytes(b"private").int(1).end();
+        let info = Arc::new(crate::wire::metainfo::Info::parse(raw.into()).unwrap());
+        let listen = Some(SocketAddr::from(([127, 0, 0, 1], 0)));
+        let config = ClientConfig { listen, private_network: true, ..ClientConfig::default() };
+        let first = Client::start(config.clone()).await.unwrap();
+        let bootstrap = vec![format!("127.0.0.1:{}", first.port())];
+        let second = Client::start(ClientConfig { bootstrap, ..config }).await.unwrap();
+        let hash = info.hash();
+        let source = Source::Info(info);
+        let placement = Placement::InPlace(path);
+        let sharer = first.add(Job { source, placement, peers: Vec::new(), seed: true });
+        assert_eq!(sharer.helpers.len(), 1, "nobody looks for peers of it");
+        let placement = Placement::Folder { dir: dir.path().join("out"), name: None, overwrite: false };
+        let peers = vec![format!("127.0.0.1:{}", first.port())];
+        let getter = second.add(Job { source: Source::Hash(hash), placement, peers, seed: true });
+        let mut status = getter.status();
+        let told = status.wait_for(|s| s.private && s.stage == Stage::Seeding);
+        tokio::time::timeout(Duration::from_secs(30), told).await.unwrap().unwrap();
+        for _ in 0..100 {
+            if getter.helpers[2].is_finished() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert!(getter.helpers[2].is_finished(), "the search for peers has ended");
+        getter.stop().await;
+        sharer.stop().await;
         second.shutdown().await;
         first.shutdown().await;
     }

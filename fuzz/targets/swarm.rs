@@ -15,6 +15,7 @@ use dhtget::wire::bencode::Writer;
 use dhtget::wire::extended::{ExtendedHandshake, METADATA_BLOCK_LEN, MetadataMessage};
 use dhtget::wire::metainfo::{BLOCK_LEN, Info, PieceIndex};
 use dhtget::wire::peer::{BlockRef, Frames, HANDSHAKE_LEN, Handshake, MAX_REQUEST_LEN, Message, Reserved};
+use dhtget::wire::pex::PexMessage;
 
 use super::script::{Script, Trace};
 
@@ -244,10 +245,22 @@ impl World {
                 let block = u32::from(script.u8() % 3);
                 Message::Extended { id: 1, payload: MetadataMessage::Request { block }.emit().into() }
             }
+            16 => {
+                let (id, of_pex) = (2 + script.u8() % 3, script.u8() % 20);
+                let added = (0..of_pex).map(|n| (SocketAddr::from(([10, 0, n, script.u8()], 6881)), n));
+                let payload = match id {
+                    2 => PexMessage { added: added.collect(), dropped: Vec::new() }.emit(),
+                    3 => vec![script.u8() % 2],
+                    _ => index.to_be_bytes().to_vec(),
+                };
+                Message::Extended { id, payload: payload.into() }
+            }
             _ => {
                 let size = [self.info.raw().len() as u64, 100, 1 << 40, 0][script.index(4)];
                 let handshake = ExtendedHandshake {
                     metadata_id: Some(script.u8() % 4),
+                    pex_id: Some(script.u8() % 3),
+                    upload_only: [None, Some(false), Some(true)][script.index(3)],
                     metadata_size: Some(size),
                     request_queue: Some(u32::from(script.u16())),
                     port: Some(script.u16()),

@@ -105,6 +105,9 @@ pub struct TransferArgs {
     /// Dial this peer at once; repeatable, commas too
     #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', value_parser = host_port)]
     pub peer: Vec<HostPort>,
+    /// Neither look for peers in the local network nor be found there
+    #[arg(long)]
+    pub no_lsd: bool,
     /// Receive at most so many bytes a second (k, M, G: 1024-based)
     #[arg(long, value_name = "RATE", value_parser = rate)]
     pub limit_rate: Option<u64>,

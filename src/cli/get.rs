@@ -25,6 +25,10 @@ const TICK: Duration = Duration::from_millis(250);
 /// Goodbyes take no longer than this: a peer or disk that hangs must not hold us.
 const GOODBYE: Duration = Duration::from_secs(10);
 
+/// Said once for a private torrent (BEP 27).
+const PRIVATE: &str = "this torrent is private: it is neither looked up nor announced, and trackers are not supported; \
+                       peers that are named can be reached (`--peer HOST:PORT`, or `x.pe` in the link)";
+
 /// What a run has learnt so far.
 struct Run<'a> {
     plan: &'a GetPlan,
@@ -149,6 +153,9 @@ impl Run<'_> {
         let (files, size) = (count(files, "file"), bytes(layout.total()));
         let pieces = count(layout.count() as usize, "piece");
         self.reporter.note(&format!("{}: {files}, {size} in {pieces}", info.name()));
+        if info.is_private() {
+            self.reporter.note(PRIVATE);
+        }
     }
 
     fn on_complete(&mut self, status: &Status) {

@@ -374,6 +374,7 @@ pub(super) fn client(
         private_network: own || network.no_dht,
         presence: Presence::Serving,
         no_dht: network.no_dht,
+        lsd: !transfer.no_lsd,
         state_dir,
         dht_limits: crate::dht::Limits::default(),
         limit_download: transfer.limit_rate,
@@ -381,9 +382,14 @@ pub(super) fn client(
     })
 }
 
+/// Of a run that shares nothing, so that nobody nearby need know of it.
+fn no_transfers() -> TransferArgs {
+    TransferArgs { no_lsd: true, ..TransferArgs::default() }
+}
+
 /// A run that asks, and is gone.
 fn asking(network: &NetworkArgs, nodes: &[String], env: &Env) -> Result<ClientConfig, CliError> {
-    let config = client(network, &TransferArgs::default(), nodes, env)?;
+    let config = client(network, &no_transfers(), nodes, env)?;
     Ok(ClientConfig { presence: Presence::ReadOnly, ..config })
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::rules::LookupRules;
 use crate::id::NodeId;
 use crate::wire::compact::Contact;
+use crate::wire::reach::Reach;
 
 /// Nodes that store a value, and entries of a full bucket far from the root (BEP 5, "Routing Table").
 pub const K: usize = 8;
@@ -314,21 +315,13 @@ pub fn is_sendable(addr: SocketAddr) -> bool {
 
 /// Whether the address means nothing outside one machine or one site.
 pub fn is_private(ip: IpAddr) -> bool {
-    let site = match ip {
-        // The third: what carriers use behind their own NATs (RFC 6598).
-        IpAddr::V4(v4) => v4.is_private() || v4.is_link_local() || matches!(v4.octets(), [100, 64..128, ..]),
-        IpAddr::V6(v6) => v6.is_unique_local() || v6.is_unicast_link_local(),
-    };
-    site || is_isolated(ip)
+    Reach::of(ip) < Reach::World
 }
 
 /// Whether a socket on this address reaches no other network: loopback, and what is set aside for testing
 /// devices in a laboratory (RFC 2544, RFC 5180).
 pub fn is_isolated(ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(v4) => v4.is_loopback() || matches!(v4.octets(), [198, 18 | 19, ..]),
-        IpAddr::V6(v6) => v6.is_loopback() || matches!(v6.segments(), [0x2001, 2, 0, ..]),
-    }
+    Reach::of(ip) == Reach::Isolated
 }
 
 impl Config {

@@ -189,6 +189,7 @@ impl Download {
         }
         let mut answer = None;
         while !self.ended {
+            self.look_at_finding();
             self.act();
             self.publish(false);
             match self.wake(&mut candidates, &mut stop, &mut incoming, &mut net).await {
@@ -255,6 +256,14 @@ impl Download {
     }
 
     // ---- inputs
+
+    /// The search for peers may have taught us our own address.
+    fn look_at_finding(&mut self) {
+        if self.finding.has_changed().unwrap_or(false) {
+            let external = self.finding.borrow_and_update().external;
+            self.swarm.handle(clock::now(), Input::External(external));
+        }
+    }
 
     fn on_candidates(&mut self, addrs: Vec<SocketAddr>, origin: Origin) {
         if let (false, Some(first)) = (self.first_peer_told, addrs.first()) {

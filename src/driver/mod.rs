@@ -2,7 +2,7 @@
 //!
 //! Each file is one thin task or a few plain functions round one machine; deciding is the machines' work.
 //! The DHT's side: `udp`, `bootstrap`, `state`. A transfer's side: `download` (the task), `tcp` with `chunks`
-//! and `throttle`, `disk` with `storage` and `place`; `create` makes torrents,
+//! and `throttle`, `lsd` for all of them, `disk` with `storage` and `place`; `create` makes torrents,
 //! `resident` gives memory back.
 
 pub mod bootstrap;
@@ -13,6 +13,7 @@ pub mod disk;
 pub mod download;
 pub mod keyfile;
 pub mod listen;
+pub mod lsd;
 pub mod place;
 pub mod resident;
 pub mod state;

@@ -19,24 +19,34 @@ struct Bucket {
 
 /// A limit, or none.
 #[derive(Debug, Clone, Default)]
-pub struct Throttle(Option<Arc<Mutex<Bucket>>>);
+pub struct Throttle(Option<Arc<Shared>>);
+
+#[derive(Debug)]
+struct Shared {
+    bucket: Mutex<Bucket>,
+    /// Held by whoever waits for the bucket to fill; the rest queue behind him in the order they came. Without it
+    /// a connection that always wants more can keep the few bytes of another waiting for a minute.
+    turn: tokio::sync::Mutex<()>,
+}
 
 impl Throttle {
     /// At most `rate` bytes a second; no limit where there is none.
     pub fn new(rate: Option<u64>) -> Self {
         let bucket = |rate: u64| Bucket { rate: rate.max(1) as f64, level: 0.0, at: clock::now() };
-        Self(rate.map(|r| Arc::new(Mutex::new(bucket(r)))))
+        let shared = |rate| Shared { bucket: Mutex::new(bucket(rate)), turn: tokio::sync::Mutex::new(()) };
+        Self(rate.map(|r| Arc::new(shared(r))))
     }
 
     /// The limit in bytes a second, if there is one.
     pub fn rate(&self) -> Option<u64> {
-        let bucket = self.0.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner);
+        let bucket = self.0.as_ref()?.bucket.lock().unwrap_or_else(PoisonError::into_inner);
         Some(bucket.rate as u64)
     }
 
     /// Waits until at least one of `wanted` bytes may pass and returns how many may.
     pub async fn take(&self, wanted: usize) -> usize {
-        let Some(bucket) = &self.0 else { return wanted };
+        let Some(Shared { bucket, turn }) = self.0.as_deref() else { return wanted };
+        let _turn = turn.lock().await;
         loop {
             let wait = {
                 let mut bucket = bucket.lock().unwrap_or_else(PoisonError::into_inner);
@@ -56,8 +66,8 @@ impl Throttle {
 
     /// Gives back what was granted and not used.
     pub fn give_back(&self, unused: usize) {
-        if let Some(bucket) = &self.0 {
-            bucket.lock().unwrap_or_else(PoisonError::into_inner).level += unused as f64;
+        if let Some(shared) = &self.0 {
+            shared.bucket.lock().unwrap_or_else(PoisonError::into_inner).level += unused as f64;
         }
     }
 }
@@ -92,5 +102,28 @@ mod tests {
             assert!(per_second.abs_diff(rate) <= rate / 20 + 100, "{per_second} for {rate}");
         }
         assert_eq!(Throttle::new(None).take(5).await, 5);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_wants_little_does_not_wait_behind_who_wants_much_for_ever() {
+        let throttle = Throttle::new(Some(20_000));
+        let greedy = |name: u64| {
+            let throttle = throttle.clone();
+            tokio::spawn(async move {
+                loop {
+                    throttle.take(262_144).await;
+                    // What it takes to be handed on.
+                    tokio::time::sleep(Duration::from_millis(name)).await;
+                }
+            })
+        };
+        let much: Vec<_> = (1..4).map(greedy).collect();
+        for _ in 0..20 {
+            let asked = clock::now();
+            let granted = throttle.take(262_144).await;
+            throttle.give_back(granted - 68);
+            assert!(clock::now() - asked < Duration::from_secs(1), "{:?}", clock::now() - asked);
+        }
+        much.iter().for_each(tokio::task::JoinHandle::abort);
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Leaf of its folder: what a person or a program is told, in the units it is told in.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -187,7 +187,7 @@ pub enum TransferError {
     Metadata(#[from] MetainfoError),
 }
 
-/// How the search for peers goes; the client fills it in.
+/// How the search for peers goes, and what it taught us; the client fills it in.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Finding {
     /// DHT nodes in the table.
@@ -198,4 +198,6 @@ pub struct Finding {
     pub asked: (u32, u32),
     /// Nodes that hold our announce.
     pub announced_to: u32,
+    /// Our own address as others see it, IPv4 and IPv6.
+    pub external: [Option<IpAddr>; 2],
 }

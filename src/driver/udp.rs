@@ -4,7 +4,7 @@
 //! carries datagrams, time and wishes in, and datagrams and events out.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -46,6 +46,8 @@ pub struct DhtStatus {
     pub nodes_v6: usize,
     /// Whether the own neighbourhood was looked up with success.
     pub bootstrapped: bool,
+    /// Our own address as others see it, IPv4 and IPv6 (BEP 42).
+    pub external: [Option<IpAddr>; 2],
     /// Queries that strangers sent.
     pub queries_in: u64,
     /// Queries we sent.

@@ -1,7 +1,7 @@
 //! One connection of the peer wire as a machine: bytes in, events and bytes out.
 //!
-//! Owns the handshake, choke and interest of both sides, the requests under way, and the ids of
-//! extension messages. Must not know other peers, the disk, or how many pieces there are.
+//! Owns the handshake, choke and interest of both sides, and the requests under way; what travels in extension
+//! messages stands in `connection/extensions.rs`. Must not know other peers, the disk, or how many pieces there are.
 //!
 //! After each `handle_` or command, drain [`Connection::poll_event`] and [`Connection::poll_transmit`].
 
@@ -11,8 +11,13 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::event::{Event, ProtocolError, Settings};
-use crate::wire::extended::{ExtendedHandshake, MetadataMessage, OUR_METADATA_ID, OUR_REQUEST_QUEUE};
+use crate::wire::extended::{ExtendedHandshake, OUR_REQUEST_QUEUE};
 use crate::wire::peer::{BlockRef, Frames, HANDSHAKE_LEN, Handshake, Message, Reserved, piece_header};
+
+mod extensions;
+
+#[cfg(test)]
+use self::extensions::MAX_EXTENDED_HANDSHAKES;
 
 /// How long a handshake may take (libtorrent: 10 s).
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -26,8 +31,6 @@ const DEFAULT_REQUEST_QUEUE: u32 = 250;
 const MAX_UNREQUESTED: u32 = 512;
 /// Bitfields a peer may send at once, beside one a second: aria2 sends one in place of several haves, at any time.
 const MAX_FIELDS: u64 = 16;
-/// Extended handshakes one peer may send: first, metadata known, upload-only, and some to spare.
-const MAX_EXTENDED_HANDSHAKES: u32 = 64;
 
 /// One connection. See the module's page for the polling order.
 #[derive(Debug)]
@@ -168,11 +171,6 @@ impl Connection {
         self.remote.is_some_and(|r| r.reserved.fast())
     }
 
-    /// Whether the peer takes metadata requests (BEP 9).
-    pub fn serves_metadata(&self) -> bool {
-        self.extended.metadata_id.is_some_and(|id| id != 0) && self.extended.metadata_size.is_some()
-    }
-
     /// Whether we choke the peer.
     pub fn is_choking(&self) -> bool {
         self.choking
@@ -251,21 +249,6 @@ impl Connection {
         self.transmits.push_back(data);
     }
 
-    /// Sends a metadata message under the id that the peer chose, if it has chosen one.
-    pub fn send_metadata(&mut self, message: &MetadataMessage) {
-        if let Some(id) = self.extended.metadata_id.filter(|&id| id != 0) {
-            self.send(&Message::Extended { id, payload: message.emit().into() });
-        }
-    }
-
-    /// Tells the peer that we have the metadata now (BEP 10: the handshake may come again).
-    pub fn announce_metadata(&mut self, size: u64) {
-        self.settings.metadata_size = Some(size);
-        if self.remote.is_some_and(|r| r.reserved.extended()) {
-            self.send_extended_handshake();
-        }
-    }
-
     // ---- inside
 
     fn greet(&mut self) {
@@ -292,29 +275,6 @@ impl Connection {
         self.greeting = Vec::new();
         self.events.push_back(Event::Handshaken);
         Ok(())
-    }
-
-    /// What follows the bitfield: the extended handshake, and our DHT port.
-    pub fn introduce(&mut self) {
-        let Some(remote) = self.remote else { return };
-        if remote.reserved.extended() {
-            self.send_extended_handshake();
-        }
-        if let (true, Some(port)) = (remote.reserved.dht(), self.settings.dht_port) {
-            self.send(&Message::Port(port));
-        }
-    }
-
-    fn send_extended_handshake(&mut self) {
-        let handshake = ExtendedHandshake {
-            metadata_id: Some(OUR_METADATA_ID),
-            metadata_size: self.settings.metadata_size,
-            request_queue: Some(OUR_REQUEST_QUEUE),
-            port: self.settings.listen_port,
-            client: Some(concat!("dhtget ", env!("CARGO_PKG_VERSION")).to_owned()),
-            upload_only: None,
-        };
-        self.send(&Message::Extended { id: 0, payload: handshake.emit().into() });
     }
 
     fn on_message(&mut self, message: Message) -> Result<(), ProtocolError> {
@@ -383,27 +343,6 @@ impl Connection {
         if self.unrequested > MAX_UNREQUESTED { Err(ProtocolError::Unrequested) } else { Ok(()) }
     }
 
-    fn on_extended(&mut self, id: u8, payload: &Bytes) -> Result<(), ProtocolError> {
-        match id {
-            0 => {
-                self.extended_handshakes += 1;
-                if self.extended_handshakes > MAX_EXTENDED_HANDSHAKES {
-                    return Err(ProtocolError::Handshakes);
-                }
-                let news = ExtendedHandshake::parse(payload).ok_or(ProtocolError::Extension)?;
-                merge(&mut self.extended, news);
-                self.events.push_back(Event::Extended);
-            }
-            OUR_METADATA_ID => {
-                if let Some(message) = MetadataMessage::parse(payload) {
-                    self.events.push_back(Event::Metadata(message));
-                }
-            }
-            _ => {}
-        }
-        Ok(())
-    }
-
     /// Removes a request under way. Answers come in order as a rule, so the search ends at once.
     fn forget(&mut self, block: &BlockRef) -> bool {
         let at = self.asked.iter().position(|a| a == block);
@@ -415,18 +354,6 @@ impl Connection {
         if !self.small.is_empty() {
             self.transmits.push_back(std::mem::take(&mut self.small).into());
         }
-    }
-}
-
-/// A later handshake adds to and overrides an earlier one (BEP 10).
-fn merge(known: &mut ExtendedHandshake, news: ExtendedHandshake) {
-    known.metadata_id = news.metadata_id.or(known.metadata_id);
-    known.metadata_size = news.metadata_size.or(known.metadata_size);
-    known.request_queue = news.request_queue.or(known.request_queue);
-    known.port = news.port.or(known.port);
-    known.upload_only = news.upload_only.or(known.upload_only);
-    if news.client.is_some() {
-        known.client = news.client;
     }
 }
 

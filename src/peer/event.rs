@@ -2,12 +2,15 @@
 //!
 //! Leaf of its folder: everything may use it, it uses nothing beside it.
 
+use std::net::IpAddr;
+
 use bytes::Bytes;
 use thiserror::Error;
 
 use crate::id::{Id160, InfoHash};
 use crate::wire::extended::MetadataMessage;
 use crate::wire::peer::{BlockRef, PeerWireError};
+use crate::wire::pex::PexMessage;
 
 /// What both sides of a connection must agree on, and what we say of ourselves.
 #[derive(Debug, Clone)]
@@ -22,6 +25,12 @@ pub struct Settings {
     pub dht_port: Option<u16>,
     /// The size of the info dictionary, once we have it.
     pub metadata_size: Option<u64>,
+    /// Whether peers are exchanged (BEP 11).
+    pub pex: bool,
+    /// Whether we want no payload (BEP 21).
+    pub upload_only: bool,
+    /// Where the peer is, to be told so.
+    pub peer_ip: Option<IpAddr>,
 }
 
 /// What a peer said or did.
@@ -70,6 +79,12 @@ pub enum Event {
     DhtPort(u16),
     /// A metadata message (BEP 9).
     Metadata(MetadataMessage),
+    /// The peer names others (BEP 11).
+    Peers(PexMessage),
+    /// The peer has begun or ceased to want payload; see [`is_upload_only`](super::Connection::is_upload_only).
+    UploadOnly,
+    /// The peer has lost a piece (BEP 54).
+    DontHave(u32),
 }
 
 /// Why a connection must end.

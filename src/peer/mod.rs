@@ -2,6 +2,7 @@
 //!
 //! Nothing here knows other peers, the disk, or a socket.
 
+pub mod allowed_fast;
 pub mod bitfield;
 pub mod connection;
 pub mod event;

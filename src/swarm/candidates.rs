@@ -2,12 +2,15 @@
 //!
 //! Must not know connections beyond their outcome.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use super::config::{MAX_BANNED, MAX_CANDIDATES};
+use super::config::{MAX_BANNED, MAX_CANDIDATES, MAX_NAMED_BY_ONE, MAX_NAMED_PORTS, MAX_PEX_CANDIDATES};
 use super::event::Origin;
+use super::priority::priority;
+use crate::wire::compact::peer_bytes;
 
 /// After the first failure; doubles with each.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
@@ -29,6 +32,10 @@ struct Candidate {
     origin: Origin,
     state: State,
     failures: u32,
+    /// Which peer named it, where nobody else has.
+    named_by: Option<IpAddr>,
+    /// Among equals, higher ones are dialled first.
+    rank: u32,
 }
 
 /// The addresses known of one swarm.
@@ -37,25 +44,88 @@ pub struct Candidates {
     known: BTreeMap<SocketAddr, Candidate>,
     banned: BTreeSet<IpAddr>,
     banned_addrs: BTreeSet<SocketAddr>,
+    /// Our own, IPv4 and IPv6, where they are known.
+    own: [Option<SocketAddr>; 2],
+    /// Orders those that have no rank, by chance.
+    salt: u32,
 }
 
 impl Candidates {
+    /// Nobody yet; `salt` is what chance has to say.
+    pub fn new(salt: u32) -> Self {
+        Self { salt, ..Self::default() }
+    }
+
+    /// Orders everyone by their priority to these addresses of ours (BEP 40).
+    pub fn rank_from(&mut self, own: [Option<SocketAddr>; 2]) {
+        if own == self.own {
+            return;
+        }
+        self.own = own;
+        for addr in self.own.iter().flatten() {
+            self.known.remove(addr);
+        }
+        for (addr, candidate) in &mut self.known {
+            candidate.rank = rank(&self.own, self.salt, *addr);
+        }
+    }
+
+    /// The priority of a connection to this address, where our own is known.
+    pub fn rank_of(&self, addr: SocketAddr) -> Option<u32> {
+        let addr = canonical(addr);
+        own_beside(&self.own, addr).map(|own| priority(own, addr))
+    }
+
     /// Learns an address; says whether it is new and usable.
     pub fn add(&mut self, addr: SocketAddr, origin: Origin) -> bool {
         let addr = canonical(addr);
-        if !usable(addr) || self.is_banned(addr) {
+        if !usable(addr) || self.is_banned(addr) || self.own.contains(&Some(addr)) {
             return false;
         }
         if let Some(known) = self.known.get_mut(&addr) {
-            known.origin = known.origin.min(origin);
+            if origin < known.origin {
+                (known.origin, known.named_by) = (origin, None);
+            }
             return false;
         }
-        if self.known.len() >= MAX_CANDIDATES && !self.forget_worst() {
+        if self.known.len() >= MAX_CANDIDATES && !self.forget_worst(|_| true) {
             return false;
         }
-        let state = State::Idle { not_before: None };
-        self.known.insert(addr, Candidate { origin, state, failures: 0 });
+        let (state, rank) = (State::Idle { not_before: None }, rank(&self.own, self.salt, addr));
+        self.known.insert(addr, Candidate { origin, state, failures: 0, named_by: None, rank });
         true
+    }
+
+    /// Learns an address that the peer at `by` has named (BEP 11), where that peer and all others have not named
+    /// too many; says whether it is new and usable.
+    pub fn add_named(&mut self, addr: SocketAddr, by: IpAddr) -> bool {
+        let (addr, by) = (canonical(addr), by.to_canonical());
+        if self.known.contains_key(&addr) {
+            return false;
+        }
+        let host = SocketAddr::new(addr.ip(), 0)..=SocketAddr::new(addr.ip(), u16::MAX);
+        if !addr.ip().is_loopback() && self.known.range(host).count() >= MAX_NAMED_PORTS {
+            return false;
+        }
+        let named = |c: &Candidate| c.origin == Origin::Pex;
+        let named_by_it = |c: &Candidate| c.named_by == Some(by);
+        let (mut all, mut its) = (0, 0);
+        for candidate in self.known.values() {
+            all += usize::from(named(candidate));
+            its += usize::from(named_by_it(candidate));
+        }
+        // Who names many must do without those that could not be reached.
+        if its >= MAX_NAMED_BY_ONE && !self.forget_worst(named_by_it) {
+            return false;
+        }
+        if all >= MAX_PEX_CANDIDATES && !self.forget_worst(named) {
+            return false;
+        }
+        let new = self.add(addr, Origin::Pex);
+        if let Some(candidate) = self.known.get_mut(&addr).filter(|_| new) {
+            candidate.named_by = Some(by);
+        }
+        new
     }
 
     /// How many addresses are known.
@@ -76,7 +146,7 @@ impl Candidates {
     /// The best address to dial now; it counts as busy until its outcome is told.
     pub fn take(&mut self, now: Instant) -> Option<SocketAddr> {
         let due = self.known.iter_mut().filter(|(_, c)| c.is_due(now));
-        let (addr, candidate) = due.min_by_key(|(_, c)| (c.failures, c.origin))?;
+        let (addr, candidate) = due.min_by_key(|(_, c)| (c.failures, c.origin, Reverse(c.rank)))?;
         candidate.state = State::Busy;
         Some(*addr)
     }
@@ -108,6 +178,11 @@ impl Candidates {
         }
     }
 
+    /// Forgets everyone whom neither the user named nor a connection of his own, unless he is being dealt with.
+    pub fn forget_found(&mut self) {
+        self.known.retain(|_, c| !c.origin.is_found() || c.state == State::Busy);
+    }
+
     /// Never deals with this address again; on networks where one host is one peer, with its host.
     pub fn ban(&mut self, addr: SocketAddr) {
         let addr = canonical(addr);
@@ -135,9 +210,11 @@ impl Candidates {
         }
     }
 
-    fn forget_worst(&mut self) -> bool {
+    /// Makes room: among those that `may_go`, one that could not be reached. The user's stay.
+    fn forget_worst(&mut self, may_go: impl Fn(&Candidate) -> bool) -> bool {
         let idle = self.known.iter().filter(|(_, c)| c.state != State::Busy && c.failures > 0);
-        let worst = idle.max_by_key(|(_, c)| c.failures).map(|(addr, _)| *addr);
+        let ours = idle.filter(|(_, c)| c.origin != Origin::User && may_go(c));
+        let worst = ours.max_by_key(|(_, c)| (c.failures, c.origin)).map(|(addr, _)| *addr);
         worst.is_some_and(|addr| self.known.remove(&addr).is_some())
     }
 }
@@ -149,6 +226,17 @@ impl Candidate {
             State::Busy => false,
         }
     }
+}
+
+/// Canonical where our own address is known, else by chance.
+fn rank(own: &[Option<SocketAddr>; 2], salt: u32, addr: SocketAddr) -> u32 {
+    let (bytes, length) = peer_bytes(addr);
+    let by_chance = || crc32c::crc32c_append(salt, &bytes[..length]);
+    own_beside(own, addr).map_or_else(by_chance, |own| priority(own, addr))
+}
+
+fn own_beside(own: &[Option<SocketAddr>; 2], addr: SocketAddr) -> Option<SocketAddr> {
+    own.iter().flatten().copied().find(|own| own.is_ipv4() == addr.is_ipv4())
 }
 
 fn canonical(addr: SocketAddr) -> SocketAddr {
@@ -200,5 +288,36 @@ mod tests {
             c.add(SocketAddr::new(IpAddr::V4(i.wrapping_add(0x0a00_0001).into()), 1), Origin::Dht);
         }
         assert_eq!(c.len(), MAX_CANDIDATES);
+    }
+
+    #[test]
+    fn what_peers_name_comes_last_and_is_bounded_in_every_way() {
+        let (mut c, now) = (Candidates::default(), Instant::now());
+        let by = |n: u8| IpAddr::from([9, 9, 9, n]);
+        let named = |n: u32| SocketAddr::new(IpAddr::V4((0x0b00_0000 + n).into()), 6881);
+        assert!(c.add_named(addr("1.1.1.1:7"), by(1)) && !c.add_named(addr("1.1.1.1:7"), by(2)));
+        c.add(addr("2.2.2.2:7"), Origin::Dht);
+        assert_eq!(c.take(now), Some(addr("2.2.2.2:7")));
+        // One host by many ports.
+        assert_eq!(
+            (1..100).filter(|&p| c.add_named(SocketAddr::new(by(77), p), by(1))).count(),
+            MAX_NAMED_PORTS
+        );
+        // One peer, then many peers that name many.
+        let rest = MAX_NAMED_BY_ONE - 1 - MAX_NAMED_PORTS;
+        assert_eq!((0..5000).filter(|&n| c.add_named(named(n), by(1))).count(), rest);
+        let all: usize = (2..20)
+            .map(|b| (0..5000).filter(|&n| c.add_named(named(10_000 * b + n), by(b as u8))).count())
+            .sum();
+        assert_eq!(all, MAX_PEX_CANDIDATES - MAX_NAMED_BY_ONE);
+        assert!(c.add(named(1_000_000), Origin::Dht), "others still find room");
+        // What could not be reached gives way.
+        while let Some(taken) = c.take(now) {
+            c.on_failure(taken, now);
+        }
+        assert!(c.add_named(named(1_000_001), by(1)));
+        // Named again by the DHT, an address is no longer the peer's.
+        assert!(!c.add(named(1_000_001), Origin::Dht));
+        assert!(c.add_named(named(1_000_002), by(1)));
     }
 }

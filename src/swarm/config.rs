@@ -12,6 +12,13 @@ pub const MAX_INCOMING: usize = 150;
 pub const MAX_PER_ADDRESS: usize = 8;
 /// Peers that gave payload and have gone, remembered in case it was false.
 pub const MAX_DEPARTED: usize = 512;
+/// A peer of no use may be displaced by one of higher priority (BEP 40) after this long: by then it has said what
+/// it has and wants.
+pub const DISPLACE_AFTER: Duration = Duration::from_secs(60);
+/// What peers say of our own address is remembered of this many networks.
+pub const MAX_OWN_VOTES: usize = 32;
+/// Networks that must agree on it; little depends on it, but one liar must not suffice.
+pub const MIN_OWN_VOTES: usize = 3;
 /// Dials under way at once: enough to find live peers among many dead ones in seconds, few enough for a home router.
 pub const MAX_HALF_OPEN: usize = 100;
 /// How long one dial may take while others wait.
@@ -20,6 +27,27 @@ pub const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
 pub const PATIENT_DIAL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Addresses remembered; past this the worst is forgotten.
 pub const MAX_CANDIDATES: usize = 2000;
+/// Of these, addresses that only other peers named (BEP 11): half, so that there is room for what others find.
+pub const MAX_PEX_CANDIDATES: usize = MAX_CANDIDATES / 2;
+/// Of these, addresses that one peer named: four of its messages, and no more than a tenth.
+pub const MAX_NAMED_BY_ONE: usize = 200;
+/// Ports of one host that other peers may name: more would make us a tool against that host.
+pub const MAX_NAMED_PORTS: usize = MAX_PER_ADDRESS;
+/// How often a peer is told who came and went (BEP 11: not more often than once a minute).
+pub const PEX_EVERY: Duration = Duration::from_secs(60);
+/// How soon it is looked at again while there is nobody to tell of.
+pub const PEX_AGAIN: Duration = Duration::from_secs(5);
+/// Peer exchange messages taken from one peer in a minute; past this its connection ends. One is due, and some
+/// clients send the first few close together.
+pub const MAX_PEX_A_MINUTE: usize = 6;
+/// How often a torrent is announced to the local network (BEP 14).
+pub const LSD_EVERY: Duration = Duration::from_secs(5 * 60);
+/// The least time between two such announces of a torrent, whatever happens meanwhile (BEP 14: a minute).
+pub const LSD_AT_MOST: Duration = Duration::from_secs(60);
+/// Hosts of the local network that are passed on for one torrent in a minute: more are no swarm but a flood.
+pub const MAX_NEIGHBOURS: usize = 50;
+/// DHT ports one peer may name (BEP 5): it has one node, and some clients repeat it.
+pub const MAX_DHT_PORTS: u8 = 4;
 /// Addresses of proven liars remembered.
 pub const MAX_BANNED: usize = 1000;
 /// How often rates, snubbing and dials are looked at.
@@ -61,7 +89,16 @@ pub const MAX_UNSENT: usize = 4 << 20;
 pub const MAX_FINISHING: usize = 64;
 /// Requests of one peer we queue; a little over what we announce.
 pub const MAX_PEER_REQUESTS: usize = 2048;
-/// Haves remembered of one peer before the number of pieces is known.
+/// Pieces that one peer may ask for while it is choked, and we of it (BEP 6, and libtorrent: ten).
+pub const ALLOWED_FAST: usize = 10;
+/// Bytes of these that we serve on one connection, or one piece where that is more: a newcomer needs a first
+/// few pieces, and no more than that goes past tit-for-tat.
+pub const ALLOWED_FAST_BYTES: u64 = 1 << 20;
+/// Requests of a choked peer that we queue: a full pipeline, and no more that could keep others waiting.
+pub const ALLOWED_FAST_QUEUE: usize = 64;
+/// Requests under way at a peer that chokes us: a pipeline, and no more to wait for than necessary.
+pub const ALLOWED_FAST_DEPTH: usize = 16;
+/// Haves and losses remembered of one peer before the number of pieces is known.
 pub const MAX_EARLY_HAVES: usize = 16_384;
 /// Missing haves sent one by one to a peer that connected before we knew our pieces; past this it is cheaper to reconnect.
 pub const MAX_LATE_HAVES: u32 = 8192;

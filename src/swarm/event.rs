@@ -2,7 +2,7 @@
 //!
 //! Leaf of its folder: everything may use it, it uses nothing beside it.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,10 +20,24 @@ pub struct PeerKey(pub std::num::NonZeroU32);
 pub enum Origin {
     /// The user: `--peer`, or `x.pe` in the magnet.
     User,
+    /// The local network (BEP 14): nobody is nearer.
+    Lan,
     /// The DHT.
     Dht,
     /// It connected to us and named its port.
     Itself,
+    /// Another peer (BEP 11): whoever is connected may name anybody.
+    Pex,
+}
+
+impl Origin {
+    /// Whether a search brought the address, rather than its owner or the user; none may for private torrents.
+    pub fn is_found(self) -> bool {
+        match self {
+            Self::User | Self::Itself => false,
+            Self::Lan | Self::Dht | Self::Pex => true,
+        }
+    }
 }
 
 /// What the driver tells the swarm.
@@ -31,6 +45,8 @@ pub enum Origin {
 pub enum Input {
     /// Addresses of possible peers.
     Candidates(Vec<SocketAddr>, Origin),
+    /// Our own addresses as others see them, IPv4 and IPv6, where the DHT has found out.
+    External([Option<IpAddr>; 2]),
     /// A dial succeeded.
     Connected(PeerKey),
     /// A dial failed.
@@ -136,6 +152,12 @@ pub enum CloseReason {
     /// It asks on and on and reads no answer.
     #[error("it reads nothing of what it asked for")]
     Deaf,
+    /// It names other peers too often.
+    #[error("it names other peers too often")]
+    Talkative,
+    /// It is of no use, and its place goes to one of higher priority (BEP 40).
+    #[error("its place goes to another")]
+    Displaced,
     /// The same peer is connected already.
     #[error("connected already")]
     Duplicate,

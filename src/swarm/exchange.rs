@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::config::{MAX_METADATA_QUEUE, METADATA_AHEAD, METADATA_SERVINGS, UPLOAD_AHEAD};
+use super::config::{MAX_DHT_PORTS, MAX_METADATA_QUEUE, METADATA_AHEAD, METADATA_SERVINGS, UPLOAD_AHEAD};
 use super::event::{Action, CloseReason, Input, Origin, PeerKey, Report};
 use super::metadata::Outcome;
 use super::swarm::Swarm;
@@ -17,12 +17,21 @@ impl Swarm {
         let Some(member) = self.members.get_mut(&key) else { return };
         let Some(conn) = member.conn.as_ref() else { return };
         let (size, port) = (conn.extended().metadata_size, conn.extended().port);
+        let your_ip = conn.extended().your_ip;
+        let upload_only = conn.extended().upload_only.is_some();
         let (serves, incoming, round_trip) = (conn.serves_metadata(), conn.is_incoming(), member.round_trip);
         if let (true, None, Some(port)) = (incoming, member.candidate, port) {
             let addr = SocketAddr::new(member.addr.ip(), port);
             member.candidate = Some(addr);
             self.candidates.add(addr, Origin::Itself);
             self.candidates.on_incoming(addr);
+        }
+        if let Some(said) = your_ip {
+            self.on_your_ip(key, said);
+        }
+        self.begin_exchange(now, key);
+        if upload_only {
+            self.on_upload_only(now, key);
         }
         if serves {
             // It has the metadata by now, from somebody else.
@@ -36,6 +45,12 @@ impl Swarm {
         {
             self.ask_metadata_of(now, key);
         }
+    }
+
+    /// A peer has said whether it wants payload (BEP 21).
+    pub(super) fn on_upload_only(&mut self, now: Instant, key: PeerKey) {
+        self.on_interest(now, key);
+        self.update_interest(now, key);
     }
 
     /// Asks every peer that has something to give, where a wait has run out.
@@ -135,8 +150,20 @@ impl Swarm {
         }
     }
 
+    /// The torrent has turned out private (BEP 27): only those who are named, or come by themselves, are dealt with
+    /// from now on. Whoever gave the metadata stays.
+    pub(super) fn seclude(&mut self) {
+        self.config.dht_port = None;
+        self.candidates.forget_found();
+    }
+
     pub(super) fn on_dht_port(&mut self, key: PeerKey, port: u16) {
-        if let Some(member) = self.members.get(&key).filter(|_| port != 0) {
+        if self.is_private() {
+            return;
+        }
+        let Some(member) = self.members.get_mut(&key).filter(|_| port != 0) else { return };
+        if member.dht_ports < MAX_DHT_PORTS {
+            member.dht_ports += 1;
             let node = SocketAddr::new(member.addr.ip(), port);
             self.actions.push_back(Action::Report(Report::DhtNode(node)));
         }
@@ -210,5 +237,22 @@ mod tests {
         let (queued, closed) = flood(&Message::Request(block), 1000);
         assert!(queued <= MAX_UNSENT + 100_000, "{queued} bytes queued");
         assert_eq!(closed, Some(CloseReason::Deaf));
+    }
+
+    #[test]
+    fn the_dht_ports_of_a_peer_are_reported_and_not_without_end() {
+        let now = Instant::now();
+        let (mut swarm, key) = seeder(now);
+        let mut bytes = Vec::new();
+        (0..100).for_each(|port| Message::Port(port).emit(&mut bytes));
+        swarm.handle(now, Input::Received(key, bytes.into()));
+        let mut nodes = Vec::new();
+        while let Some(action) = swarm.poll_action() {
+            if let Action::Report(Report::DhtNode(node)) = action {
+                nodes.push(node);
+            }
+        }
+        assert_eq!(nodes[0], "8.8.8.8:1".parse().unwrap());
+        assert_eq!(nodes.len(), usize::from(MAX_DHT_PORTS));
     }
 }

@@ -20,8 +20,11 @@ impl Swarm {
 
     pub(super) fn on_info(&mut self, now: Instant, info: Arc<Info>) {
         let count = info.layout().count();
-        let size = info.raw().len() as u64;
+        let (size, private) = (info.raw().len() as u64, info.is_private());
         self.info = Some(info);
+        if private {
+            self.seclude();
+        }
         // What was collected is in there.
         self.metadata = Metadata::new(self.info_hash);
         for key in self.keys() {
@@ -31,7 +34,7 @@ impl Swarm {
                 continue;
             }
             if let Some(conn) = self.conn(key) {
-                conn.announce_metadata(size);
+                conn.announce_metadata(size, private);
             }
             self.flush(now, key);
         }
@@ -57,9 +60,11 @@ impl Swarm {
             if let Some(conn) = self.conn(key) {
                 late_haves.iter().for_each(|&index| conn.send(&Message::Have(index)));
             }
+            self.offer_fast(key);
             self.update_interest(now, key);
         }
         if complete {
+            self.retire(now);
             self.actions.push_back(Action::Report(Report::Complete));
         }
         self.refill = true;
@@ -130,36 +135,64 @@ impl Swarm {
         if let Some(member) = self.members.get_mut(&key) {
             (member.has, member.wanted) = (has, wanted);
         }
+        self.offer_fast(key);
         self.update_interest(now, key);
     }
 
-    pub(super) fn on_have(&mut self, now: Instant, key: PeerKey, index: u32) {
-        let piece = self.info.as_ref().map(|i| i.layout().piece(index));
-        let count = self.info.as_ref().map(|i| i.layout().count());
-        let Some(member) = self.members.get_mut(&key) else { return };
-        if let (Has::Early { .. }, Some(count)) = (&member.has, count)
-            && member.has.settle(count).is_none()
-        {
-            return self.close(now, key, CloseReason::Impossible("bitfield"));
-        }
-        let news = match (&mut member.has, piece) {
-            (_, Some(None)) => return self.close(now, key, CloseReason::Impossible("have")),
-            (Has::Early { haves, .. }, _) => {
-                if !Has::early_have(haves, index) {
-                    self.close(now, key, CloseReason::Impossible("number of haves"));
-                }
-                return;
-            }
-            (Has::Some(field), Some(Some(_))) => field.set(index, true),
-            (Has::All, _) | (_, None) => false,
+    /// The piece that a have is about, once the torrent is known; remembers it before that.
+    fn named_piece(&mut self, now: Instant, key: PeerKey, index: u32, present: bool) -> Option<PieceIndex> {
+        let layout = self.info.as_ref().map(|i| *i.layout());
+        let has = &mut self.members.get_mut(&key)?.has;
+        let fault = match layout.map(|layout| (layout.piece(index), has.settle(layout.count()))) {
+            Some((Some(piece), Some(()))) => return Some(piece),
+            Some((Some(_), None)) => "bitfield",
+            Some((None, _)) => "have",
+            None if has.early_have(index, present) => return None,
+            None => "number of haves",
         };
-        if let (true, Some(Some(piece)), Some(pieces)) = (news, piece, &mut self.pieces) {
+        self.close(now, key, CloseReason::Impossible(fault));
+        None
+    }
+
+    pub(super) fn on_have(&mut self, now: Instant, key: PeerKey, index: u32) {
+        let Some(piece) = self.named_piece(now, key, index, true) else { return };
+        let Some(member) = self.members.get_mut(&key) else { return };
+        let news = member.has.mark(index, true);
+        if let (true, Some(pieces)) = (news, &mut self.pieces) {
             pieces.picker_mut().increment(piece);
             if !pieces.have().has(index) {
                 member.wanted += 1;
             }
             self.on_fetched(now, key, piece);
         }
+        self.update_interest(now, key);
+    }
+
+    /// A peer has lost a piece (BEP 54): it is not asked for it any more.
+    pub(super) fn on_dont_have(&mut self, now: Instant, key: PeerKey, index: u32) {
+        let Some(piece) = self.named_piece(now, key, index, false) else { return };
+        let Some(member) = self.members.get_mut(&key) else { return };
+        if let (Has::All, Some(info)) = (&member.has, &self.info) {
+            // From now on it counts in the availability, as one of those that have not everything.
+            let has = Has::Some(Bitfield::all(info.layout().count()));
+            self.count_in(&has);
+            if let Some(member) = self.members.get_mut(&key) {
+                member.has = has;
+            }
+        }
+        let Some(member) = self.members.get_mut(&key) else { return };
+        let lost = member.has.mark(index, false);
+        let (true, Some(pieces), Some(conn)) = (lost, &mut self.pieces, &mut member.conn) else { return };
+        pieces.picker_mut().decrement(piece);
+        if !pieces.have().has(index) {
+            member.wanted = member.wanted.saturating_sub(1);
+        }
+        let void: Vec<BlockRef> = conn.pending().filter(|b| b.index == index).copied().collect();
+        for block in &void {
+            conn.cancel(*block);
+            pieces.release(key, block);
+        }
+        self.refill |= !void.is_empty();
         self.update_interest(now, key);
     }
 
@@ -174,10 +207,11 @@ impl Swarm {
         self.refill |= !requests.is_empty();
     }
 
-    fn update_interest(&mut self, now: Instant, key: PeerKey) {
+    pub(super) fn update_interest(&mut self, now: Instant, key: PeerKey) {
         let complete = self.pieces.as_ref().is_some_and(Pieces::is_complete);
         let Some(member) = self.members.get_mut(&key) else { return };
-        let both_complete = complete && member.has.is_complete();
+        let passive = member.conn.as_ref().is_some_and(|c| c.is_upload_only());
+        let both_complete = complete && (passive || member.has.is_complete());
         let wanted = member.wanted > 0;
         if let Some(conn) = member.conn.as_mut() {
             conn.express_interest(wanted);
@@ -196,10 +230,18 @@ impl Swarm {
         let Some(member) = self.members.get_mut(&key) else { return };
         let Some(conn) = member.conn.as_mut() else { return };
         let rests = member.rests_until.is_some_and(|t| t > now);
-        if member.wanted == 0 || conn.is_choked() || rests || pieces.is_complete() {
+        if member.wanted == 0 || rests || pieces.is_complete() {
             return;
         }
-        let depth = member.depth.min(conn.request_limit());
+        let choked = conn.is_choked();
+        let allowed = member.fast.allowed(info.layout());
+        let wanted = allowed.filter(|p| choked && member.has.piece(*p) && !pieces.have().has(p.get()));
+        let wanted: Vec<PieceIndex> = wanted.collect();
+        if choked && wanted.is_empty() {
+            return;
+        }
+        let most = if choked { ALLOWED_FAST_DEPTH } else { usize::MAX };
+        let depth = member.depth.min(conn.request_limit()).min(most);
         let room = depth.saturating_sub(conn.requests()).min(under_limit);
         // In batches: a request for each block that arrives would wake the other side for each.
         if room == 0 || (room < depth / 4 && conn.requests() > 8) {
@@ -208,9 +250,15 @@ impl Swarm {
         let rate = member.down.per_second(now, Duration::from_secs(5));
         let whole = rate * WHOLE_PIECE_SECONDS >= u64::from(info.layout().piece_length());
         let has = |piece| member.has.piece(piece);
-        let blocks = pieces.ask(key, has, whole, &member.suggested, room, &mut self.rng);
+        let blocks = match choked {
+            true => pieces.ask_among(key, &wanted, room),
+            false => pieces.ask(key, has, whole, &member.suggested, room, &mut self.rng),
+        };
         if blocks.is_empty() {
-            return self.ask_twice(now, key);
+            if !choked {
+                self.ask_twice(now, key);
+            }
+            return;
         }
         if conn.requests() == 0 {
             // The wait for the first block begins now, not when the last one came.
@@ -255,10 +303,11 @@ impl Swarm {
 
     pub(super) fn on_rejected(&mut self, now: Instant, key: PeerKey, block: &BlockRef) {
         // After a choke rejects are what BEP 6 asks for.
-        if let Some(member) = self.members.get_mut(&key)
-            && member.conn.as_ref().is_some_and(|c| !c.is_choked())
-        {
-            member.strike(now);
+        if let Some(member) = self.members.get_mut(&key) {
+            match member.conn.as_ref().is_some_and(|c| c.is_choked()) {
+                true => member.fast.refuse(block.index),
+                false => member.strike(now),
+            }
         }
         if let Some(pieces) = &mut self.pieces {
             pieces.release(key, block);
@@ -370,7 +419,18 @@ impl Swarm {
             self.flush(now, key);
         }
         if complete {
+            self.retire(now);
             self.actions.push_back(Action::Report(Report::Complete));
+        }
+    }
+
+    /// Everything is here: peers learn that we want no more (BEP 21).
+    fn retire(&mut self, now: Instant) {
+        for key in self.keys() {
+            if let Some(conn) = self.conn(key) {
+                conn.announce_upload_only();
+            }
+            self.flush(now, key);
         }
     }
 }

@@ -10,14 +10,19 @@ use super::config::{
     DEPTH_SECONDS, ENDGAME_AFTER, FIRST_DEPTH, MAX_EARLY_HAVES, MIN_DEPTH, MIN_UPLOAD_AHEAD, STRIKE_REST,
     UPLOAD_AHEAD,
 };
+use super::fast::Fast;
+use super::pex::Exchange;
 use crate::peer::{Bitfield, Connection, Rate};
 use crate::wire::metainfo::{BLOCK_LEN, PieceIndex};
 use crate::wire::peer::BlockRef;
 
+/// Marks a piece that was lost, in [`Has::Early`]; far above every piece of the largest torrent.
+const LOST: u32 = 1 << 31;
+
 /// Which pieces a peer has.
 #[derive(Debug)]
 pub(super) enum Has {
-    /// The number of pieces is not known yet: kept as it came.
+    /// The number of pieces is not known yet: kept as it came. With [`LOST`], a piece that it no longer has.
     Early { all: bool, bits: Option<Bytes>, haves: Vec<u32> },
     /// All of them.
     All,
@@ -42,31 +47,43 @@ impl Has {
         }
     }
 
+    /// Marks one piece, where they are told apart; says whether that changed anything.
+    pub(super) fn mark(&mut self, index: u32, present: bool) -> bool {
+        match self {
+            Self::Some(field) => field.set(index, present),
+            Self::All | Self::Early { .. } => false,
+        }
+    }
+
     /// What was said before the number of pieces was known; none where it cannot be true.
     pub(super) fn settle(&mut self, count: u32) -> Option<()> {
         let Self::Early { all, bits, haves } = self else { return Some(()) };
-        if *all {
+        if *all && haves.is_empty() {
             *self = Self::All;
             return Some(());
         }
         let mut field = match bits {
+            _ if *all => Bitfield::all(count),
             Some(bits) => Bitfield::from_wire(bits, count)?,
             None => Bitfield::none(count),
         };
-        for index in haves.iter() {
-            if *index >= count {
+        for said in haves.iter() {
+            let index = said & !LOST;
+            if index >= count {
                 return None;
             }
-            field.set(*index, true);
+            field.set(index, said & LOST == 0);
         }
-        *self = Self::Some(field);
+        *self = if *all && field.is_complete() { Self::All } else { Self::Some(field) };
         Some(())
     }
 
-    /// Remembers a have of which the range is not known yet; false where there are too many.
-    pub(super) fn early_have(haves: &mut Vec<u32>, index: u32) -> bool {
-        haves.push(index);
-        haves.len() <= MAX_EARLY_HAVES
+    /// Remembers a have, or the loss of a piece, of which the range is not known yet; false where it cannot be
+    /// true, or there are too many.
+    pub(super) fn early_have(&mut self, index: u32, present: bool) -> bool {
+        let Self::Early { haves, .. } = self else { return true };
+        haves.push(if present { index } else { index | LOST });
+        index & LOST == 0 && haves.len() <= MAX_EARLY_HAVES
     }
 }
 
@@ -108,6 +125,10 @@ pub(super) struct Member {
     /// Pieces that it would have us fetch, oldest first.
     pub(super) suggested: VecDeque<PieceIndex>,
     pub(super) metadata_served: u32,
+    /// DHT ports it has named.
+    pub(super) dht_ports: u8,
+    pub(super) exchange: Exchange,
+    pub(super) fast: Fast,
     /// Bytes of metadata among those unsent, at most, and the last block of it.
     pub(super) metadata_unsent: usize,
     pub(super) metadata_last: u32,
@@ -140,6 +161,9 @@ impl Member {
             named: Vec::new(),
             suggested: VecDeque::new(),
             metadata_served: 0,
+            dht_ports: 0,
+            exchange: Exchange::default(),
+            fast: Fast::default(),
             metadata_unsent: 0,
             metadata_last: 0,
         }

@@ -2,7 +2,9 @@
 //!
 //! [`Swarm`] is the machine; the files beside it hold one idea each: `candidates` (whom to dial), `metadata`
 //! (the info dictionary from several peers), `picker` (rarest first), `pieces` (blocks under way), `choker`
-//! (tit-for-tat), `suspects` (who sent a false block). `fetch`, `serve` and `exchange` are the three conversations that [`Swarm`] wires together.
+//! (tit-for-tat), `priority` (whom to prefer where there is no room for all), `suspects` (who sent a false block). `fetch`, `serve`, `fast`, `exchange` and `pex` are the conversations
+//! that [`Swarm`] wires together.
+//! `neighbours` is a second machine: discovery in the local network, for all swarms of a client.
 //! No socket, disk, clock or random source of its own.
 
 mod candidates;
@@ -10,12 +12,17 @@ mod choker;
 pub mod config;
 pub mod event;
 mod exchange;
+mod fast;
 mod fetch;
 mod member;
 mod metadata;
+mod neighbours;
+mod pex;
 mod picker;
 mod pieces;
+mod priority;
 mod serve;
+mod stats;
 mod suggest;
 mod suspects;
 #[allow(clippy::module_inception)] // the machine carries its folder's name, as the plan has it
@@ -23,4 +30,6 @@ mod swarm;
 
 pub use config::Config;
 pub use event::{Action, CloseReason, Input, Origin, PeerKey, Report};
-pub use swarm::{Stats, Swarm};
+pub use neighbours::Neighbours;
+pub use stats::Stats;
+pub use swarm::Swarm;

@@ -115,6 +115,12 @@ impl Picker {
         draws.into_iter().find(|&p| has(p)).or_else(|| self.rarest(has))
     }
 
+    /// How many peers that have not everything have this piece.
+    #[cfg(test)]
+    pub fn availability_of(&self, piece: PieceIndex) -> u32 {
+        self.availability[piece.at()]
+    }
+
     fn grow_ends(&mut self, availability: u32) {
         while self.ends.len() <= availability as usize {
             self.ends.push(self.order.len() as u32);

@@ -131,6 +131,25 @@ impl Pieces {
         out
     }
 
+    /// Chooses up to `count` blocks of these pieces to ask `peer` for, which chokes us; they count as asked.
+    pub fn ask_among(&mut self, peer: PeerKey, pieces: &[PieceIndex], count: usize) -> Vec<BlockRef> {
+        let mut out = Vec::new();
+        for &piece in pieces {
+            if out.len() >= count || self.have.has(piece.get()) {
+                continue;
+            }
+            if !self.open.contains_key(&piece) {
+                self.begin(piece);
+            }
+            let open = self.open.get_mut(&piece);
+            let free = open.filter(|o| !o.exclusive || o.owner.is_none_or(|owner| owner == peer));
+            if let Some(open) = free {
+                open.give(&self.layout, piece, peer, count, &mut out);
+            }
+        }
+        out
+    }
+
     /// Chooses up to `count` blocks that others were asked for and that `peer` may bring sooner: those of
     /// which everyone who was asked is `late`.
     pub fn ask_twice(

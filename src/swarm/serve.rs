@@ -20,7 +20,9 @@ const RATE_WINDOW: Duration = Duration::from_secs(20);
 
 impl Swarm {
     pub(super) fn on_interest(&mut self, now: Instant, key: PeerKey) {
-        let Some(wants) = self.conn(key).map(|c| c.is_peer_interested()) else { return };
+        // A peer that wants nothing (BEP 21) may still say that it is interested.
+        let wants = self.conn(key).map(|c| c.is_peer_interested() && !c.is_upload_only());
+        let Some(wants) = wants else { return };
         if !wants {
             self.choker.release(key);
             self.set_choke(now, key, true);
@@ -31,10 +33,14 @@ impl Swarm {
 
     pub(super) fn on_request(&mut self, now: Instant, key: PeerKey, block: BlockRef) {
         let fits = self.can_serve(&block);
+        let piece_length = self.piece_length();
         let Some(member) = self.members.get_mut(&key) else { return };
         let Some(conn) = member.conn.as_mut() else { return };
-        if !fits || conn.is_choking() || member.queue.len() >= MAX_PEER_REQUESTS {
-            if conn.is_fast() {
+        let (choked, fast) = (conn.is_choking(), conn.is_fast());
+        let full = member.queue.len() >= MAX_PEER_REQUESTS;
+        if !fits || full || (choked && !member.grant(&block, piece_length)) {
+            let Some(conn) = member.conn.as_mut() else { return };
+            if fast {
                 conn.send(&Message::Reject(block));
             } else if !fits {
                 self.close(now, key, CloseReason::Impossible("request"));
@@ -83,7 +89,8 @@ impl Swarm {
             Some(data) => {
                 let length = data.len();
                 member.reading = member.reading.saturating_sub(length);
-                if conn.is_choking() && member.finishing != Some(piece.get()) {
+                let may = member.fast.offers(piece) || member.finishing == Some(piece.get());
+                if conn.is_choking() && !may {
                     return self.reject(key, BlockRef { index: piece.get(), begin, length: length as u32 });
                 }
                 conn.send_block(piece.get(), begin, data);
@@ -103,7 +110,7 @@ impl Swarm {
         let contenders: Vec<Contender> = open
             .map(|(&peer, m)| Contender {
                 peer,
-                interested: m.conn.as_ref().is_some_and(|c| c.is_peer_interested()),
+                interested: m.conn.as_ref().is_some_and(|c| c.is_peer_interested() && !c.is_upload_only()),
                 rate: if seeding { &m.up } else { &m.down }.per_second(now, RATE_WINDOW),
                 snubbed: m.snubbed && !seeding,
                 since: m.since,
@@ -120,7 +127,9 @@ impl Swarm {
         let waits = |m: &Member| {
             m.is_open()
                 && !m.snubbed
-                && m.conn.as_ref().is_some_and(|c| c.is_peer_interested() && c.is_choking())
+                && m.conn
+                    .as_ref()
+                    .is_some_and(|c| c.is_peer_interested() && c.is_choking() && !c.is_upload_only())
         };
         let mut waiting: Vec<_> =
             self.members.iter().filter(|(_, m)| waits(m)).map(|(key, m)| (m.since, *key)).collect();
@@ -139,6 +148,7 @@ impl Swarm {
     }
 
     fn set_choke(&mut self, now: Instant, key: PeerKey, choking: bool) {
+        let piece_length = self.piece_length();
         let Some(member) = self.members.get_mut(&key) else { return };
         let Some(conn) = member.conn.as_mut().filter(|c| c.is_choking() != choking) else { return };
         conn.choke(choking);
@@ -153,7 +163,12 @@ impl Swarm {
             member.queue = rest;
         }
         for block in dropped {
-            self.reject(key, block);
+            let Some(member) = self.members.get_mut(&key) else { return };
+            if member.grant(&block, piece_length) {
+                member.queue.push_back(block);
+            } else {
+                self.reject(key, block);
+            }
         }
         if choking {
             if let Some(mut member) = self.members.remove(&key) {
@@ -209,6 +224,10 @@ impl Swarm {
             member.suggested.pop_front();
         }
         member.suggested.push_back(piece);
+    }
+
+    fn piece_length(&self) -> u32 {
+        self.info.as_ref().map_or(0, |i| i.layout().piece_length())
     }
 
     fn reject(&mut self, key: PeerKey, block: BlockRef) {

@@ -20,6 +20,7 @@ use super::event::{Action, CloseReason, Input, PeerKey};
 use super::member::Member;
 use super::metadata::Metadata;
 use super::pieces::Pieces;
+use super::priority::Own;
 use super::suggest::Suggestions;
 use super::suspects::Suspect;
 use crate::id::InfoHash;
@@ -32,41 +33,6 @@ const REDIAL_AFTER: Duration = Duration::from_secs(20);
 /// How long a peer is left alone when neither needs the other.
 const REDIAL_SEED_AFTER: Duration = Duration::from_secs(1800);
 
-/// The figures of a swarm at one moment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Stats {
-    /// Addresses known.
-    pub known: usize,
-    /// Connections past the handshake.
-    pub connected: usize,
-    /// Of these, peers that let us request.
-    pub unchoking: usize,
-    /// Of these, peers that have something we lack.
-    pub interesting: usize,
-    /// Dials and handshakes that failed so far.
-    pub failures: usize,
-    /// Peers banned so far: they sent what is false or impossible.
-    pub banned: usize,
-    /// Payload bytes received.
-    pub downloaded: u64,
-    /// Payload bytes sent.
-    pub uploaded: u64,
-    /// Payload bytes received in vain.
-    pub wasted: u64,
-    /// Payload bytes a second.
-    pub download_rate: u64,
-    /// Payload bytes a second.
-    pub upload_rate: u64,
-    /// Bytes of verified pieces.
-    pub verified: u64,
-    /// Verified pieces.
-    pub pieces: u32,
-    /// Peers that have given payload so far.
-    pub sources: usize,
-    /// Metadata blocks here and in all.
-    pub metadata_blocks: (u32, u32),
-}
-
 /// The machine. See the module's page for the polling order.
 #[derive(Debug)]
 pub struct Swarm {
@@ -75,6 +41,7 @@ pub struct Swarm {
     pub(super) rng: Rng,
     pub(super) members: BTreeMap<PeerKey, Member>,
     pub(super) candidates: Candidates,
+    pub(super) own: Own,
     pub(super) metadata: Metadata,
     pub(super) info: Option<Arc<Info>>,
     /// None until the disk has told what is there.
@@ -90,14 +57,14 @@ pub struct Swarm {
     pub(super) sources: usize,
     /// Blocks became free: everyone may ask.
     pub(super) refill: bool,
-    failures: usize,
+    pub(super) failures: usize,
     pub(super) banned: usize,
     /// Pieces that failed with several authors, until they are verified.
     pub(super) suspects: BTreeMap<PieceIndex, Suspect>,
     /// Where peers were that gave payload and have gone.
     pub(super) departed: BTreeMap<PeerKey, SocketAddr>,
     /// Something has changed that may allow or ask for a dial.
-    dial_soon: bool,
+    pub(super) dial_soon: bool,
     next_key: NonZeroU32,
     next_tick: Instant,
     /// When every peer was last offered the metadata blocks that are free.
@@ -109,12 +76,14 @@ pub struct Swarm {
 impl Swarm {
     /// A swarm that knows nobody yet.
     pub fn new(info_hash: InfoHash, config: Config, seed: [u8; 32], now: Instant) -> Self {
+        let mut rng = Rng::from_seed(seed);
         Self {
             config,
             info_hash,
-            rng: Rng::from_seed(seed),
+            candidates: Candidates::new(rng.u32()),
+            rng,
+            own: Own::default(),
             members: BTreeMap::new(),
-            candidates: Candidates::default(),
             metadata: Metadata::new(info_hash),
             info: None,
             pieces: None,
@@ -143,12 +112,14 @@ impl Swarm {
     /// Takes one input. Cannot fail: what peers do wrong ends their connection.
     pub fn handle(&mut self, now: Instant, input: Input) {
         match input {
+            Input::Candidates(_, origin) if self.is_private() && origin.is_found() => {}
             Input::Candidates(addrs, origin) => {
                 for addr in addrs {
                     self.candidates.add(addr, origin);
                 }
                 self.dial_soon = true;
             }
+            Input::External(told) => self.on_external(told),
             Input::Connected(key) => self.on_connected(now, key),
             Input::DialFailed(key) => {
                 if let Some(member) = self.members.remove(&key) {
@@ -185,15 +156,16 @@ impl Swarm {
             same += usize::from(member.addr.ip() == addr.ip());
         }
         let crowded = same >= MAX_PER_ADDRESS && !addr.ip().is_loopback();
-        if all >= MAX_INCOMING || self.members.len() >= MAX_CONNECTIONS || crowded {
+        if crowded || self.candidates.is_banned(addr) {
             return None;
         }
-        if self.candidates.is_banned(addr) {
+        let too_many = all >= MAX_INCOMING;
+        if (too_many || self.members.len() >= MAX_CONNECTIONS) && !self.displace(now, addr, too_many) {
             return None;
         }
         let key = self.new_key()?;
         let mut member = Member::new(addr, now);
-        member.conn = Some(Connection::new(self.settings(), true, now));
+        member.conn = Some(Connection::new(self.settings(addr), true, now));
         self.members.insert(key, member);
         Some(key)
     }
@@ -223,46 +195,20 @@ impl Swarm {
         [tick, metadata].into_iter().flatten().min()
     }
 
-    // ---- what it knows
-
-    /// The figures at this moment.
-    pub fn stats(&self, now: Instant) -> Stats {
-        let window = Duration::from_secs(5);
-        let open = || self.members.values().filter(|m| m.is_open());
-        Stats {
-            known: self.candidates.len(),
-            connected: open().count(),
-            unchoking: open().filter(|m| m.conn.as_ref().is_some_and(|c| !c.is_choked())).count(),
-            interesting: open().filter(|m| m.wanted > 0).count(),
-            failures: self.failures,
-            banned: self.banned,
-            downloaded: self.down.total(),
-            uploaded: self.up.total(),
-            wasted: self.wasted,
-            sources: self.sources,
-            download_rate: self.down.per_second(now, window),
-            upload_rate: self.up.per_second(now, window),
-            verified: self.verified(),
-            pieces: self.pieces.as_ref().map_or(0, |p| p.have().ones()),
-            metadata_blocks: self.metadata.progress(),
-        }
-    }
-
-    /// Bytes of verified pieces.
-    pub fn verified(&self) -> u64 {
-        self.pieces.as_ref().map_or(0, Pieces::verified)
-    }
-
-    /// Payload received from and sent to each connected peer.
-    pub fn peers(&self) -> impl Iterator<Item = (SocketAddr, u64, u64)> + '_ {
-        let open = self.members.values().filter(|m| m.is_open());
-        open.map(|m| (m.candidate.unwrap_or(m.addr), m.down.total(), m.up.total()))
-    }
-
     // ---- connections
 
     pub(super) fn conn(&mut self, key: PeerKey) -> Option<&mut Connection> {
         self.members.get_mut(&key)?.conn.as_mut()
+    }
+
+    /// Whether only named peers may be dealt with (BEP 27); false before the metadata is known.
+    pub(super) fn is_private(&self) -> bool {
+        self.info.as_ref().is_some_and(|i| i.is_private())
+    }
+
+    /// Whether we have everything.
+    pub(super) fn is_complete(&self) -> bool {
+        self.pieces.as_ref().is_some_and(Pieces::is_complete)
     }
 
     pub(super) fn keys(&self) -> Vec<PeerKey> {
@@ -275,13 +221,16 @@ impl Swarm {
         Some(key)
     }
 
-    fn settings(&self) -> Settings {
+    fn settings(&self, peer: SocketAddr) -> Settings {
         Settings {
             info_hash: self.info_hash,
             peer_id: self.config.peer_id,
             listen_port: self.config.listen_port,
             dht_port: self.config.dht_port,
             metadata_size: self.info.as_ref().map(|i| i.raw().len() as u64),
+            pex: !self.is_private(),
+            upload_only: self.is_complete(),
+            peer_ip: Some(peer.ip().to_canonical()),
         }
     }
 
@@ -304,7 +253,7 @@ impl Swarm {
     }
 
     fn on_connected(&mut self, now: Instant, key: PeerKey) {
-        let settings = self.settings();
+        let Some(settings) = self.members.get(&key).map(|m| self.settings(m.addr)) else { return };
         if let Some(member) = self.members.get_mut(&key) {
             member.round_trip = now.saturating_duration_since(member.since);
             member.since = now;
@@ -333,6 +282,7 @@ impl Swarm {
             Event::Handshaken => self.on_handshaken(now, key),
             Event::Extended => self.on_extended(now, key),
             Event::Metadata(message) => self.on_metadata(now, key, message),
+            Event::Peers(message) => self.on_peers(now, key, &message),
             Event::DhtPort(port) => self.on_dht_port(key, port),
             Event::Interested | Event::NotInterested => self.on_interest(now, key),
             Event::Request(block) => self.on_request(now, key, block),
@@ -346,8 +296,9 @@ impl Swarm {
             Event::Bitfield(bits) => self.on_field(now, key, false, Some(bits)),
             Event::HaveAll => self.on_field(now, key, true, None),
             Event::HaveNone => self.on_field(now, key, false, None),
-            // Useful only while choked by everyone; requests wait for an unchoke instead.
-            Event::AllowedFast(_) => {}
+            Event::AllowedFast(index) => self.on_allowed_fast(key, index),
+            Event::UploadOnly => self.on_upload_only(now, key),
+            Event::DontHave(index) => self.on_dont_have(now, key, index),
             Event::Suggested(index) => self.on_suggested(key, index),
         }
     }
@@ -427,7 +378,9 @@ impl Swarm {
             // Its other connection frees the address sooner, where it knows it.
             Some(CloseReason::Duplicate) => self.candidates.on_closed(addr, now, REDIAL_SEED_AFTER),
             Some(CloseReason::Refresh) => self.candidates.on_closed(addr, now, Duration::ZERO),
-            Some(CloseReason::BothComplete) => self.candidates.on_closed(addr, now, REDIAL_SEED_AFTER),
+            Some(CloseReason::BothComplete | CloseReason::Displaced) => {
+                self.candidates.on_closed(addr, now, REDIAL_SEED_AFTER)
+            }
             // One that shakes hands and leaves is full, or does not want us: each time it is left alone for longer.
             _ if was_open && (member.down.total() + member.up.total() > 0 || lasted) => {
                 self.candidates.on_closed(addr, now, REDIAL_AFTER);
@@ -481,6 +434,7 @@ impl Swarm {
         } else if self.pieces.is_some() {
             self.fill_slots(now);
         }
+        self.exchange_peers(now);
         for key in self.keys() {
             self.flush(now, key);
         }

@@ -266,6 +266,73 @@ def info_of_a_bare_hash(lab, folder):
     seeder.stop()
 
 
+# ---- what peers say of each other, and the local network ----
+
+SLOW_RATE = 20_000
+
+
+@case
+def peers_named_by_libtorrent(lab, folder):
+    """No DHT; the one peer that was named gives next to nothing, but names the seeder (BEP 11), who hears of nobody."""
+    torrent = torrents.large(lab.folder(folder, "payload"), folder, 8).pack(ODD_PIECE)
+    seeder = Libtorrent(lab, folder, (), "seeder").seed([torrent])
+    hub = Libtorrent(lab, folder, (), "hub").leech([torrent.magnet], [seeder.address], pex=True, download_limit=SLOW_RATE)
+    getter = Dhtget(lab, folder).fetch(torrent.magnet, "--no-dht", peers=[hub.address])
+    getter.wait_exit(torrent, 60)
+    if hub.is_done(torrent):
+        raise Failed("the hub is done itself: its limit does not hold")
+    for client in (hub, seeder):
+        client.stop()
+
+
+@case
+def peers_named_by_dhtget(lab, folder):
+    """The same the other way: libtorrent knows dhtget alone, which names the seeder."""
+    torrent = torrents.large(lab.folder(folder, "payload"), folder, 8).pack(ODD_PIECE)
+    seeder = Libtorrent(lab, folder, (), "seeder").seed([torrent])
+    hub = Dhtget(lab, folder, (), "hub")
+    hub.fetch(torrent.magnet, "--no-dht", "--limit-rate", str(SLOW_RATE), peers=[seeder.address])
+    wait_until(lambda: hub.event("metadata"), 20, "the hub has the metadata", [hub.process])
+    leecher = Libtorrent(lab, folder).leech([torrent.magnet], [hub.address], pex=True)
+    leecher.wait_done([torrent], 60)
+    if hub.is_done(torrent):
+        raise Failed("the hub is done itself: its limit does not hold")
+    for client in (leecher, hub, seeder):
+        client.stop()
+
+
+@case
+def allowed_fast(lab, folder):
+    """A libtorrent seeder that unchokes nobody and allows ten pieces (BEP 6) of a torrent that has fewer."""
+    torrent = torrents.large(lab.folder(folder, "payload"), folder, 4).pack(1 << 19)
+    never = {"unchoke_slots_limit": 0, "allowed_fast_set_size": 10}
+    seeder = Libtorrent(lab, folder, (), "seeder").seed([torrent], settings=never)
+    Dhtget(lab, folder).fetch(torrent.magnet, "--no-dht", peers=[seeder.address]).wait_exit(torrent, 40)
+    seeder.stop()
+
+
+@case
+def local_discovery_of_libtorrent(lab, folder):
+    """No DHT, nobody is named: dhtget hears a libtorrent seeder in the local network, or is heard by it (BEP 14)."""
+    torrent = torrents.album(lab.folder(folder, "payload"), folder).pack(ODD_PIECE)
+    seeder = Libtorrent(lab, folder, (), "seeder").seed([torrent], lsd=True)
+    getter = Dhtget(lab, folder)
+    getter.lsd = True
+    getter.fetch(torrent.magnet, "--no-dht").wait_exit(torrent, 40)
+    seeder.stop()
+
+
+@case
+def local_discovery_of_dhtget(lab, folder):
+    """Two dhtget find each other in the local network."""
+    torrent = torrents.album(lab.folder(folder, "payload"), folder)
+    sharer, getter = Dhtget(lab, folder, (), "sharer"), Dhtget(lab, folder, (), "getter")
+    sharer.lsd = getter.lsd = True
+    sharer.share(torrent, "--no-dht")
+    getter.fetch(torrent.info_hash, "--no-dht").wait_exit(torrent, 40)
+    sharer.stop()
+
+
 # ---- ends: killed, interrupted, in vain ----
 
 

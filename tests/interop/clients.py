@@ -1,8 +1,8 @@
 """Each real client as seeder and as leecher, and dhtget beside them, behind one small interface.
 
 A client owns one address and one process. `seed(torrents)` shares folders in place, `leech(magnets)` fetches,
-`wait_done` waits for every one of them. PEX, local discovery and uTP are off: what is found is found through the DHT
-or was named. Encryption stays at each client's default.
+`wait_done` waits for every one of them. PEX, local discovery and uTP are off where a case does not ask for them: what is
+found is found through the DHT or was named. Encryption stays at each client's default.
 """
 
 import base64
@@ -233,18 +233,23 @@ class Dhtget(Client):
         """Shares a folder as a person would; the torrent is dhtget's own and its hash is learned from what it prints."""
         self.torrent = torrent
         file = f"{self.work}/{torrent.name}.torrent"
-        self._start([dhtget_binary(), "share", torrent.path, "--torrent", file, *self._common(), *options])
+        self._start([dhtget_binary(), "share", torrent.path, "--torrent", file, *self._common(), *self._near(), *options])
         shared = wait_until(lambda: self.event("shared"), 30, "dhtget share printed its magnet link", [self.process])
         torrent.info_hash, torrent.file = shared["info_hash"].lower(), file
         if torrent.info_hash not in shared["magnet"].lower():
             raise Failed(f"the magnet link does not name the hash: {shared}")
         return self
 
+    lsd = False
+
     def fetch(self, target, *options, peers=(), state=("--no-state",)):
         named = [f"--peer={p}" for p in peers]
         self.leaves_nothing = state == ("--no-state",)
-        self._start([dhtget_binary(), target, "-d", self.out, *self._common(state), *named, *options])
+        self._start([dhtget_binary(), target, "-d", self.out, *self._common(state), *named, *self._near(), *options])
         return self
+
+    def _near(self):
+        return [] if self.lsd else ["--no-lsd"]
 
     def ask(self, *arguments, expect=0, seconds=40):
         """A command that ends by itself, within the DHT; any other exit code than `expect` is a failure."""

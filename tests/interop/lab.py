@@ -108,6 +108,9 @@ def _enter_namespace(name):
         "ip link set lo up",
         "ip addr add 198.18.0.1/32 dev lo",
         "ip route add local 198.18.0.0/16 dev lo src 198.18.0.1",
+        # Local discovery speaks to a group of hosts.
+        "ip link set lo multicast on",
+        "ip route add 239.0.0.0/8 dev lo",
         # What dhtget and libtorrent take for the internet; nothing but `lo` is in here.
         "ip route add local 44.128.0.0/16 dev lo",
     )

@@ -89,10 +89,14 @@ def introduce(sessions, addresses):
                     session.add_dht_node(endpoint(address))
 
 
-def add(session, params, save):
+def add(session, params, save, config):
     params.save_path = save
     params.flags &= ~(lt.torrent_flags.auto_managed | lt.torrent_flags.paused)
     params.flags |= lt.torrent_flags.disable_pex | lt.torrent_flags.disable_lsd
+    if config.get("pex"):
+        params.flags &= ~lt.torrent_flags.disable_pex
+    if config.get("lsd"):
+        params.flags &= ~lt.torrent_flags.disable_lsd
     return session.add_torrent(params)
 
 
@@ -100,16 +104,20 @@ def peer(config):
     extra = dict(config.get("settings", {}))
     if config.get("direct"):
         extra["enable_dht"] = False
+    if config.get("lsd"):
+        extra["enable_lsd"] = True
     session = open_session(config["listen"], config["bootstrap"], **extra)
     handles = []
     for file, save in config.get("torrents", []):
         params = lt.load_torrent_file(file)
-        handles.append(add(session, params, save))
+        handles.append(add(session, params, save, config))
     for magnet in config.get("magnets", []):
-        handles.append(add(session, lt.parse_magnet_uri(magnet), config["save"]))
+        handles.append(add(session, lt.parse_magnet_uri(magnet), config["save"], config))
     for handle in handles:
         if config.get("upload_limit"):
             handle.set_upload_limit(config["upload_limit"])
+        if config.get("download_limit"):
+            handle.set_download_limit(config["download_limit"])
         for address in config.get("connect", []):
             handle.connect_peer(endpoint(address))
     wanted = [lt.sha1_hash(bytes.fromhex(h)) for h in config.get("lookup", [])]

@@ -121,7 +121,7 @@ fn a_crowd_comes_near_the_shortest_time() {
     for case in cases(25) {
         let measured = measure(&case, SMALL, seed);
         let _ = writeln!(text, "{}", measured.line);
-        assert!(measured.ratio <= 1.5, "{}: {:.2}", case.name, measured.ratio);
+        assert!(measured.ratio <= 1.6, "{}: {:.2}", case.name, measured.ratio);
     }
     if seed == 1 {
         insta::assert_snapshot!(text);

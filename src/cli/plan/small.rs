@@ -6,7 +6,7 @@ use std::io::Read as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{Env, TransferArgs, asking, bad_option, client, needs_dht};
+use super::{Env, asking, bad_option, client, needs_dht, no_transfers};
 use crate::cli::args::{FollowArgs, ItemGetArgs, ItemPutArgs, PublishArgs};
 use crate::cli::error::{CliError, Code};
 use crate::cli::target::Target;
@@ -226,7 +226,7 @@ pub(super) fn publish(args: &PublishArgs, env: &Env) -> Result<PublishPlan, CliE
     let network = &args.network;
     let config = match args.once {
         true => asking(network, &[], env)?,
-        false => client(network, &TransferArgs::default(), &[], env)?,
+        false => client(network, &no_transfers(), &[], env)?,
     };
     Ok(PublishPlan {
         hash: torrent.hash,
@@ -246,7 +246,7 @@ pub(super) fn follow(args: &FollowArgs, env: &Env) -> Result<FollowPlan, CliErro
     // Others pay for each look, and get a node for it that stays.
     let client = match args.once {
         true => asking(&args.network, &[], env)?,
-        false => client(&args.network, &TransferArgs::default(), &[], env)?,
+        false => client(&args.network, &no_transfers(), &[], env)?,
     };
     Ok(FollowPlan { pointer, once: args.once, interval: args.interval, client })
 }

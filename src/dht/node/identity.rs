@@ -3,7 +3,7 @@
 //! Owns what follows from the votes on our address (BEP 42) and from nobody being able to ask us (BEP 43).
 //! Votes are counted in [`crate::dht::external`].
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use super::{Node, family};
@@ -11,6 +11,11 @@ use crate::dht::config::{Network, is_private};
 use crate::id::Id160;
 
 impl Node {
+    /// Our own address as others see it, IPv4 and IPv6.
+    pub fn external(&self) -> [Option<IpAddr>; 2] {
+        [0, 1].map(|at| self.external[at].address())
+    }
+
     /// A node that answered has said where it saw our query come from.
     pub(super) fn on_vote(&mut self, now: Instant, voter: SocketAddr, said: Option<SocketAddr>) {
         let Some(said) = said else { return };

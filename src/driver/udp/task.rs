@@ -406,6 +406,7 @@ impl Task {
         self.status.send_modify(|status| {
             (status.nodes_v4, status.nodes_v6) = (nodes_v4, nodes_v6);
             status.bootstrapped = self.node.has_joined();
+            status.external = self.node.external();
             status.queries_in = counters.queries_in;
             status.queries_out = counters.queries_out;
             status.counters = counters;

@@ -1,6 +1,8 @@
 use super::*;
 use crate::id::Id160;
+use crate::wire::extended::{OUR_DONT_HAVE_ID, OUR_PEX_ID};
 use crate::wire::peer::PeerWireError;
+use crate::wire::pex::PexMessage;
 
 fn settings(id: u8) -> Settings {
     Settings {
@@ -9,6 +11,9 @@ fn settings(id: u8) -> Settings {
         listen_port: Some(6881),
         dht_port: Some(6882),
         metadata_size: Some(100),
+        pex: true,
+        upload_only: false,
+        peer_ip: Some([10, 0, 0, 3 - id.min(2)].into()),
     }
 }
 
@@ -35,6 +40,7 @@ fn two_sides_shake_hands_and_trade_a_block() {
     b.introduce();
     assert_eq!(pump(&mut b, &mut a, now), Ok(vec![Event::HaveAll, Event::Extended, Event::DhtPort(6882)]));
     assert!(a.serves_metadata() && a.is_fast() && a.request_limit() == 2000);
+    assert_eq!(a.extended().your_ip, Some([10, 0, 0, 1].into()));
     a.introduce();
     a.express_interest(true);
     assert_eq!(pump(&mut a, &mut b, now), Ok(vec![Event::Extended, Event::DhtPort(6882), Event::Interested]));
@@ -110,6 +116,35 @@ fn a_second_bitfield_is_taken_and_floods_are_refused() {
         b.send_block(0, 0, Bytes::from_static(b"x"));
     }
     assert_eq!(pump(&mut b, &mut a, now), Err(ProtocolError::Unrequested));
+}
+
+#[test]
+fn peers_are_exchanged_until_the_torrent_turns_out_private() {
+    let now = Instant::now();
+    let (mut a, mut b) = pair(now);
+    let message = PexMessage { added: vec![("1.2.3.4:5".parse().unwrap(), 2)], dropped: Vec::new() };
+    // Nobody has named an id yet.
+    a.send_peers(&message);
+    assert_eq!(pump(&mut a, &mut b, now), Ok(vec![]));
+    b.introduce();
+    assert!(pump(&mut b, &mut a, now).is_ok() && a.exchanges_peers());
+    a.send_peers(&message);
+    assert_eq!(pump(&mut a, &mut b, now), Ok(vec![Event::Peers(message.clone())]));
+    b.announce_metadata(100, true);
+    assert_eq!(pump(&mut b, &mut a, now), Ok(vec![Event::Extended]));
+    assert!(!a.exchanges_peers());
+    a.send(&Message::Extended { id: OUR_PEX_ID, payload: message.emit().into() });
+    assert_eq!(pump(&mut a, &mut b, now), Ok(vec![]));
+}
+
+#[test]
+fn malformed_extension_messages_end_the_connection() {
+    for (id, payload) in [(OUR_PEX_ID, &b"le"[..]), (OUR_DONT_HAVE_ID, b"123"), (0, b"i7e")] {
+        let now = Instant::now();
+        let (mut a, mut b) = pair(now);
+        a.send(&Message::Extended { id, payload: Bytes::from_static(payload) });
+        assert_eq!(pump(&mut a, &mut b, now), Err(ProtocolError::Extension));
+    }
 }
 
 #[test]

@@ -204,3 +204,5 @@ fn a_users_limit_bounds_what_all_peers_together_are_asked_for() {
     }
     assert!(table.swarm.stats(table.now).wasted == 0);
 }
+
+mod extensions;
