@@ -9,11 +9,22 @@ use crate::wire::pex::PexMessage;
 
 /// A seed's table: everything is on its disk.
 fn seeding() -> Table {
+    holding(Bitfield::all(PIECES))
+}
+
+fn holding(have: Bitfield) -> Table {
     let mut table = Table::new();
     table.swarm = Swarm::new(info().hash(), Config::new(Id160([1; 20])), [1; 32], table.now);
     table.swarm.handle(table.now, Input::Info(info()));
-    table.swarm.handle(table.now, Input::DiskReady(Bitfield::all(PIECES)));
+    table.swarm.handle(table.now, Input::DiskReady(have));
     table
+}
+
+/// All but the last piece.
+fn nearly_all() -> Bitfield {
+    let mut have = Bitfield::all(PIECES);
+    have.set(PIECES - 1, false);
+    have
 }
 
 impl Table {
@@ -186,7 +197,7 @@ fn what_is_lost_before_the_metadata_is_not_forgotten() {
 
 #[test]
 fn a_newcomer_is_told_what_it_may_take_and_given_that_much() {
-    let mut table = seeding();
+    let mut table = holding(nearly_all());
     // Enough others, so that it stays choked.
     for id in 1..=UPLOAD_SLOTS as u8 + 1 {
         table.guest(id, &[Message::HaveNone, Message::Interested]);
@@ -223,7 +234,7 @@ fn a_newcomer_is_told_what_it_may_take_and_given_that_much() {
 
 #[test]
 fn who_has_enough_or_cannot_be_told_is_offered_nothing() {
-    let mut table = seeding();
+    let mut table = holding(nearly_all());
     table.guest(1, &[]);
     let addr = "[2600::1]:7".parse().unwrap();
     let sixth = table.swarm.accept(table.now, addr).unwrap();
@@ -236,7 +247,10 @@ fn who_has_enough_or_cannot_be_told_is_offered_nothing() {
     let choked = table.guest(2, &[Message::HaveNone]);
     let offers = table.heard().into_iter().filter(|(_, m)| matches!(m, Message::AllowedFast(_)));
     assert!(offers.into_iter().all(|(key, _)| key == choked));
-    // With nothing to give, nothing is offered.
+    // A seed has better to do, and with nothing to give, nothing is offered.
+    let mut table = seeding();
+    table.guest(1, &[Message::HaveNone]);
+    assert!(!table.heard().iter().any(|(_, m)| matches!(m, Message::AllowedFast(_))));
     let mut table = Table::new();
     table.guest(1, &[Message::HaveNone]);
     assert!(!table.heard().iter().any(|(_, m)| matches!(m, Message::AllowedFast(_))));
