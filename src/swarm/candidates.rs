@@ -48,6 +48,8 @@ pub struct Candidates {
     own: [Option<SocketAddr>; 2],
     /// Orders those that have no rank, by chance.
     salt: u32,
+    /// Found addresses are not wanted (BEP 27).
+    secluded: bool,
 }
 
 impl Candidates {
@@ -79,6 +81,9 @@ impl Candidates {
     /// Learns an address; says whether it is new and usable.
     pub fn add(&mut self, addr: SocketAddr, origin: Origin) -> bool {
         let addr = canonical(addr);
+        if self.secluded && origin.is_found() {
+            return false;
+        }
         if !usable(addr) || self.is_banned(addr) || self.own.contains(&Some(addr)) {
             return false;
         }
@@ -99,7 +104,7 @@ impl Candidates {
     /// Learns an address that the peer at `by` has named (BEP 11), where that peer and all others have not named
     /// too many; says whether it is new and usable.
     pub fn add_named(&mut self, addr: SocketAddr, by: IpAddr) -> bool {
-        let (addr, by) = (canonical(addr), by.to_canonical());
+        let (addr, by) = (canonical(addr), site(by));
         if self.known.contains_key(&addr) {
             return false;
         }
@@ -160,6 +165,7 @@ impl Candidates {
 
     /// A dial or handshake failed.
     pub fn on_failure(&mut self, addr: SocketAddr, now: Instant) {
+        self.let_go(addr);
         let Some(candidate) = self.known.get_mut(&canonical(addr)) else { return };
         let (first, most) = match candidate.origin {
             Origin::User => (RETRY_USER_AFTER, RETRY_USER_AT_MOST),
@@ -172,14 +178,29 @@ impl Candidates {
 
     /// A connection that had worked has ended; the address may be dialled again after `wait`.
     pub fn on_closed(&mut self, addr: SocketAddr, now: Instant, wait: Duration) {
+        self.let_go(addr);
         if let Some(candidate) = self.known.get_mut(&canonical(addr)) {
             candidate.failures = 0;
             candidate.state = State::Idle { not_before: Some(now + wait) };
         }
     }
 
-    /// Forgets everyone whom neither the user named nor a connection of his own, unless he is being dealt with.
+    /// Once found addresses are not wanted, they go when they are not dealt with any more.
+    fn let_go(&mut self, addr: SocketAddr) {
+        if self.secluded && self.is_found(addr) {
+            self.known.remove(&canonical(addr));
+        }
+    }
+
+    /// Whether neither the user named this address nor a connection of its own.
+    pub fn is_found(&self, addr: SocketAddr) -> bool {
+        self.known.get(&canonical(addr)).is_some_and(|c| c.origin.is_found())
+    }
+
+    /// Forgets everyone whom neither the user named nor a connection of his own, those being dealt with as soon as they
+    /// are not, and learns of no others.
     pub fn forget_found(&mut self) {
+        self.secluded = true;
         self.known.retain(|_, c| !c.origin.is_found() || c.state == State::Busy);
     }
 
@@ -246,6 +267,14 @@ fn canonical(addr: SocketAddr) -> SocketAddr {
 fn usable(addr: SocketAddr) -> bool {
     let broadcast = matches!(addr.ip(), IpAddr::V4(v4) if v4.is_broadcast() || v4.octets()[0] == 0);
     addr.port() != 0 && !addr.ip().is_unspecified() && !addr.ip().is_multicast() && !broadcast
+}
+
+/// The address, or the /64 that one host has to itself.
+fn site(ip: IpAddr) -> IpAddr {
+    match ip.to_canonical() {
+        IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() >> 64 << 64).into()),
+        v4 => v4,
+    }
 }
 
 #[cfg(test)]

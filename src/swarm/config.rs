@@ -85,8 +85,8 @@ pub const UPLOAD_AHEAD: usize = 1 << 20;
 pub const MIN_UPLOAD_AHEAD: usize = 32 << 10;
 /// Bytes unsent for one peer, answers to its questions included: who asks on and reads nothing is let go.
 pub const MAX_UNSENT: usize = 4 << 20;
-/// Blocks of a piece under way that are still served after a choke: a mebibyte.
-pub const MAX_FINISHING: usize = 64;
+/// Bytes of a piece under way that are still served after a choke.
+pub const MAX_FINISHING: usize = 1 << 20;
 /// Requests of one peer we queue; a little over what we announce.
 pub const MAX_PEER_REQUESTS: usize = 2048;
 /// Pieces that one peer may ask for while it is choked, and we of it (BEP 6, and libtorrent: ten).
@@ -120,6 +120,8 @@ pub const MAX_SUGGESTED: usize = 64;
 pub const MAX_METADATA_QUEUE: usize = 4096;
 /// Bytes of metadata that wait for the sockets: a home uplink must serve one peer after the other, not all at once.
 pub const METADATA_AHEAD: usize = 64 << 10;
+/// A peer that reads nothing for this long does not keep metadata from others.
+pub const METADATA_STALL: Duration = Duration::from_secs(2);
 /// Metadata blocks served to one peer, as a multiple of the dictionary.
 pub const METADATA_SERVINGS: u32 = 4;
 /// Pieces that are picked at random before rarest-first begins: a first piece must come soon, to have something to give.

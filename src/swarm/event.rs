@@ -161,6 +161,9 @@ pub enum CloseReason {
     /// The same peer is connected already.
     #[error("connected already")]
     Duplicate,
+    /// The torrent is private (BEP 27): only those whom the user names are dialled.
+    #[error("the torrent is private")]
+    Private,
     /// Neither side needs the other any more.
     #[error("both sides are complete")]
     BothComplete,

@@ -111,16 +111,20 @@ impl Swarm {
         let blocks = self.info.as_ref().map_or(0, |i| (i.raw().len() as u32).div_ceil(METADATA_BLOCK_LEN));
         let full = self.metadata_queue.len() >= MAX_METADATA_QUEUE;
         let Some(member) = self.members.get_mut(&key) else { return };
-        // TCP loses nothing: what is on its way need not be sent again.
-        if self.metadata_queue.contains(&(key, block))
-            || member.metadata_unsent > 0 && member.metadata_last == block
-        {
+        // Who has named no id for it cannot be answered.
+        if member.conn.as_ref().is_none_or(|c| !c.takes_metadata()) {
             return;
         }
         member.metadata_served += 1;
         let most = blocks.saturating_mul(METADATA_SERVINGS).max(16);
+        let fits = block < blocks && member.metadata_served <= most;
+        // TCP loses nothing: what is on its way need not be sent again.
+        let coming = member.metadata_unsent > 0 && member.metadata_last == block;
+        if fits && (coming || self.metadata_queue.contains(&(key, block))) {
+            return;
+        }
         // Who asks faster than he reads may ask again later.
-        if block >= blocks || full || member.unsent >= UPLOAD_AHEAD || member.metadata_served > most {
+        if !fits || full || member.unsent >= UPLOAD_AHEAD {
             if let Some(conn) = member.conn.as_mut() {
                 conn.send_metadata(&MetadataMessage::Reject { block });
             }
@@ -134,7 +138,7 @@ impl Swarm {
     pub(super) fn pump_metadata(&mut self, now: Instant) {
         let Some(raw) = self.info.as_ref().map(|i| i.raw().clone()) else { return };
         while !self.metadata_queue.is_empty() {
-            let unsent: usize = self.members.values().map(|m| m.metadata_unsent).sum();
+            let unsent: usize = self.members.values().map(|m| m.metadata_waiting(now)).sum();
             if unsent >= METADATA_AHEAD {
                 return;
             }
@@ -145,16 +149,23 @@ impl Swarm {
             let end = raw.len().min(begin + METADATA_BLOCK_LEN as usize);
             let total_size = raw.len() as u64;
             conn.send_metadata(&MetadataMessage::Data { block, total_size, data: raw.slice(begin..end) });
-            (member.metadata_unsent, member.metadata_last) = (member.metadata_unsent + end - begin, block);
+            (member.metadata_last, member.metadata_moved) = (block, now);
+            member.metadata_unsent += end - begin;
             self.flush(now, key);
         }
     }
 
     /// The torrent has turned out private (BEP 27): only those who are named, or come by themselves, are dealt with
     /// from now on. Whoever gave the metadata stays.
-    pub(super) fn seclude(&mut self) {
+    pub(super) fn seclude(&mut self, now: Instant) {
         self.config.dht_port = None;
+        let dialled = self.members.iter().filter(|(_, m)| m.conn.is_none());
+        let found = dialled.filter(|(_, m)| m.candidate.is_some_and(|addr| self.candidates.is_found(addr)));
+        let dials: Vec<_> = found.map(|(key, _)| *key).collect();
         self.candidates.forget_found();
+        for key in dials {
+            self.close(now, key, CloseReason::Private);
+        }
     }
 
     pub(super) fn on_dht_port(&mut self, key: PeerKey, port: u16) {
@@ -254,5 +265,110 @@ mod tests {
         }
         assert_eq!(nodes[0], "8.8.8.8:1".parse().unwrap());
         assert_eq!(nodes.len(), usize::from(MAX_DHT_PORTS));
+    }
+}
+
+/// What peers wait for, and may keep from others.
+#[cfg(test)]
+mod serving_tests {
+    use std::time::Duration;
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::id::Id160;
+    use crate::peer::Bitfield;
+    use crate::swarm::config::{Config, METADATA_AHEAD, METADATA_STALL};
+    use crate::wire::bencode::Writer;
+    use crate::wire::extended::OUR_METADATA_ID;
+    use crate::wire::peer::{Handshake, Message, Reserved};
+
+    /// Thirteen blocks of metadata.
+    fn info() -> Arc<Info> {
+        let mut raw = Vec::new();
+        let mut w = Writer::new(&mut raw);
+        w.begin_dict().bytes(b"length").int(65536).bytes(b"name").bytes(b"n");
+        w.bytes(b"piece length").int(65536).bytes(b"pieces").bytes(&[1; 20]);
+        w.bytes(b"x").bytes(&vec![7; 200_000]).end();
+        Arc::new(Info::parse(raw.into()).unwrap())
+    }
+
+    fn seed(now: Instant) -> Swarm {
+        let mut swarm = Swarm::new(info().hash(), Config::new(Id160([1; 20])), [1; 32], now);
+        swarm.handle(now, Input::Info(info()));
+        swarm.handle(now, Input::DiskReady(Bitfield::all(1)));
+        swarm
+    }
+
+    /// A peer that asks for the first `blocks` blocks; with an id to answer under, or without.
+    fn ask(swarm: &mut Swarm, number: u8, has_id: bool, blocks: u32, now: Instant) -> PeerKey {
+        let key = swarm.accept(now, SocketAddr::from(([10, 0, 0, number], 7))).unwrap();
+        let mut hello = Vec::new();
+        let peer_id = Id160([100 + number; 20]);
+        Handshake { reserved: Reserved::OURS, info_hash: info().hash(), peer_id }.emit(&mut hello);
+        let mut say = |id, payload: Bytes| Message::Extended { id, payload }.emit(&mut hello);
+        if has_id {
+            say(0, Bytes::from_static(b"d1:md11:ut_metadatai1eee"));
+        }
+        for block in 0..blocks {
+            say(OUR_METADATA_ID, MetadataMessage::Request { block }.emit().into());
+        }
+        swarm.handle(now, Input::Received(key, hello.into()));
+        key
+    }
+
+    /// Bytes that were sent to a peer since the last look.
+    fn sent(swarm: &mut Swarm, key: PeerKey) -> usize {
+        let actions = std::iter::from_fn(|| swarm.poll_action());
+        actions
+            .map(|a| if let Action::Send(to, bytes) = a { bytes.len() * usize::from(to == key) } else { 0 })
+            .sum()
+    }
+
+    #[test]
+    fn who_cannot_be_answered_keeps_metadata_from_nobody() {
+        let now = Instant::now();
+        let mut swarm = seed(now);
+        for number in 1..=5 {
+            ask(&mut swarm, number, false, 13, now);
+        }
+        assert!(swarm.metadata_queue.is_empty());
+        let key = ask(&mut swarm, 9, true, 1, now);
+        assert!(sent(&mut swarm, key) > METADATA_BLOCK_LEN as usize);
+    }
+
+    #[test]
+    fn who_reads_nothing_keeps_metadata_from_others_for_seconds_only() {
+        let now = Instant::now();
+        let mut swarm = seed(now);
+        let deaf = ask(&mut swarm, 1, true, 13, now);
+        let first = sent(&mut swarm, deaf);
+        assert!(
+            (METADATA_AHEAD..METADATA_AHEAD + 2 * METADATA_BLOCK_LEN as usize).contains(&first),
+            "{first}"
+        );
+        let key = ask(&mut swarm, 2, true, 2, now);
+        assert!(sent(&mut swarm, key) < METADATA_BLOCK_LEN as usize);
+        let later = now + METADATA_STALL + Duration::from_secs(1);
+        swarm.handle_timeout(later);
+        let mut got = sent(&mut swarm, key);
+        for tick in 1..20 {
+            swarm.handle_timeout(later + Duration::from_secs(tick * 3));
+            got += sent(&mut swarm, key);
+        }
+        assert!(got > 2 * METADATA_BLOCK_LEN as usize, "{got} bytes");
+    }
+
+    #[test]
+    fn what_a_gone_peer_waited_for_makes_room_at_once() {
+        let now = Instant::now();
+        let mut swarm = seed(now);
+        let gone = ask(&mut swarm, 1, true, 13, now);
+        let key = ask(&mut swarm, 2, true, 2, now);
+        sent(&mut swarm, key);
+        swarm.handle(now, Input::Closed(gone));
+        assert!(swarm.metadata_queue.iter().all(|(waiting, _)| *waiting == key));
+        swarm.handle_timeout(now + Duration::from_secs(1));
+        assert!(sent(&mut swarm, key) > 2 * METADATA_BLOCK_LEN as usize);
     }
 }

@@ -23,7 +23,7 @@ impl Swarm {
         let (size, private) = (info.raw().len() as u64, info.is_private());
         self.info = Some(info);
         if private {
-            self.seclude();
+            self.seclude(now);
         }
         // What was collected is in there.
         self.metadata = Metadata::new(self.info_hash);
@@ -134,7 +134,10 @@ impl Swarm {
         let wanted = self.count_in(&has);
         if let Some(member) = self.members.get_mut(&key) {
             (member.has, member.wanted) = (has, wanted);
+            let has = &member.has;
+            member.named.retain(|piece| !has.piece(*piece));
         }
+        self.suggest(now, key);
         self.offer_fast(key);
         self.update_interest(now, key);
     }

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::config::{
-    DEPTH_SECONDS, ENDGAME_AFTER, FIRST_DEPTH, MAX_EARLY_HAVES, MIN_DEPTH, MIN_UPLOAD_AHEAD, STRIKE_REST,
-    UPLOAD_AHEAD,
+    DEPTH_SECONDS, ENDGAME_AFTER, FIRST_DEPTH, MAX_EARLY_HAVES, METADATA_STALL, MIN_DEPTH, MIN_UPLOAD_AHEAD,
+    STRIKE_REST, UPLOAD_AHEAD,
 };
 use super::fast::Fast;
 use super::pex::Exchange;
@@ -132,6 +132,8 @@ pub(super) struct Member {
     /// Bytes of metadata among those unsent, at most, and the last block of it.
     pub(super) metadata_unsent: usize,
     pub(super) metadata_last: u32,
+    /// When metadata was last sent to it, or anything left for it meanwhile.
+    pub(super) metadata_moved: Instant,
 }
 
 impl Member {
@@ -166,7 +168,21 @@ impl Member {
             fast: Fast::default(),
             metadata_unsent: 0,
             metadata_last: 0,
+            metadata_moved: now,
         }
+    }
+
+    /// Bytes of metadata that wait for its socket, unless it has stopped reading: others must not wait for that.
+    pub(super) fn metadata_waiting(&self, now: Instant) -> usize {
+        let moves = now.saturating_duration_since(self.metadata_moved) < METADATA_STALL;
+        if moves { self.metadata_unsent } else { 0 }
+    }
+
+    /// Bytes have left for it. What part of them was metadata is not known; too little waiting harms nobody.
+    pub(super) fn on_sent(&mut self, now: Instant, bytes: usize) {
+        self.unsent = self.unsent.saturating_sub(bytes);
+        self.metadata_unsent = self.metadata_unsent.saturating_sub(bytes).min(self.unsent);
+        self.metadata_moved = now;
     }
 
     /// Past the handshake.

@@ -115,7 +115,10 @@ impl Swarm {
     /// rank is higher. Only among `incoming` ones where there are too many of those.
     pub(super) fn displace(&mut self, now: Instant, addr: SocketAddr, incoming: bool) -> bool {
         let Some(rank) = self.candidates.rank_of(addr) else { return false };
-        let useless = self.members.iter().filter(|(_, m)| m.is_useless(now, incoming));
+        let waits = |key| self.metadata_queue.iter().any(|(waiting, _)| *waiting == key);
+        let knows = self.info.is_some();
+        let useless =
+            self.members.iter().filter(|(key, m)| m.is_useless(now, incoming, knows) && !waits(**key));
         let ranked = useless.filter_map(|(key, m)| Some((self.candidates.rank_of(m.addr)?, *key)));
         let Some((_, key)) = ranked.min().filter(|(lowest, _)| *lowest < rank) else { return false };
         self.close(now, key, CloseReason::Displaced);
@@ -125,10 +128,15 @@ impl Swarm {
 
 impl Member {
     /// Whether nothing goes on between us, and nothing will soon.
-    fn is_useless(&self, now: Instant, incoming: bool) -> bool {
+    fn is_useless(&self, now: Instant, incoming: bool, knows_metadata: bool) -> bool {
         let Some(conn) = self.conn.as_ref().filter(|_| self.is_open()) else { return false };
         let rests = now.saturating_duration_since(self.since) >= DISPLACE_AFTER;
-        let idle = self.wanted == 0 && conn.is_choking() && conn.requests() == 0 && self.queue.is_empty();
+        let metadata = self.metadata_unsent > 0 || conn.serves_metadata() && !knows_metadata;
+        let idle = !metadata
+            && self.wanted == 0
+            && conn.is_choking()
+            && conn.requests() == 0
+            && self.queue.is_empty();
         rests && idle && (conn.is_incoming() || !incoming)
     }
 }

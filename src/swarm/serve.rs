@@ -1,6 +1,5 @@
 //! Serving: requests of peers, reading for them, choking.
 
-use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -12,6 +11,7 @@ use super::member::Member;
 use super::pieces::Pieces;
 use super::suggest::Suggestions;
 use super::swarm::Swarm;
+use crate::peer::Connection;
 use crate::wire::metainfo::PieceIndex;
 use crate::wire::peer::{BlockRef, MAX_REQUEST_LEN, Message};
 
@@ -124,9 +124,10 @@ impl Swarm {
 
     /// Gives slots that became free between rounds to those who wait longest.
     pub(super) fn fill_slots(&mut self, now: Instant) {
+        let seeding = self.pieces.as_ref().is_some_and(Pieces::is_complete);
         let waits = |m: &Member| {
             m.is_open()
-                && !m.snubbed
+                && (seeding || !m.snubbed)
                 && m.conn
                     .as_ref()
                     .is_some_and(|c| c.is_peer_interested() && c.is_choking() && !c.is_upload_only())
@@ -136,7 +137,6 @@ impl Swarm {
         waiting.sort_unstable();
         // Who is served and asks for nothing just now holds a slot, and no bandwidth.
         let served = self.members.values().filter(|m| m.conn.as_ref().is_some_and(|c| !c.is_choking()));
-        let seeding = self.pieces.as_ref().is_some_and(Pieces::is_complete);
         let served = served.filter(|_| !seeding);
         let idle = served.filter(|m| m.queue.is_empty() && m.reading == 0 && m.unsent == 0).count();
         for (_, key) in waiting {
@@ -154,13 +154,17 @@ impl Swarm {
         conn.choke(choking);
         // BEP 6: what was asked for before a choke may still be served. A piece that is nearly there is of use to the whole
         // swarm, and half of one to nobody.
-        member.finishing = member.serving.filter(|_| choking && conn.is_fast());
+        member.finishing = member.serving.filter(|_| choking && keeps_requests(conn));
         let queue = if choking { std::mem::take(&mut member.queue) } else { Default::default() };
-        let finishes = |b: &BlockRef| Some(b.index) == member.finishing;
-        let (mut rest, mut dropped): (VecDeque<_>, VecDeque<_>) = queue.into_iter().partition(finishes);
-        dropped.extend(rest.drain(MAX_FINISHING.min(rest.len())..));
-        if choking {
-            member.queue = rest;
+        let (mut dropped, mut left) = (Vec::new(), MAX_FINISHING);
+        for block in queue {
+            let fits = Some(block.index) == member.finishing && block.length as usize <= left;
+            if fits && !member.queue.contains(&block) {
+                left -= block.length as usize;
+                member.queue.push_back(block);
+            } else {
+                dropped.push(block);
+            }
         }
         for block in dropped {
             let Some(member) = self.members.get_mut(&key) else { return };
@@ -183,7 +187,7 @@ impl Swarm {
     // ---- suggestions
 
     /// As a seed, names pieces that nobody has yet to a peer we serve.
-    fn suggest(&mut self, now: Instant, key: PeerKey) {
+    pub(super) fn suggest(&mut self, now: Instant, key: PeerKey) {
         let (Some(info), Some(pieces)) = (&self.info, &self.pieces) else { return };
         let Some(member) = self.members.get_mut(&key).filter(|_| pieces.is_complete()) else { return };
         let ahead =
@@ -218,7 +222,8 @@ impl Swarm {
     pub(super) fn on_suggested(&mut self, key: PeerKey, index: u32) {
         let (Some(info), Some(pieces)) = (&self.info, &self.pieces) else { return };
         let Some(piece) = info.layout().piece(index).filter(|_| !pieces.have().has(index)) else { return };
-        let Some(member) = self.members.get_mut(&key) else { return };
+        // Whoever has only a part would name what others have too.
+        let Some(member) = self.members.get_mut(&key).filter(|m| m.has.is_complete()) else { return };
         member.suggested.retain(|p| pieces.picker().is_waiting(*p) && *p != piece);
         if member.suggested.len() == MAX_SUGGESTED {
             member.suggested.pop_front();
@@ -243,6 +248,12 @@ impl Swarm {
         let sized = (1..=MAX_REQUEST_LEN).contains(&block.length);
         sized && end <= u64::from(info.layout().len_of(piece)) && pieces.have().has(block.index)
     }
+}
+
+/// Whether a peer still wants what it had asked for before a choke: with the fast extension (BEP 6), but for aria2, which
+/// sets its bit and throws it all away.
+fn keeps_requests(conn: &Connection) -> bool {
+    conn.is_fast() && !conn.remote().is_some_and(|remote| remote.peer_id.0.starts_with(b"A2-"))
 }
 
 #[cfg(test)]

@@ -131,8 +131,7 @@ impl Swarm {
             Input::Received(key, bytes) => self.on_received(now, key, bytes),
             Input::Sent(key, bytes) => {
                 if let Some(member) = self.members.get_mut(&key) {
-                    member.unsent = member.unsent.saturating_sub(bytes);
-                    member.metadata_unsent = member.metadata_unsent.min(member.unsent);
+                    member.on_sent(now, bytes);
                     self.pump(now, key);
                     self.pump_metadata(now);
                 }
@@ -349,6 +348,7 @@ impl Swarm {
         self.dial_soon = true;
         self.choker.release(key);
         self.take_back(&mut member);
+        self.metadata_queue.retain(|(waiting, _)| *waiting != key);
         self.metadata.on_gone(key);
         if member.down.total() > 0 {
             self.departed.insert(key, member.candidate.unwrap_or(member.addr));
@@ -434,6 +434,7 @@ impl Swarm {
         } else if self.pieces.is_some() {
             self.fill_slots(now);
         }
+        self.pump_metadata(now);
         self.exchange_peers(now);
         for key in self.keys() {
             self.flush(now, key);

@@ -46,6 +46,11 @@ impl Connection {
         }
     }
 
+    /// Whether the peer can be sent metadata, or a refusal.
+    pub fn takes_metadata(&self) -> bool {
+        self.extended.metadata_id.is_some_and(|id| id != 0)
+    }
+
     /// Sends a metadata message under the id that the peer chose, if it has chosen one.
     pub fn send_metadata(&mut self, message: &MetadataMessage) {
         if let Some(id) = self.extended.metadata_id.filter(|&id| id != 0) {
@@ -65,6 +70,7 @@ impl Connection {
     pub fn announce_metadata(&mut self, size: u64, private: bool) {
         self.settings.metadata_size = Some(size);
         self.settings.pex &= !private;
+        self.settings.dht_port = self.settings.dht_port.filter(|_| !private);
         self.introduce_again();
     }
 
