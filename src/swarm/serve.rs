@@ -175,10 +175,7 @@ impl Swarm {
             }
         }
         if choking {
-            if let Some(mut member) = self.members.remove(&key) {
-                self.take_back(&mut member);
-                self.members.insert(key, member);
-            }
+            self.take_back(key);
         } else {
             self.suggest(now, key);
         }
@@ -211,10 +208,9 @@ impl Swarm {
     }
 
     /// What was named to a peer that is not served any more, others may have.
-    pub(super) fn take_back(&mut self, member: &mut Member) {
-        let named = std::mem::take(&mut member.named);
-        if let Some(suggestions) = &mut self.suggestions {
-            named.into_iter().for_each(|piece| suggestions.give_back(piece));
+    pub(super) fn take_back(&mut self, key: PeerKey) {
+        if let (Some(suggestions), Some(member)) = (&mut self.suggestions, self.members.get_mut(&key)) {
+            member.named.drain(..).for_each(|piece| suggestions.give_back(piece));
         }
     }
 

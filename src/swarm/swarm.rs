@@ -344,10 +344,10 @@ impl Swarm {
 
     /// Forgets a connection and everything it owed.
     fn remove(&mut self, now: Instant, key: PeerKey, reason: Option<CloseReason>) {
+        self.take_back(key);
         let Some(mut member) = self.members.remove(&key) else { return };
         self.dial_soon = true;
         self.choker.release(key);
-        self.take_back(&mut member);
         self.metadata_queue.retain(|(waiting, _)| *waiting != key);
         self.metadata.on_gone(key);
         if member.down.total() > 0 {

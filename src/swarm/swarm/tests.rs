@@ -24,6 +24,16 @@ struct Ear {
     frames: Frames,
 }
 
+impl Ear {
+    /// The messages that these bytes complete.
+    fn hear(&mut self, bytes: &Bytes) -> Vec<Message> {
+        let skip = (HANDSHAKE_LEN - self.greeted).min(bytes.len());
+        self.greeted += skip;
+        self.frames.push(bytes.slice(skip..));
+        std::iter::from_fn(|| self.frames.next_message().unwrap()).collect()
+    }
+}
+
 struct Table {
     swarm: Swarm,
     now: Instant,
@@ -68,10 +78,7 @@ impl Table {
             match action {
                 Action::Send(key, bytes) => {
                     let Some(ear) = self.ears.get_mut(&key) else { continue };
-                    let skip = (HANDSHAKE_LEN - ear.greeted).min(bytes.len());
-                    ear.greeted += skip;
-                    ear.frames.push(bytes.slice(skip..));
-                    while let Some(message) = ear.frames.next_message().unwrap() {
+                    for message in ear.hear(&bytes) {
                         if let Message::Request(block) = message {
                             requests.push((key, block));
                         }

@@ -48,12 +48,7 @@ impl Table {
             match action {
                 Action::Send(key, bytes) => {
                     let Some(ear) = self.ears.get_mut(&key) else { continue };
-                    let skip = (HANDSHAKE_LEN - ear.greeted).min(bytes.len());
-                    ear.greeted += skip;
-                    ear.frames.push(bytes.slice(skip..));
-                    while let Some(message) = ear.frames.next_message().unwrap() {
-                        heard.push((key, message));
-                    }
+                    heard.extend(ear.hear(&bytes).into_iter().map(|message| (key, message)));
                 }
                 Action::Read { peer, piece, begin, length } => {
                     let data = Some(Bytes::from(vec![0; length as usize]));
