@@ -509,6 +509,11 @@ mod tests {
             peers: vec![format!("127.0.0.1:{}", first.port())],
             seed: false,
         });
+        joins_and_ends(second, transfer, first).await;
+    }
+
+    /// The second client gets to know the first one's node; then both end.
+    async fn joins_and_ends(second: Client, transfer: Transfer, first: Client) {
         let mut status = second.dht().status();
         let known = status.wait_for(|s| s.nodes_v4 == 1);
         tokio::time::timeout(Duration::from_secs(30), known).await.unwrap().unwrap();
@@ -535,12 +540,7 @@ mod tests {
         Message::Port(first.port()).emit(&mut hello);
         let mut peer = tokio::net::TcpStream::connect(("127.0.0.1", second.port())).await.unwrap();
         peer.write_all(&hello).await.unwrap();
-        let mut status = second.dht().status();
-        let known = status.wait_for(|s| s.nodes_v4 == 1);
-        tokio::time::timeout(Duration::from_secs(30), known).await.unwrap().unwrap();
-        transfer.stop().await;
-        second.shutdown().await;
-        first.shutdown().await;
+        joins_and_ends(second, transfer, first).await;
     }
 
     #[tokio::test]

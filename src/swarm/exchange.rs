@@ -136,6 +136,10 @@ impl Swarm {
 
     /// Sends metadata as long as little of it waits for the sockets.
     pub(super) fn pump_metadata(&mut self, now: Instant) {
+        // Called for all that leaves for a peer; as a rule nobody waits.
+        if self.metadata_queue.is_empty() {
+            return;
+        }
         let Some(raw) = self.info.as_ref().map(|i| i.raw().clone()) else { return };
         while !self.metadata_queue.is_empty() {
             let unsent: usize = self.members.values().map(|m| m.metadata_waiting(now)).sum();
