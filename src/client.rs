@@ -21,7 +21,7 @@ use crate::driver::state::StateFolder;
 use crate::driver::tcp::{Doors, Links};
 use crate::driver::throttle::Throttle;
 pub use crate::driver::transfer::{
-    Finding, Job, Placement, Source, Stage, Status, TransferError, TransferEvent,
+    Bottleneck, Finding, Job, Placement, Source, Stage, Status, TransferError, TransferEvent,
 };
 use crate::driver::{Dht, SearchEvent, clock, place, state};
 use crate::id::InfoHash;

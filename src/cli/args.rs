@@ -114,6 +114,9 @@ pub struct TransferArgs {
     /// Send at most so many bytes a second
     #[arg(long, value_name = "RATE", value_parser = rate)]
     pub limit_upload: Option<u64>,
+    /// Say what holds the transfer up, as it changes (Enter asks at any time)
+    #[arg(long)]
+    pub explain: bool,
 }
 
 /// When to give up.

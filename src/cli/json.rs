@@ -2,6 +2,7 @@
 //!
 //! Owns their names, fields and units: bytes, bytes a second, seconds. Must not decide when to say them.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::time::Instant;
 
@@ -48,6 +49,11 @@ pub enum Event<'a> {
         total: u64,
     },
     Progress(ProgressEvent),
+    Explain {
+        cause: &'static str,
+        why: &'a str,
+        figures: &'a BTreeMap<&'static str, u64>,
+    },
     Shared {
         info_hash: String,
         name: &'a str,

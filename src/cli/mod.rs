@@ -7,6 +7,7 @@
 pub mod args;
 mod demo;
 pub mod error;
+mod explain;
 mod get;
 mod info;
 mod item;

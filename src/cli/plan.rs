@@ -66,6 +66,8 @@ pub struct Output {
     pub quiet: bool,
     /// How often `-v` was given.
     pub verbose: u8,
+    /// What holds a transfer up is said unasked.
+    pub explain: bool,
     /// Bars may be drawn on stderr.
     pub terminal: bool,
     /// Colours may be used on stderr.
@@ -212,6 +214,11 @@ impl Plan {
 
     /// Fills in what was left out.
     pub fn resolve(command: Command, env: &Env) -> Result<Self, CliError> {
+        let explain = match &command {
+            Command::Get(args) => args.transfer.explain,
+            Command::Share(args) => args.transfer.explain,
+            _ => false,
+        };
         let (action, report) = match command {
             Command::Get(args) => (Action::Get(Box::new(get(&args, env)?)), args.report),
             Command::Share(args) => (Action::Share(Box::new(share(&args, env)?)), args.report),
@@ -242,7 +249,7 @@ impl Plan {
                 (Action::Demo { size: args.size, dir }, args.report)
             }
         };
-        let mut output = output(&report, env);
+        let mut output = Output { explain, ..output(&report, env) };
         if let Action::Node(plan) = &action {
             output.log_format = plan.settings.log_format;
         }
@@ -253,7 +260,8 @@ impl Plan {
 fn output(report: &ReportArgs, env: &Env) -> Output {
     let ReportArgs { json, quiet, verbose } = *report;
     let log_format = LogFormat::default();
-    Output { json, quiet, verbose, terminal: env.terminal && !quiet, colour: env.colour, log_format }
+    let terminal = env.terminal && !quiet;
+    Output { json, quiet, verbose, explain: false, terminal, colour: env.colour, log_format }
 }
 
 fn bad_option(message: impl Into<String>, hint: &str) -> CliError {

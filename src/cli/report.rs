@@ -14,6 +14,7 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use super::error::CliError;
+use super::explain::{self, Explanation};
 use super::json::{self, Event, ProgressEvent};
 use super::node::flags::LogFormat;
 use super::plan::Output;
@@ -37,6 +38,9 @@ struct Told {
     dht: Option<(usize, u32, u32, u32)>,
     peers: Option<(usize, usize, usize, usize)>,
     first_piece: bool,
+    /// The cause that was named last, in words and as an event.
+    why: [Option<&'static str>; 2],
+    whys: Option<Instant>,
 }
 
 /// The mouth of a run.
@@ -205,11 +209,49 @@ impl Reporter {
     pub fn status(&mut self, now: Instant, status: &Status, name: Option<&str>) {
         if self.output.json && is_due(&mut self.told.events, now, EVENT_EACH) {
             self.status_events(status);
+            self.explain_event(now, status);
+        }
+        let asked = self.output.terminal && explain::enter_was_pressed();
+        if asked {
+            // Enter has moved the cursor below the bar; back, so that the bar is drawn where it was.
+            let _ = write!(io::stderr(), "\x1b[A");
+            self.note(&Explanation::of(status).sentence);
         }
         if self.output.terminal {
-            self.draw(status.verified, status.total, &terminal_words(status), name);
+            let mut words = terminal_words(status);
+            if self.output.explain {
+                words = format!("{words}\n{}", Explanation::of(status).sentence);
+            }
+            self.draw(status.verified, status.total, &words, name);
         } else if is_due(&mut self.told.line, now, LINE_EACH) {
             self.note(&progress::line(status));
+            self.explain_line(now, status, true);
+        } else {
+            self.explain_line(now, status, false);
+        }
+    }
+
+    /// What holds it up, in a line of its own: when that changes, and beside each line of figures.
+    fn explain_line(&mut self, now: Instant, status: &Status, beside_figures: bool) {
+        if self.output.explain && !self.output.json {
+            let explanation = Explanation::of(status);
+            let changed = self.told.why[0] != Some(explanation.cause);
+            if beside_figures || changed && is_due(&mut self.told.whys, now, EVENT_EACH) {
+                (self.told.why[0], self.told.whys) = (Some(explanation.cause), Some(now));
+                self.note(&format!("why: {}", explanation.sentence));
+            }
+        }
+    }
+
+    /// The same as an event: when the cause changes, and now and then where it was asked for.
+    fn explain_event(&mut self, now: Instant, status: &Status) {
+        let explanation = Explanation::of(status);
+        let changed = self.told.why[1].replace(explanation.cause) != Some(explanation.cause);
+        let again = self.output.explain && is_due(&mut self.told.whys, now, LINE_EACH);
+        if changed || again {
+            self.told.whys = Some(now);
+            let Explanation { cause, sentence, figures } = &explanation;
+            self.tell(&Event::Explain { cause, why: sentence, figures });
         }
     }
 

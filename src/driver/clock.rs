@@ -30,6 +30,12 @@ pub fn with_sleep() -> Duration {
     unix_time()
 }
 
+/// Processor time of the calling thread.
+pub fn thread_cpu() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
+}
+
 /// A seed from the operating system.
 pub fn entropy_seed() -> io::Result<[u8; 32]> {
     let mut seed = [0; 32];

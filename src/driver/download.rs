@@ -15,6 +15,7 @@ use tracing::debug;
 use super::clock;
 use super::disk::{Disk, Done, Job as DiskJob};
 use super::place::Place;
+use super::strain::Strain;
 use super::tcp::{Doors, Incoming, Link, Links, Net};
 use super::transfer::{Finding, Job, Placement, Source, Stage, Status, TransferError, TransferEvent};
 use crate::swarm::{Action, Config, Input, Origin, PeerKey, Report, Swarm};
@@ -117,6 +118,7 @@ struct Download {
     half_told: bool,
     last_arrival: Instant,
     publish_at: Instant,
+    strain: Strain,
     ended: bool,
 }
 
@@ -170,6 +172,7 @@ impl Download {
             half_told: false,
             last_arrival: now,
             publish_at: now,
+            strain: Strain::new(now),
             ended: false,
         }
     }
@@ -192,7 +195,12 @@ impl Download {
             self.look_at_finding();
             self.act();
             self.publish(false);
-            match self.wake(&mut candidates, &mut stop, &mut incoming, &mut net).await {
+            let held_since = (!self.room()).then(clock::now);
+            let wake = self.wake(&mut candidates, &mut stop, &mut incoming, &mut net).await;
+            if let Some(since) = held_since {
+                self.strain.on_held(clock::now().saturating_duration_since(since));
+            }
+            match wake {
                 Wake::Stop(reply) => {
                     answer = reply;
                     self.ended = true;

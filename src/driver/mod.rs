@@ -18,6 +18,7 @@ pub mod place;
 pub mod resident;
 pub mod state;
 pub mod storage;
+pub mod strain;
 pub mod tcp;
 pub mod throttle;
 pub mod transfer;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::id::InfoHash;
+pub use crate::swarm::explain::Bottleneck;
 use crate::wire::metainfo::{Info, MetainfoError};
 
 /// What to fetch.
@@ -133,6 +134,8 @@ pub struct Status {
     pub private: bool,
     /// Why the disk holds us up, in words (disk full).
     pub disk_trouble: Option<String>,
+    /// What holds the transfer up; none before the place on disk has been looked at.
+    pub bottleneck: Option<Bottleneck>,
     /// Seconds since the last payload byte or metadata block arrived, or since the start.
     pub idle: Duration,
 }

@@ -4,6 +4,7 @@
 //! (the info dictionary from several peers), `picker` (rarest first), `pieces` (blocks under way), `choker`
 //! (tit-for-tat), `priority` (whom to prefer where there is no room for all), `suspects` (who sent a false block). `fetch`, `serve`, `fast`, `exchange` and `pex` are the conversations
 //! that [`Swarm`] wires together.
+//! `explain` reads off the machine why it is not faster.
 //! `neighbours` is a second machine: discovery in the local network, for all swarms of a client.
 //! No socket, disk, clock or random source of its own.
 
@@ -12,6 +13,7 @@ mod choker;
 pub mod config;
 pub mod event;
 mod exchange;
+pub mod explain;
 mod fast;
 mod fetch;
 mod member;

@@ -176,6 +176,11 @@ impl Pieces {
         out
     }
 
+    /// Whether every block has come; the last pieces are being hashed.
+    pub fn nothing_missing(&self) -> bool {
+        self.picker.is_empty() && self.open.values().all(|o| o.missing == 0)
+    }
+
     /// Whether every missing block has been asked for.
     pub fn nothing_free(&self) -> bool {
         self.picker.is_empty() && self.open.values().all(|o| o.free == 0)

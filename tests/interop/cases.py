@@ -399,6 +399,30 @@ case(ended_by(SIGTERM, 143))
 
 
 @case
+def why_it_is_slow(lab, folder):
+    """What holds a download up is named: a peer without data, our own limit, a seed that sends slowly, one that has nobody to serve."""
+    torrent = torrents.large(lab.folder(folder, "payload"), "slow", 8).pack(ODD_PIECE_TRANSMISSION)
+
+    def explains(client, cause):
+        wait_until(lambda: any(e["event"] == "explain" and e["cause"] == cause for e in client.process.events()), 30,
+                   f"the cause `{cause}` was named", [client.process])
+        print("    " + next(e["why"] for e in client.process.events() if e["event"] == "explain" and e["cause"] == cause), flush=True)
+
+    empty = Libtorrent(lab, folder, (), "empty").leech([torrent.magnet])
+    seeder = Libtorrent(lab, folder, (), "seeder").seed([torrent], upload_limit=400_000)
+    waiting = Dhtget(lab, folder, (), "waiting").fetch(torrent.file, "--no-dht", peers=[empty.address])
+    explains(waiting, "nobody_has")
+    limited = Dhtget(lab, folder, (), "limited").fetch(torrent.file, "--no-dht", "--limit-rate", "100k", peers=[seeder.address])
+    explains(limited, "download_limit")
+    limited.stop()
+    fetching = Dhtget(lab, folder, (), "fetching").fetch(torrent.file, "--no-dht", "--explain", "--seed", peers=[seeder.address])
+    explains(fetching, "senders")
+    explains(fetching, "nobody_asks")
+    for client in [waiting, fetching, empty, seeder]:
+        client.stop()
+
+
+@case
 def nobody_has_it(lab, folder):
     """--stop-timeout without peers: exit 2 or 3, and a sentence why, on stderr and as an event."""
     info_hash = random.Random(folder).randbytes(20).hex()

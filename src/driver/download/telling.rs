@@ -1,15 +1,20 @@
 //! What a transfer tells its owner: milestones at once, figures four times a second, failures once.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tracing::debug;
 
 use super::Download;
 use crate::driver::clock;
-use crate::driver::transfer::{Stage, Status, TransferError, TransferEvent};
+use crate::driver::transfer::{Bottleneck, Stage, Status, TransferError, TransferEvent};
+use crate::swarm::explain::is_used_up;
 
 /// How often figures are published while they change.
 const PUBLISH_EVERY: Duration = Duration::from_millis(250);
+/// A network that waits for the disk this share of the time is held up by it; in between, queues are only full now and then.
+const DISK_WAIT_PERCENT: u32 = 20;
+/// A thread that is busy this share of the time can do little more.
+const BUSY_PERCENT: u32 = 90;
 
 impl Download {
     pub(super) fn fail(&mut self, error: TransferError) {
@@ -17,6 +22,29 @@ impl Download {
             self.tell(TransferEvent::Failed(error));
             self.ended = true;
         }
+    }
+
+    /// What the swarm says, unless what it stands on is the cause.
+    fn bottleneck(&self, now: Instant) -> Option<Bottleneck> {
+        let said = self.swarm.bottleneck(now)?;
+        if matches!(said, Bottleneck::NobodyAsks { .. } | Bottleneck::NoPeers) {
+            return Some(said);
+        }
+        let percent = self.strain.disk_percent();
+        if percent >= DISK_WAIT_PERCENT {
+            return Some(Bottleneck::Disk { percent });
+        }
+        if let (Bottleneck::Receivers { rate, .. }, Some(limit)) = (said, self.around.links.upload.rate())
+            && is_used_up(rate, limit)
+        {
+            return Some(Bottleneck::UploadLimit { rate, limit });
+        }
+        let percent = self.strain.cpu_percent();
+        let flows = matches!(
+            said,
+            Bottleneck::Senders { .. } | Bottleneck::Pipeline { .. } | Bottleneck::Receivers { .. }
+        );
+        Some(if flows && percent >= BUSY_PERCENT { Bottleneck::Processor { percent } } else { said })
     }
 
     pub(super) fn tell(&self, event: TransferEvent) {
@@ -39,7 +67,9 @@ impl Download {
             Stage::JoiningDht if finding.nodes > 0 => Stage::LookingForPeers,
             other => other,
         };
+        self.strain.look(now);
         let status = Status {
+            bottleneck: self.bottleneck(now),
             stage,
             total: self.info.as_ref().map_or(0, |i| i.layout().total()),
             verified: stats.verified,

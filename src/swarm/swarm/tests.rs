@@ -10,10 +10,14 @@ use crate::wire::peer::{BlockRef, Frames, HANDSHAKE_LEN, Handshake, Message, Res
 const PIECES: u32 = 4;
 
 fn info() -> Arc<Info> {
+    info_of(PIECES)
+}
+
+fn info_of(pieces: u32) -> Arc<Info> {
     let mut raw = Vec::new();
     let mut w = Writer::new(&mut raw);
-    w.begin_dict().bytes(b"length").int(i64::from(PIECES) * 65536).bytes(b"name").bytes(b"n");
-    w.bytes(b"piece length").int(65536).bytes(b"pieces").bytes(&[1; 20 * PIECES as usize]).end();
+    w.begin_dict().bytes(b"length").int(i64::from(pieces) * 65536).bytes(b"name").bytes(b"n");
+    w.bytes(b"piece length").int(65536).bytes(b"pieces").bytes(&vec![1; 20 * pieces as usize]).end();
     Arc::new(Info::parse(raw.into()).unwrap())
 }
 
@@ -35,6 +39,7 @@ impl Ear {
 }
 
 struct Table {
+    info: Arc<Info>,
     swarm: Swarm,
     now: Instant,
     ears: BTreeMap<PeerKey, Ear>,
@@ -44,12 +49,16 @@ struct Table {
 
 impl Table {
     fn new() -> Self {
-        let now = Instant::now();
+        Self::of(PIECES)
+    }
+
+    fn of(pieces: u32) -> Self {
+        let (now, info) = (Instant::now(), info_of(pieces));
         let config = Config::new(Id160([1; 20]));
-        let mut swarm = Swarm::new(info().hash(), config, [1; 32], now);
-        swarm.handle(now, Input::Info(info()));
-        swarm.handle(now, Input::DiskReady(Bitfield::none(PIECES)));
-        Self { swarm, now, ears: BTreeMap::new(), hashing: Vec::new(), closed: Vec::new() }
+        let mut swarm = Swarm::new(info.hash(), config, [1; 32], now);
+        swarm.handle(now, Input::Info(info.clone()));
+        swarm.handle(now, Input::DiskReady(Bitfield::none(pieces)));
+        Self { info, swarm, now, ears: BTreeMap::new(), hashing: Vec::new(), closed: Vec::new() }
     }
 
     /// A peer that has everything and unchokes us.
@@ -58,8 +67,9 @@ impl Table {
         let key = self.swarm.accept(self.now, addr).unwrap();
         self.ears.insert(key, Ear::default());
         let mut hello = Vec::new();
-        Handshake { reserved, info_hash: info().hash(), peer_id: Id160([100 + id; 20]) }.emit(&mut hello);
-        let field = Message::Bitfield(Bitfield::all(PIECES).to_wire());
+        let (info_hash, count) = (self.info.hash(), self.info.layout().count());
+        Handshake { reserved, info_hash, peer_id: Id160([100 + id; 20]) }.emit(&mut hello);
+        let field = Message::Bitfield(Bitfield::all(count).to_wire());
         [field, Message::Unchoke].iter().for_each(|m| m.emit(&mut hello));
         self.swarm.handle(self.now, Input::Received(key, hello.into()));
         key
@@ -212,4 +222,5 @@ fn a_users_limit_bounds_what_all_peers_together_are_asked_for() {
     assert!(table.swarm.stats(table.now).wasted == 0);
 }
 
+mod explain;
 mod extensions;

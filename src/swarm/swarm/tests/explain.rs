@@ -1,0 +1,102 @@
+//! What the swarm says holds it up, as scripted peers bring it about.
+
+use super::*;
+use crate::swarm::explain::Bottleneck;
+use crate::wire::extended::ExtendedHandshake;
+
+impl Table {
+    fn why(&self) -> Bottleneck {
+        self.swarm.bottleneck(self.now).unwrap()
+    }
+}
+
+#[test]
+fn each_cause_is_named_when_it_is_the_one() {
+    let mut table = Table::new();
+    assert_eq!(table.why(), Bottleneck::NoPeers);
+    let key = table.join(1, Reserved::OURS);
+    table.say(key, &[Message::Choke]);
+    for (_, block) in table.requests() {
+        table.say(key, &[Message::Reject(block)]);
+    }
+    assert_eq!(table.why(), Bottleneck::Choked { peers: 1 });
+    table.pass(Duration::from_secs(2));
+    table.say(key, &[Message::Unchoke]);
+    let asked = table.requests();
+    assert_eq!(
+        table.why(),
+        Bottleneck::LastBlocks { blocks: 16, peers: 1 },
+        "this small torrent is one pipeline"
+    );
+    for (_, block) in &asked {
+        table.say(key, &[Message::Reject(*block)]);
+    }
+    table.requests();
+    assert_eq!(table.why(), Bottleneck::Refused { peers: 1 });
+    table.pass(Duration::from_secs(40));
+    let asked = table.requests();
+    assert!(!asked.is_empty());
+    table.pass(Duration::from_secs(3));
+    assert!(matches!(table.why(), Bottleneck::Silent { peers: 1, .. }), "{:?}", table.why());
+    table.swarm.config.download_limit = Some(1);
+    asked.iter().take(4).for_each(|(_, block)| table.say(key, &[Table::block(*block)]));
+    assert!(matches!(table.why(), Bottleneck::DownloadLimit { limit: 1, .. }), "{:?}", table.why());
+    table.swarm.config.download_limit = None;
+    for (_, block) in asked {
+        table.say(key, &[Table::block(block)]);
+    }
+    for _ in 0..40 {
+        for (key, block) in table.requests() {
+            table.say(key, &[Table::block(block)]);
+        }
+        table.pass(Duration::from_millis(100));
+    }
+    assert!(table.is_complete());
+    assert_eq!(table.why(), Bottleneck::NobodyAsks { peers: 0 }, "the other seed was of no more use");
+}
+
+#[test]
+fn peers_without_what_is_missing_are_told_from_none() {
+    let mut table = Table::new();
+    let key = table.swarm.accept(table.now, SocketAddr::from(([10, 0, 0, 9], 7))).unwrap();
+    let mut hello = Vec::new();
+    Handshake { reserved: Reserved::OURS, info_hash: info().hash(), peer_id: Id160([9; 20]) }
+        .emit(&mut hello);
+    Message::HaveNone.emit(&mut hello);
+    table.swarm.handle(table.now, Input::Received(key, hello.into()));
+    assert_eq!(table.why(), Bottleneck::NobodyHas { peers: 1, missing: PIECES });
+}
+
+#[test]
+fn a_short_queue_at_the_other_end_of_a_long_way_is_told_from_a_slow_sender() {
+    let mut table = Table::of(400);
+    let key = table.join(1, Reserved::OURS);
+    let queues = |blocks| {
+        let handshake = ExtendedHandshake { request_queue: Some(blocks), ..ExtendedHandshake::default() };
+        [Message::Extended { id: 0, payload: handshake.emit().into() }]
+    };
+    table.say(key, &queues(20));
+    // Twenty blocks each 100 ms: all that it queues, once for each way there and back.
+    let mut waiting: Vec<BlockRef> = table.requests().into_iter().map(|(_, b)| b).collect();
+    for _ in 0..60 {
+        for block in std::mem::take(&mut waiting) {
+            table.say(key, &[Table::block(block)]);
+        }
+        waiting.extend(table.requests().into_iter().map(|(_, b)| b));
+        table.pass(Duration::from_millis(100));
+        waiting.extend(table.requests().into_iter().map(|(_, b)| b));
+    }
+    let Bottleneck::Pipeline { peers: 1, depth: 20, round_trip, .. } = table.why() else {
+        panic!("{:?}", table.why())
+    };
+    assert!((80..=140).contains(&round_trip.as_millis()), "{round_trip:?}");
+    // The same peer, with room for more, is as fast as it is.
+    table.say(key, &queues(2000));
+    for _ in 0..60 {
+        waiting.extend(table.requests().into_iter().map(|(_, b)| b));
+        let now: Vec<BlockRef> = waiting.drain(..waiting.len().min(4)).collect();
+        now.into_iter().for_each(|block| table.say(key, &[Table::block(block)]));
+        table.pass(Duration::from_millis(100));
+    }
+    assert!(matches!(table.why(), Bottleneck::Senders { peers: 1, choking: 0, .. }), "{:?}", table.why());
+}
