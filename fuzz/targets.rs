@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use dhtget::id::Id160;
-use dhtget::peer::{Bitfield, Connection, Settings};
+use dhtget::peer::{Bitfield, Connection, Settings, Transmit};
 use dhtget::wire::bencode::{Limits, Value, Writer};
 use dhtget::wire::compact::{self, Contact};
 use dhtget::wire::extended::{ExtendedHandshake, MetadataMessage};
@@ -231,6 +231,7 @@ fn connection(stream: &[u8], chunk: usize) {
             assert!(conn.requests() <= asked.len());
             assert!((1..=2000).contains(&conn.request_limit()));
             while let Some(out) = conn.poll_transmit(now) {
+                let Transmit::Bytes(out) = out else { panic!("no block is on disk") };
                 sent.extend_from_slice(&out);
             }
         }

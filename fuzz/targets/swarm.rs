@@ -327,7 +327,7 @@ impl World {
 
     fn read(&mut self, ok: bool) {
         let Some((peer, piece, begin, length)) = self.reads.pop_front() else { return };
-        let data = ok.then(|| Bytes::from(vec![0; length as usize]));
+        let data = ok.then(|| Bytes::from(vec![0; length as usize]).into());
         self.handle(Input::Read { peer, piece, begin, data });
     }
 
@@ -371,6 +371,7 @@ impl World {
                 self.trace.note(reason.to_string());
             }
             Action::Send(key, bytes) => self.on_send(key, &bytes),
+            Action::SendStored(..) => panic!("nothing was said to be on disk"),
             Action::Write { piece, begin, data } => {
                 let end = begin + data.len() as u32;
                 assert!(begin % BLOCK_LEN == 0 && end <= self.info.layout().len_of(piece));

@@ -19,7 +19,8 @@ use lru::LruCache;
 use sha1::{Digest as _, Sha1};
 use tokio::sync::mpsc as tokio_mpsc;
 
-use super::storage::Storage;
+use super::storage::{Segment, Storage};
+use super::stored::{self, Stored, Stretch};
 use crate::swarm::PeerKey;
 use crate::wire::metainfo::{BLOCK_LEN, Info, PieceIndex};
 
@@ -47,7 +48,7 @@ pub enum Job {
     Check(PieceIndex),
     /// Read a piece and digest each of its blocks.
     Digest(PieceIndex),
-    /// Read a block for a peer.
+    /// Make sure that a part of a piece can be sent to a peer from where it lies.
     Read(PeerKey, PieceIndex, u32, u32),
 }
 
@@ -62,8 +63,8 @@ pub enum Done {
     Checked(PieceIndex, bool),
     /// The answer to [`Job::Digest`].
     Digested(PieceIndex, Vec<u64>),
-    /// The answer to [`Job::Read`]: peer, piece, begin, bytes.
-    Read(PeerKey, PieceIndex, u32, Option<Bytes>),
+    /// The answer to [`Job::Read`]: peer, piece, begin, and where it lies.
+    Read(PeerKey, PieceIndex, u32, Option<Stored>),
     /// A file cannot be read for a peer: its path or number, and the system's words.
     Unreadable(String),
     /// No room is left; the thread waits and tries again.
@@ -173,7 +174,7 @@ struct Worker {
     /// A write has failed: what follows is not vouched for.
     failed: bool,
     /// By number, and whether it was opened only to be looked at.
-    open: LruCache<(usize, bool), File>,
+    open: LruCache<(usize, bool), Arc<File>>,
     /// While the place is not ours yet, or only read, nothing in it may be created or resized.
     looking: bool,
     partial: BTreeMap<PieceIndex, Partial>,
@@ -230,13 +231,13 @@ impl Worker {
                 let offset = self.info.layout().offset(piece) + u64::from(begin);
                 // Serving never creates or changes a file: it may have been moved away meanwhile.
                 self.looking = true;
-                let data = self.read(offset, length as usize);
+                let data = self.warm_up(offset, u64::from(length));
                 self.looking = false;
                 if let Err(error) = &data {
                     let root = self.storage.root().display();
                     let _ = self.done.send(Done::Unreadable(format!("{root} cannot be read: {error}")));
                 }
-                let _ = self.done.send(Done::Read(peer, piece, begin, data.ok().map(Bytes::from)));
+                let _ = self.done.send(Done::Read(peer, piece, begin, data.ok()));
             }
         }
     }
@@ -358,12 +359,26 @@ impl Worker {
         Ok(out)
     }
 
-    fn file(&mut self, index: usize) -> io::Result<&File> {
+    /// Where a range lies, once it is in the system's memory.
+    fn warm_up(&mut self, offset: u64, length: u64) -> io::Result<Stored> {
+        let storage = self.storage.clone();
+        let mut stored = Stored::default();
+        for Segment { file, offset, length } in storage.segments(offset, length) {
+            let file = file.map(|index| self.file(index).cloned()).transpose()?;
+            if let Some(file) = &file {
+                stored::warm(file, offset, length)?;
+            }
+            stored.push(Stretch { file, offset, length });
+        }
+        Ok(stored)
+    }
+
+    fn file(&mut self, index: usize) -> io::Result<&Arc<File>> {
         let key = (index, self.looking);
         if !self.open.contains(&key) {
             let file =
                 if self.looking { self.storage.file_as_it_is(index)? } else { self.storage.file(index)? };
-            self.open.put(key, file);
+            self.open.put(key, Arc::new(file));
         }
         self.open.get(&key).ok_or_else(|| io::ErrorKind::NotFound.into())
     }

@@ -14,12 +14,16 @@ use tracing::debug;
 
 use super::clock;
 use super::disk::{Disk, Done, Job as DiskJob};
+use super::outbox::Out;
 use super::place::Place;
+use super::stored::Stored;
 use super::strain::Strain;
 use super::tcp::{Doors, Incoming, Link, Links, Net};
 use super::transfer::{Finding, Job, Placement, Source, Stage, Status, TransferError, TransferEvent};
+use crate::peer::Payload;
 use crate::swarm::{Action, Config, Input, Origin, PeerKey, Report, Swarm};
 use crate::wire::metainfo::Info;
+use crate::wire::peer::BlockRef;
 
 mod placing;
 mod telling;
@@ -101,6 +105,8 @@ struct Download {
     check: Option<Check>,
     disk: Option<(Disk, mpsc::UnboundedReceiver<Done>)>,
     unwritten: usize,
+    /// What the disk has made ready, and where in its piece it begins, while the swarm is told.
+    stored: Option<(u32, Stored)>,
     links: BTreeMap<PeerKey, Link>,
     dials: BTreeMap<PeerKey, AbortHandle>,
     net: mpsc::Sender<Net>,
@@ -156,6 +162,7 @@ impl Download {
             check: None,
             disk: None,
             unwritten: 0,
+            stored: None,
             links: BTreeMap::new(),
             dials: BTreeMap::new(),
             net,
@@ -333,8 +340,13 @@ impl Download {
             Done::Hashed(piece, valid) => self.swarm.handle(now, Input::Hashed(piece, valid)),
             Done::Checked(piece, valid) => self.on_checked(piece, valid),
             Done::Digested(piece, digests) => self.swarm.handle(now, Input::Digested(piece, digests)),
-            Done::Read(peer, piece, begin, data) => {
+            Done::Read(peer, piece, begin, stored) => {
+                let data = stored.as_ref().map(|s| Payload::Stored(s.len() as u32));
                 self.swarm.handle(now, Input::Read { peer, piece, begin, data });
+                // Its blocks go out now, or never.
+                self.stored = stored.map(|s| (begin, s));
+                self.act();
+                self.stored = None;
             }
             Done::Full(cause) => {
                 self.waiting_threads += 1;
@@ -370,9 +382,10 @@ impl Download {
                 }
                 Action::Send(peer, bytes) => {
                     if let Some(link) = self.links.get(&peer) {
-                        link.send(bytes);
+                        link.send(Out::Bytes(bytes));
                     }
                 }
+                Action::SendStored(peer, block) => self.send_stored(peer, &block),
                 Action::Write { piece, begin, data } => {
                     self.unwritten += data.len();
                     self.to_disk(DiskJob::Write(piece, begin, data));
@@ -384,6 +397,13 @@ impl Download {
                 }
                 Action::Report(report) => self.on_report(report),
             }
+        }
+    }
+
+    fn send_stored(&self, peer: PeerKey, block: &BlockRef) {
+        let (Some(link), Some((begin, stored))) = (self.links.get(&peer), &self.stored) else { return };
+        for stretch in stored.cut(u64::from(block.begin.saturating_sub(*begin)), u64::from(block.length)) {
+            link.send(Out::Stored(stretch));
         }
     }
 

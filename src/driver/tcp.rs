@@ -4,12 +4,13 @@
 //! slow disk slows the network instead of filling the memory.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::io::{self, IoSlice};
+use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::{Buf as _, Bytes};
+use bytes::Bytes;
+use tokio::io::Interest;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
@@ -18,6 +19,7 @@ use tracing::{debug, trace};
 
 use super::chunks::{CHUNK_LEN, Chunks};
 use super::clock;
+use super::outbox::{Out, Outbox};
 use super::throttle::Throttle;
 use crate::id::InfoHash;
 use crate::peer::connection::{HANDSHAKE_TIMEOUT, SILENCE_TIMEOUT};
@@ -26,8 +28,8 @@ use crate::wire::peer::{HANDSHAKE_LEN, Handshake};
 
 /// Incoming connections that have not yet said which torrent they want; past it the oldest is dropped.
 const MAX_GREETING: usize = 128;
-/// Pieces of output given to the system in one call.
-const WRITE_SLICES: usize = 64;
+/// Things to send that a writer takes from its queue before it writes.
+const MAX_PENDING: usize = 64;
 /// How long the last bytes of a connection that we end may take to leave.
 const LINGER: Duration = Duration::from_secs(5);
 
@@ -62,17 +64,17 @@ pub enum Net {
 /// A connection's writing end. Dropping it sends what is queued, then closes.
 #[derive(Debug)]
 pub struct Link {
-    queue: mpsc::UnboundedSender<Bytes>,
+    queue: mpsc::UnboundedSender<Out>,
     reader: AbortHandle,
     /// Its end tells a writer that waits for a peer to read that we have left.
     _held: oneshot::Sender<()>,
 }
 
 impl Link {
-    /// Queues bytes. The swarm bounds what is unsent for each peer.
-    pub fn send(&self, bytes: Bytes) {
+    /// Queues output. The swarm bounds what is unsent for each peer.
+    pub fn send(&self, out: Out) {
         // The writer has ended with its connection, which is told by `Net::Closed`.
-        let _ = self.queue.send(bytes);
+        let _ = self.queue.send(out);
     }
 }
 
@@ -177,20 +179,20 @@ async fn read_some(stream: &TcpStream, links: &Links) -> io::Result<Bytes> {
 async fn write(
     peer: PeerKey,
     stream: Arc<TcpStream>,
-    mut queued: mpsc::UnboundedReceiver<Bytes>,
+    mut queued: mpsc::UnboundedReceiver<Out>,
     mut left: oneshot::Receiver<()>,
     limit: Throttle,
     net: mpsc::Sender<Net>,
 ) {
-    let mut pending: VecDeque<Bytes> = VecDeque::new();
+    let mut pending = Outbox::default();
     let mut leave_at = None;
     while let Some(first) = queued.recv().await {
-        pending.push_back(first);
+        pending.push(first);
         while !pending.is_empty() {
-            while pending.len() < WRITE_SLICES
+            while pending.len() < MAX_PENDING
                 && let Ok(more) = queued.try_recv()
             {
-                pending.push_back(more);
+                pending.push(more);
             }
             // A peer that takes nothing for minutes is gone; one that we leave gets seconds.
             let deadline = leave_at.unwrap_or_else(|| clock::now() + SILENCE_TIMEOUT);
@@ -200,13 +202,12 @@ async fn write(
                     leave_at = Some(clock::now() + LINGER);
                     continue;
                 }
-                written = timeout_at(deadline.into(), write_some(&stream, &pending, &limit)) => written,
+                written = timeout_at(deadline.into(), write_some(&stream, &mut pending, &limit)) => written,
             };
             let Ok(Ok(written)) = written else {
                 let _ = net.send(Net::Closed(peer)).await;
                 return;
             };
-            consume(&mut pending, written);
             if net.send(Net::Sent(peer, written)).await.is_err() {
                 return;
             }
@@ -215,22 +216,11 @@ async fn write(
 }
 
 /// Gives the system as much as it takes, and the limit allows.
-async fn write_some(stream: &TcpStream, pending: &VecDeque<Bytes>, limit: &Throttle) -> io::Result<usize> {
-    let wanted = pending.iter().take(WRITE_SLICES).map(Bytes::len).sum();
-    let allowed = limit.take(wanted).await;
-    let mut slices = Vec::with_capacity(pending.len().min(WRITE_SLICES));
-    let mut room = allowed;
-    for bytes in pending.iter().take(WRITE_SLICES) {
-        let take = bytes.len().min(room);
-        slices.push(IoSlice::new(&bytes[..take]));
-        room -= take;
-        if room == 0 {
-            break;
-        }
-    }
+async fn write_some(stream: &TcpStream, pending: &mut Outbox, limit: &Throttle) -> io::Result<usize> {
+    let allowed = limit.take(pending.bytes()).await;
     loop {
         stream.writable().await?;
-        match stream.try_write_vectored(&slices) {
+        match stream.try_io(Interest::WRITABLE, || pending.send(stream, allowed)) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Ok(written) => {
                 limit.give_back(allowed - written);
@@ -238,17 +228,6 @@ async fn write_some(stream: &TcpStream, pending: &VecDeque<Bytes>, limit: &Throt
             }
             Err(error) => return Err(error),
         }
-    }
-}
-
-fn consume(pending: &mut VecDeque<Bytes>, mut written: usize) {
-    while let Some(first) = pending.front_mut() {
-        if first.len() > written {
-            first.advance(written);
-            return;
-        }
-        written -= first.len();
-        pending.pop_front();
     }
 }
 

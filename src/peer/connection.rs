@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::event::{Event, ProtocolError, Settings};
+use super::event::{Event, Payload, ProtocolError, Settings, Transmit};
 use crate::wire::extended::{ExtendedHandshake, OUR_REQUEST_QUEUE};
 use crate::wire::peer::{BlockRef, Frames, HANDSHAKE_LEN, Handshake, Message, Reserved, piece_header};
 
@@ -54,7 +54,7 @@ pub struct Connection {
     asked: VecDeque<BlockRef>,
     unrequested: u32,
     small: Vec<u8>,
-    transmits: VecDeque<Bytes>,
+    transmits: VecDeque<Transmit>,
     events: VecDeque<Event>,
 }
 
@@ -131,14 +131,14 @@ impl Connection {
         self.events.pop_front()
     }
 
-    /// Bytes to send, in order.
-    pub fn poll_transmit(&mut self, now: Instant) -> Option<Bytes> {
+    /// What to send, in order.
+    pub fn poll_transmit(&mut self, now: Instant) -> Option<Transmit> {
         if self.transmits.is_empty() {
             self.seal();
         }
-        let bytes = self.transmits.pop_front()?;
+        let transmit = self.transmits.pop_front()?;
         self.last_sent = now;
-        Some(bytes)
+        Some(transmit)
     }
 
     /// When [`Connection::handle_timeout`] has work to do next.
@@ -243,10 +243,13 @@ impl Connection {
     }
 
     /// Answers a request; the data is not copied.
-    pub fn send_block(&mut self, index: u32, begin: u32, data: Bytes) {
-        self.small.extend_from_slice(&piece_header(index, begin, data.len()));
+    pub fn send_block(&mut self, index: u32, begin: u32, payload: Payload) {
+        self.small.extend_from_slice(&piece_header(index, begin, payload.len()));
         self.seal();
-        self.transmits.push_back(data);
+        self.transmits.push_back(match payload {
+            Payload::Bytes(bytes) => Transmit::Bytes(bytes),
+            Payload::Stored(length) => Transmit::Stored(BlockRef { index, begin, length }),
+        });
     }
 
     // ---- inside
@@ -352,7 +355,7 @@ impl Connection {
     /// Closes the run of small messages, so that what follows stays in order.
     fn seal(&mut self) {
         if !self.small.is_empty() {
-            self.transmits.push_back(std::mem::take(&mut self.small).into());
+            self.transmits.push_back(Transmit::Bytes(std::mem::take(&mut self.small).into()));
         }
     }
 }

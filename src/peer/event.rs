@@ -33,6 +33,57 @@ pub struct Settings {
     pub peer_ip: Option<IpAddr>,
 }
 
+/// A block to be sent: its bytes, or the promise that the driver takes them from the disk as they go out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Payload {
+    /// Here they are.
+    Bytes(Bytes),
+    /// So many bytes, at the block's place on disk.
+    Stored(u32),
+}
+
+impl Payload {
+    /// How many bytes.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Bytes(bytes) => bytes.len(),
+            Self::Stored(length) => *length as usize,
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Takes the first `length` bytes, or as many as there are.
+    pub fn split_to(&mut self, length: usize) -> Self {
+        let length = length.min(self.len());
+        match self {
+            Self::Bytes(bytes) => Self::Bytes(bytes.split_to(length)),
+            Self::Stored(left) => {
+                *left -= length as u32;
+                Self::Stored(length as u32)
+            }
+        }
+    }
+}
+
+impl From<Bytes> for Payload {
+    fn from(bytes: Bytes) -> Self {
+        Self::Bytes(bytes)
+    }
+}
+
+/// What goes out on a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Transmit {
+    /// These bytes.
+    Bytes(Bytes),
+    /// This block's, from the disk.
+    Stored(BlockRef),
+}
+
 /// What a peer said or did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {

@@ -10,5 +10,5 @@ pub mod rate;
 
 pub use bitfield::Bitfield;
 pub use connection::Connection;
-pub use event::{Event, ProtocolError, Settings};
+pub use event::{Event, Payload, ProtocolError, Settings, Transmit};
 pub use rate::Rate;

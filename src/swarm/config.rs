@@ -83,6 +83,8 @@ pub const ENDGAME_DEPTH: usize = 16;
 pub const UPLOAD_AHEAD: usize = 1 << 20;
 /// The same for a slow one: what is unsent can no longer be cancelled, and haves wait behind it.
 pub const MIN_UPLOAD_AHEAD: usize = 32 << 10;
+/// Bytes that the disk is asked for at once, where blocks follow each other: one look at the file, one answer.
+pub const READ_RUN: u32 = 256 << 10;
 /// Bytes unsent for one peer, answers to its questions included: who asks on and reads nothing is let go.
 pub const MAX_UNSENT: usize = 4 << 20;
 /// Bytes of a piece under way that are still served after a choke.

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::peer::{Bitfield, ProtocolError};
+use crate::peer::{Bitfield, Payload, ProtocolError};
 use crate::wire::metainfo::{Info, MetainfoError, PieceIndex};
+use crate::wire::peer::BlockRef;
 
 /// Names one connection, from the dial to its end; never used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -65,7 +66,7 @@ pub enum Input {
     Hashed(PieceIndex, bool),
     /// What [`Action::Digest`] asked for: a digest of each block of the piece, none where it cannot be read.
     Digested(PieceIndex, Vec<u64>),
-    /// A block that [`Action::Read`] asked for; none where the disk could not give it.
+    /// What [`Action::Read`] asked for; none where the disk could not give it.
     Read {
         /// Who wants it.
         peer: PeerKey,
@@ -73,8 +74,8 @@ pub enum Input {
         piece: PieceIndex,
         /// First byte within the piece.
         begin: u32,
-        /// The bytes.
-        data: Option<Bytes>,
+        /// The bytes, or that they can be sent from where they are.
+        data: Option<Payload>,
     },
 }
 
@@ -94,6 +95,8 @@ pub enum Action {
     Close(PeerKey, CloseReason),
     /// Send bytes, in order.
     Send(PeerKey, Bytes),
+    /// Send a block from the disk, in the same order; only what [`Input::Read`] has said to be [`Payload::Stored`].
+    SendStored(PeerKey, BlockRef),
     /// Write a block to its place.
     Write {
         /// Piece number.
@@ -107,7 +110,7 @@ pub enum Action {
     Hash(PieceIndex),
     /// Say what each block of this piece holds now, before anything else is done to it.
     Digest(PieceIndex),
-    /// Read a block for a peer.
+    /// Read for a peer: a block, or several that follow each other.
     Read {
         /// Who wants it.
         peer: PeerKey,

@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::config::{
     DEPTH_SECONDS, ENDGAME_AFTER, FIRST_DEPTH, MAX_EARLY_HAVES, METADATA_STALL, MIN_DEPTH, MIN_UPLOAD_AHEAD,
-    STRIKE_REST, UPLOAD_AHEAD,
+    READ_RUN, STRIKE_REST, UPLOAD_AHEAD,
 };
 use super::fast::Fast;
 use super::pex::Exchange;
@@ -114,7 +114,9 @@ pub(super) struct Member {
     pub(super) rests_until: Option<Instant>,
     /// Requests of the peer that wait to be read from disk.
     pub(super) queue: VecDeque<BlockRef>,
+    /// Bytes that the disk reads for it, and the blocks they are.
     pub(super) reading: usize,
+    pub(super) reads: VecDeque<BlockRef>,
     /// The piece that was read of last.
     pub(super) serving: Option<u32>,
     /// The same, when it was choked: what it had asked for of it is still served.
@@ -157,6 +159,7 @@ impl Member {
             rests_until: None,
             queue: VecDeque::new(),
             reading: 0,
+            reads: VecDeque::new(),
             serving: None,
             finishing: None,
             unsent: 0,
@@ -220,6 +223,30 @@ impl Member {
             self.rests_until = Some(now + STRIKE_REST * (1 << self.strikes.min(5)));
             self.strikes += 1;
         }
+    }
+
+    /// Takes the next block that it waits for, and those that follow it on disk, as one; they count as being read.
+    pub(super) fn take_run(&mut self, ahead: usize) -> Option<BlockRef> {
+        let mut run = self.queue.pop_front()?;
+        self.reads.push_back(run);
+        let room = ahead.saturating_sub(self.reading + self.unsent).min(READ_RUN as usize);
+        while let Some(next) = self.queue.front().filter(|next| {
+            let follows = (next.index, next.begin) == (run.index, run.begin + run.length);
+            follows && (run.length as usize) < room && run.length + next.length <= READ_RUN
+        }) {
+            run.length += next.length;
+            self.reads.extend(self.queue.pop_front());
+        }
+        self.reading += run.length as usize;
+        Some(run)
+    }
+
+    /// The block that was being read at this place is here.
+    pub(super) fn take_read(&mut self, piece: PieceIndex, begin: u32) -> Option<BlockRef> {
+        let at = self.reads.iter().position(|b| (b.index, b.begin) == (piece.get(), begin))?;
+        let block = self.reads.remove(at)?;
+        self.reading = self.reading.saturating_sub(block.length as usize);
+        Some(block)
     }
 
     /// Bytes that may be read or unsent for this peer: a second of its rate.

@@ -2,8 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-
 use super::choker::Contender;
 use super::config::{MAX_FINISHING, MAX_NAMED, MAX_PEER_REQUESTS, MAX_SUGGESTED, MIN_NAMED};
 use super::event::{Action, CloseReason, PeerKey};
@@ -11,7 +9,7 @@ use super::member::Member;
 use super::pieces::Pieces;
 use super::suggest::Suggestions;
 use super::swarm::Swarm;
-use crate::peer::Connection;
+use crate::peer::{Connection, Payload};
 use crate::wire::metainfo::PieceIndex;
 use crate::wire::peer::{BlockRef, MAX_REQUEST_LEN, Message};
 
@@ -66,11 +64,9 @@ impl Swarm {
         let (Some(info), Some(member)) = (&self.info, self.members.get_mut(&key)) else { return };
         let ahead = member.upload_ahead(now);
         while member.reading + member.unsent < ahead {
-            let Some(block) = member.queue.pop_front() else { return };
-            let Some(piece) = info.layout().piece(block.index) else { continue };
-            member.reading += block.length as usize;
-            member.serving = Some(block.index);
-            let BlockRef { begin, length, .. } = block;
+            let Some(BlockRef { index, begin, length }) = member.take_run(ahead) else { return };
+            let Some(piece) = info.layout().piece(index) else { continue };
+            member.serving = Some(index);
             self.actions.push_back(Action::Read { peer: key, piece, begin, length });
         }
     }
@@ -81,24 +77,25 @@ impl Swarm {
         key: PeerKey,
         piece: PieceIndex,
         begin: u32,
-        data: Option<Bytes>,
+        data: Option<Payload>,
     ) {
-        let Some(member) = self.members.get_mut(&key) else { return };
-        let Some(conn) = member.conn.as_mut() else { return };
-        match data {
-            Some(data) => {
-                let length = data.len();
-                member.reading = member.reading.saturating_sub(length);
-                let may = member.fast.offers(piece) || member.finishing == Some(piece.get());
-                if conn.is_choking() && !may {
-                    return self.reject(key, BlockRef { index: piece.get(), begin, length: length as u32 });
-                }
-                conn.send_block(piece.get(), begin, data);
-                member.up.record(now, length as u64);
-                self.up.record(now, length as u64);
+        // A block that the disk lost cannot be served; the connection cannot go on without it.
+        let Some(mut data) = data else { return self.close(now, key, CloseReason::Finished) };
+        let mut at = begin;
+        while !data.is_empty() {
+            let Some(member) = self.members.get_mut(&key) else { return };
+            let Some(block) = member.take_read(piece, at) else { break };
+            let payload = data.split_to(block.length as usize);
+            at += block.length;
+            let Some(conn) = member.conn.as_mut() else { return };
+            let may = member.fast.offers(piece) || member.finishing == Some(piece.get());
+            if conn.is_choking() && !may {
+                self.reject(key, block);
+                continue;
             }
-            // A block that the disk lost cannot be served; the connection cannot go on without it.
-            None => return self.close(now, key, CloseReason::Finished),
+            conn.send_block(piece.get(), block.begin, payload);
+            member.up.record(now, u64::from(block.length));
+            self.up.record(now, u64::from(block.length));
         }
         self.flush(now, key);
         self.pump(now, key);
@@ -258,6 +255,8 @@ mod tests {
     use std::net::SocketAddr;
     use std::sync::Arc;
 
+    use bytes::Bytes;
+
     use super::*;
     use crate::id::Id160;
     use crate::peer::Bitfield;
@@ -365,7 +364,7 @@ mod tests {
         for _ in 0..8 {
             for read in std::mem::take(&mut reads) {
                 let piece = info().layout().piece(read.index).unwrap();
-                let data = Some(Bytes::from(vec![0; read.length as usize]));
+                let data = Some(Bytes::from(vec![0; read.length as usize]).into());
                 swarm.handle(now, Input::Read { peer: key, piece, begin: read.begin, data });
             }
             swarm.handle(now, Input::Sent(key, 1 << 20));

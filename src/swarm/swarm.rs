@@ -24,7 +24,7 @@ use super::priority::Own;
 use super::suggest::Suggestions;
 use super::suspects::Suspect;
 use crate::id::InfoHash;
-use crate::peer::{Connection, Event, Rate, Settings};
+use crate::peer::{Connection, Event, Rate, Settings, Transmit};
 use crate::rng::Rng;
 use crate::wire::metainfo::{Info, PieceIndex};
 
@@ -395,9 +395,13 @@ impl Swarm {
     pub(super) fn flush(&mut self, now: Instant, key: PeerKey) {
         let Some(member) = self.members.get_mut(&key) else { return };
         let Some(conn) = member.conn.as_mut() else { return };
-        while let Some(bytes) = conn.poll_transmit(now) {
-            member.unsent += bytes.len();
-            self.actions.push_back(Action::Send(key, bytes));
+        while let Some(transmit) = conn.poll_transmit(now) {
+            let (length, action) = match transmit {
+                Transmit::Bytes(bytes) => (bytes.len(), Action::Send(key, bytes)),
+                Transmit::Stored(block) => (block.length as usize, Action::SendStored(key, block)),
+            };
+            member.unsent += length;
+            self.actions.push_back(action);
         }
         if member.unsent > MAX_UNSENT {
             self.actions.push_back(Action::Close(key, CloseReason::Deaf));

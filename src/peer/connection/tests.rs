@@ -18,7 +18,8 @@ fn settings(id: u8) -> Settings {
 }
 
 fn pump(from: &mut Connection, to: &mut Connection, now: Instant) -> Result<Vec<Event>, ProtocolError> {
-    while let Some(bytes) = from.poll_transmit(now) {
+    while let Some(transmit) = from.poll_transmit(now) {
+        let Transmit::Bytes(bytes) = transmit else { panic!("{transmit:?}") };
         to.handle_bytes(now, bytes)?;
     }
     Ok(std::iter::from_fn(|| to.poll_event()).collect())
@@ -49,12 +50,28 @@ fn two_sides_shake_hands_and_trade_a_block() {
     let block = BlockRef { index: 0, begin: 0, length: 4 };
     a.request(block);
     assert_eq!(pump(&mut a, &mut b, now), Ok(vec![Event::Request(block)]));
-    b.send_block(0, 0, Bytes::from_static(b"data"));
+    b.send_block(0, 0, Bytes::from_static(b"data").into());
     let got = Event::Block { block, data: Bytes::from_static(b"data") };
     assert_eq!(pump(&mut b, &mut a, now), Ok(vec![got]));
     assert_eq!(a.requests(), 0);
-    b.send_block(0, 0, Bytes::from_static(b"data"));
+    b.send_block(0, 0, Bytes::from_static(b"data").into());
     assert_eq!(pump(&mut b, &mut a, now), Ok(vec![Event::Unrequested(4)]));
+}
+
+#[test]
+fn a_block_on_disk_goes_out_behind_its_header_and_in_order() {
+    let now = Instant::now();
+    let (mut a, _) = pair(now);
+    a.send(&Message::Have(7));
+    a.send_block(3, 16384, Payload::Stored(5));
+    a.send(&Message::Have(8));
+    let out: Vec<Transmit> = std::iter::from_fn(|| a.poll_transmit(now)).collect();
+    let [Transmit::Bytes(before), Transmit::Stored(block), Transmit::Bytes(after)] = &out[..] else {
+        panic!("{out:?}")
+    };
+    assert_eq!(*block, BlockRef { index: 3, begin: 16384, length: 5 });
+    assert!(before.ends_with(&piece_header(3, 16384, 5)) && before.len() == 9 + 13);
+    assert_eq!(after.len(), 9);
 }
 
 #[test]
@@ -63,7 +80,7 @@ fn a_zero_length_block_is_bitcomets_reject() {
     let (mut a, mut b) = pair(now);
     let block = BlockRef { index: 3, begin: 16384, length: 16384 };
     a.request(block);
-    b.send_block(3, 16384, Bytes::new());
+    b.send_block(3, 16384, Bytes::new().into());
     assert_eq!(pump(&mut b, &mut a, now), Ok(vec![Event::Rejected(block)]));
 }
 
@@ -113,7 +130,7 @@ fn a_second_bitfield_is_taken_and_floods_are_refused() {
     assert_eq!(pump(&mut b, &mut a, now), Err(ProtocolError::Handshakes));
     let (mut a, mut b) = pair(now);
     for _ in 0..=MAX_UNREQUESTED {
-        b.send_block(0, 0, Bytes::from_static(b"x"));
+        b.send_block(0, 0, Bytes::from_static(b"x").into());
     }
     assert_eq!(pump(&mut b, &mut a, now), Err(ProtocolError::Unrequested));
 }

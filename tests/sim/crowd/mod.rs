@@ -12,6 +12,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use dhtget::id::Id160;
 use dhtget::peer::Bitfield;
 use dhtget::rng::Rng;
@@ -323,7 +324,7 @@ impl World {
                 if peer.role == Role::Liar {
                     data[0] ^= 1;
                 }
-                Input::Read { peer: key, piece, begin, data: Some(data.into()) }
+                Input::Read { peer: key, piece, begin, data: Some(Bytes::from(data).into()) }
             }
             other => unreachable!("{other:?}"),
         };

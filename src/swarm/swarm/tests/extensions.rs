@@ -51,7 +51,7 @@ impl Table {
                     heard.extend(ear.hear(&bytes).into_iter().map(|message| (key, message)));
                 }
                 Action::Read { peer, piece, begin, length } => {
-                    let data = Some(Bytes::from(vec![0; length as usize]));
+                    let data = Some(Bytes::from(vec![0; length as usize]).into());
                     self.swarm.handle(self.now, Input::Read { peer, piece, begin, data });
                 }
                 Action::Close(key, reason) => self.closed.push((key, reason)),
