@@ -14,6 +14,7 @@ use tokio::task::AbortHandle;
 use tracing::{debug, warn};
 
 use crate::dht;
+use crate::driver::chunks::Chunks;
 use crate::driver::download::{self, Surroundings};
 use crate::driver::listen::{ListenError, listen, local_ips};
 use crate::driver::lsd::Lsd;
@@ -63,6 +64,8 @@ pub struct ClientConfig {
     pub state_dir: Option<PathBuf>,
     /// What strangers may take of the DHT node.
     pub dht_limits: dht::Limits,
+    /// Bytes of memory for the whole process; the payload that waits is cut to fit. None: as much as makes it fast, some 25 MiB.
+    pub max_memory: Option<u64>,
     /// Bytes a second, all transfers together.
     pub limit_download: Option<u64>,
     /// Bytes a second, all transfers together.
@@ -130,7 +133,7 @@ impl Client {
         }
         let source = config.listen.map(|a| a.ip()).filter(|ip| !ip.is_unspecified());
         let links = Links {
-            chunks: Default::default(),
+            chunks: Chunks::within(config.max_memory),
             download: Throttle::new(config.limit_download),
             upload: Throttle::new(config.limit_upload),
             source,

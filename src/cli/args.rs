@@ -11,6 +11,7 @@ use std::time::Duration;
 use clap::{ArgAction, Args, CommandFactory as _, Parser, Subcommand};
 
 use super::node::flags::NodeArgs;
+use super::values::{duration, host_port, memory, rate, ratio, size};
 use crate::wire::magnet::HostPort;
 
 /// The whole command line.
@@ -114,6 +115,9 @@ pub struct TransferArgs {
     /// Send at most so many bytes a second
     #[arg(long, value_name = "RATE", value_parser = rate)]
     pub limit_upload: Option<u64>,
+    /// Use at most so much memory, slower if need be (12M at least)
+    #[arg(long, value_name = "SIZE", value_parser = memory)]
+    pub max_memory: Option<u64>,
     /// Say what holds the transfer up, as it changes (Enter asks at any time)
     #[arg(long)]
     pub explain: bool,
@@ -433,66 +437,6 @@ fn needs_value(arg: &clap::Arg) -> bool {
     arg.get_num_args().is_none_or(|values| values.min_values() > 0)
 }
 
-fn host_port(text: &str) -> Result<HostPort, String> {
-    text.parse::<HostPort>().map_err(|e| e.to_string())
-}
-
-/// Bytes with a 1024-based suffix: `500`, `64k`, `1.5M`, `2GiB`.
-pub fn size(text: &str) -> Result<u64, String> {
-    let wrong = || format!("`{text}` is not a size such as 500, 64k, 1.5M or 2G");
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let shift = match text[digits.len()..].to_ascii_lowercase().as_str() {
-        "" | "b" => 0,
-        "k" | "kb" | "kib" => 10,
-        "m" | "mb" | "mib" => 20,
-        "g" | "gb" | "gib" => 30,
-        "t" | "tb" | "tib" => 40,
-        _ => return Err(wrong()),
-    };
-    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
-    let all_digits = |t: &str| t.bytes().all(|b| b.is_ascii_digit());
-    // Twelve decimals are below one byte even of a terabyte.
-    if whole.is_empty() || !all_digits(whole) || !all_digits(fraction) || fraction.len() > 12 {
-        return Err(wrong());
-    }
-    let whole = whole.parse::<u64>().map_err(|_| wrong())?.checked_mul(1 << shift).ok_or_else(wrong)?;
-    let scale = 10u128.pow(fraction.len() as u32);
-    let part = fraction.parse::<u128>().unwrap_or(0) * (1u128 << shift) / scale;
-    whole.checked_add(part as u64).ok_or_else(wrong)
-}
-
-/// Like [`size`], a second; 0 is no rate, because nothing would ever move.
-pub fn rate(text: &str) -> Result<u64, String> {
-    let text = text.strip_suffix("/s").unwrap_or(text);
-    match size(text)? {
-        0 => Err("a rate of 0 would never move anything; leave the option out for no limit".to_owned()),
-        rate => Ok(rate),
-    }
-}
-
-/// `60`, `1.5`, `60s`, `10m`, `2h`, `1d`.
-fn duration(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("`{text}` is not a time such as 60, 60s, 10m or 2h");
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let unit = match text[digits.len()..].to_ascii_lowercase().as_str() {
-        "" | "s" => 1.0,
-        "m" => 60.0,
-        "h" => 3600.0,
-        "d" => 86_400.0,
-        _ => return Err(wrong()),
-    };
-    if !digits.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
-        return Err(wrong());
-    }
-    let seconds = digits.parse::<f64>().map_err(|_| wrong())? * unit;
-    Duration::try_from_secs_f64(seconds).map_err(|_| wrong())
-}
-
-fn ratio(text: &str) -> Result<f64, String> {
-    let ratio = text.parse::<f64>().ok().filter(|r| r.is_finite() && *r >= 0.0);
-    ratio.ok_or_else(|| format!("`{text}` is not a ratio such as 1 or 1.5"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -525,28 +469,5 @@ mod tests {
     #[test]
     fn the_definition_is_sound() {
         CommandLine::command().debug_assert();
-    }
-
-    #[test]
-    fn sizes_are_exact() {
-        assert_eq!(size("500"), Ok(500));
-        assert_eq!(size("64k"), Ok(65_536));
-        assert_eq!(size("1.5M"), Ok(1_572_864));
-        assert_eq!(size("2GiB"), Ok(2 << 30));
-        assert_eq!(rate("0.5k/s"), Ok(512));
-        for wrong in ["", "k", "-1", "1x", "1e3", "99999999999999999999", "99999999T", ".5", "+1"] {
-            assert!(size(wrong).is_err(), "{wrong}");
-        }
-        assert!(rate("0").is_err());
-    }
-
-    #[test]
-    fn times_have_units() {
-        assert_eq!(duration("60"), Ok(Duration::from_secs(60)));
-        assert_eq!(duration("1.5m"), Ok(Duration::from_secs(90)));
-        assert_eq!(duration("2h"), Ok(Duration::from_secs(7200)));
-        for wrong in ["", "s", "-1", "1w", "inf", "1e99"] {
-            assert!(duration(wrong).is_err(), "{wrong}");
-        }
     }
 }

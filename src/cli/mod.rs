@@ -23,6 +23,7 @@ mod share;
 mod signals;
 pub mod target;
 mod text;
+mod values;
 
 use std::ffi::OsString;
 use std::io::Write as _;

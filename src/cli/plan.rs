@@ -385,6 +385,7 @@ pub(super) fn client(
         lsd: !transfer.no_lsd,
         state_dir,
         dht_limits: crate::dht::Limits::default(),
+        max_memory: transfer.max_memory,
         limit_download: transfer.limit_rate,
         limit_upload: transfer.limit_upload,
     })

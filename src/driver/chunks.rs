@@ -10,8 +10,16 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Bytes of one buffer: a read takes what a fast link has ready, and it still fits the core's cache.
 pub const CHUNK_LEN: usize = 256 * 1024;
-/// Buffers of one process: 12 MiB.
+/// Buffers of one process, where nobody says how much memory it may use: 12 MiB.
 const CHUNKS: usize = 48;
+/// The fewest: with less, a fast link and the disk would wait for each other at every block.
+const MIN_CHUNKS: usize = 4;
+/// The most: more of what has arrived and waits makes nothing faster.
+const MAX_CHUNKS: usize = 256;
+/// What a process needs beside its buffers: its code and threads, a full table of peers, the torrent's hashes.
+const REST: u64 = 10 << 20;
+/// The least memory that a bound may name.
+pub const MIN_MEMORY: u64 = REST + (2 << 20);
 /// A buffer filled less than this is copied out and kept: a few bytes must not hold a whole buffer.
 const COPY_BELOW: usize = 64 * 1024;
 
@@ -20,6 +28,7 @@ const COPY_BELOW: usize = 64 * 1024;
 pub struct Chunks {
     free: Arc<Mutex<Vec<Box<[u8]>>>>,
     permits: Arc<Semaphore>,
+    count: usize,
 }
 
 /// One buffer on loan.
@@ -33,11 +42,27 @@ pub struct Chunk {
 
 impl Default for Chunks {
     fn default() -> Self {
-        Self { free: Arc::default(), permits: Arc::new(Semaphore::new(CHUNKS)) }
+        Self::new(CHUNKS)
     }
 }
 
 impl Chunks {
+    fn new(count: usize) -> Self {
+        Self { free: Arc::default(), permits: Arc::new(Semaphore::new(count)), count }
+    }
+
+    /// As many as a process has room for that may use `memory` bytes in all.
+    pub fn within(memory: Option<u64>) -> Self {
+        let Some(memory) = memory else { return Self::default() };
+        let fit = memory.saturating_sub(REST) / CHUNK_LEN as u64;
+        Self::new(usize::try_from(fit).unwrap_or(MAX_CHUNKS).clamp(MIN_CHUNKS, MAX_CHUNKS))
+    }
+
+    /// Bytes that may wait to be written: less than the buffers hold, so that readers always find one that is free.
+    pub fn unwritten(&self) -> usize {
+        self.count * CHUNK_LEN / 3 * 2
+    }
+
     /// An empty buffer, as soon as there is one.
     pub async fn take(&self) -> Option<Chunk> {
         let permit = self.permits.clone().acquire_owned().await.ok()?;
@@ -91,6 +116,15 @@ impl Drop for Chunk {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn their_number_follows_the_memory_that_is_allowed() {
+        let count = |memory| Chunks::within(memory).count;
+        assert_eq!(count(None), CHUNKS);
+        assert_eq!((count(Some(0)), count(Some(MIN_MEMORY)), count(Some(22 << 20))), (4, 8, 48));
+        assert_eq!(count(Some(u64::MAX)), MAX_CHUNKS);
+        assert_eq!(Chunks::default().unwritten(), 8 << 20);
+    }
 
     #[tokio::test]
     async fn buffers_come_back_and_their_number_is_bounded() {

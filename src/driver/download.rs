@@ -34,8 +34,6 @@ use self::placing::Check;
 const MAX_NET: usize = 64;
 /// Events taken in one turn, before timers and the disk are looked at again.
 const BUDGET: usize = 32;
-/// Blocks given to the disk and not yet written; the network waits beyond it. Below the receive buffers' sum.
-const MAX_UNWRITTEN: usize = 8 << 20;
 /// Incoming connections waiting to be taken in.
 const MAX_DOOR: usize = 64;
 /// Milestones waiting for the owner; few ever happen.
@@ -267,7 +265,7 @@ impl Download {
 
     /// Whether the disk keeps up; readers wait otherwise.
     fn room(&self) -> bool {
-        self.unwritten < MAX_UNWRITTEN
+        self.unwritten < self.around.links.chunks.unwritten()
     }
 
     // ---- inputs

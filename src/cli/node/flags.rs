@@ -8,7 +8,8 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 
-use crate::cli::args::{NetworkArgs, ReportArgs, rate, size};
+use crate::cli::args::{NetworkArgs, ReportArgs};
+use crate::cli::values::{rate, size};
 use crate::web::DEFAULT_ADDRESS;
 
 /// `dhtget node`.

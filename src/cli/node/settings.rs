@@ -12,8 +12,9 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::flags::{LogFormat, NodeArgs, memory};
-use crate::cli::args::{NetworkArgs, ReportArgs, rate};
+use crate::cli::args::{NetworkArgs, ReportArgs};
 use crate::cli::error::{CliError, Code};
+use crate::cli::values::rate;
 use crate::wire::magnet::HostPort;
 
 /// Bytes read of a configuration file: room for a long bootstrap list.
