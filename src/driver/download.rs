@@ -12,19 +12,22 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 use tracing::debug;
 
+use super::choice::Choice;
 use super::clock;
 use super::disk::{Disk, Done, Job as DiskJob};
 use super::outbox::Out;
 use super::place::Place;
 use super::stored::Stored;
 use super::strain::Strain;
+use super::stream::{Stream, Taken};
 use super::tcp::{Doors, Incoming, Link, Links, Net};
 use super::transfer::{Finding, Job, Placement, Source, Stage, Status, TransferError, TransferEvent};
 use crate::peer::Payload;
-use crate::swarm::{Action, Config, Input, Origin, PeerKey, Report, Swarm};
-use crate::wire::metainfo::Info;
+use crate::swarm::{Action, Config, Input, Origin, PeerKey, Report, Swarm, Wanted};
+use crate::wire::metainfo::{Info, PieceIndex};
 use crate::wire::peer::BlockRef;
 
+mod choosing;
 mod placing;
 mod telling;
 
@@ -72,14 +75,15 @@ pub struct Ends {
 }
 
 /// Starts the task of a transfer.
-pub fn spawn(job: Job, around: Surroundings, seed: [u8; 32]) -> Ends {
+pub fn spawn(job: Job, choice: Choice, around: Surroundings, seed: [u8; 32]) -> Ends {
     let (events_in, events) = mpsc::channel(MAX_EVENTS);
     let (status_in, status) = watch::channel(Status::default());
     let (candidates, candidates_out) = mpsc::channel(MAX_NET);
     let (finding, finding_out) = watch::channel(Finding::default());
     let (dht_nodes_in, dht_nodes) = mpsc::channel(MAX_NET);
     let (stop, stop_out) = oneshot::channel();
-    let task = Download::new(job, around, seed, events_in, status_in, finding_out, dht_nodes_in);
+    let mut task = Download::new(job, around, seed, events_in, status_in, finding_out, dht_nodes_in);
+    task.choice = choice;
     tokio::spawn(task.run(candidates_out, stop_out));
     Ends { events, status, candidates, finding, dht_nodes, stop }
 }
@@ -90,6 +94,7 @@ enum Wake {
     Timer,
     Disk(Done),
     Placed(Result<Option<Place>, TransferError>),
+    Taken(Taken),
     Net(Net),
     Incoming(Incoming),
     Candidates(Vec<SocketAddr>, Origin),
@@ -100,6 +105,9 @@ struct Download {
     around: Surroundings,
     swarm: Swarm,
     info: Option<Arc<Info>>,
+    choice: Choice,
+    wanted: Wanted,
+    stream: Option<(Stream, mpsc::UnboundedReceiver<Taken>)>,
     place: Option<Place>,
     placing: Option<oneshot::Receiver<Result<Option<Place>, TransferError>>>,
     check: Option<Check>,
@@ -157,6 +165,9 @@ impl Download {
             job,
             around,
             info: None,
+            choice: Choice::default(),
+            wanted: Wanted::default(),
+            stream: None,
             place: None,
             placing: None,
             check: None,
@@ -215,6 +226,7 @@ impl Download {
                 Wake::Timer => self.swarm.handle_timeout(clock::now()),
                 Wake::Disk(done) => self.on_disk_batch(done),
                 Wake::Placed(outcome) => self.on_placed(outcome),
+                Wake::Taken(taken) => self.on_taken(taken),
                 Wake::Net(event) => {
                     self.on_net(event);
                     for _ in 0..BUDGET {
@@ -252,12 +264,19 @@ impl Download {
                 None => None,
             }
         };
+        let taken = async {
+            match &mut self.stream {
+                Some((_, answers)) => answers.recv().await,
+                None => None,
+            }
+        };
         tokio::select! {
             biased;
             reply = &mut *stop => Wake::Stop(reply.ok()),
             () = tokio::time::sleep_until(deadline.into()) => Wake::Timer,
             Some(done) = disk => Wake::Disk(done),
             Some(outcome) = placed => Wake::Placed(outcome),
+            Some(taken) = taken => Wake::Taken(taken),
             // Rare, and never to be starved by payload.
             Some(peer) = incoming.recv() => Wake::Incoming(peer),
             Some((addrs, origin)) = candidates.recv() => Wake::Candidates(addrs, origin),
@@ -417,7 +436,7 @@ impl Download {
         match report {
             Report::Metadata(info) => self.on_info(info),
             Report::BadMetadata(error) => self.fail(error.into()),
-            Report::Verified(_) => self.on_verified(),
+            Report::Verified(piece) => self.on_verified(piece),
             Report::Complete => self.on_complete(),
             Report::DhtNode(addr) => {
                 // A hint; where nobody has time for it, it is lost.
@@ -426,13 +445,16 @@ impl Download {
         }
     }
 
-    fn on_verified(&mut self) {
+    fn on_verified(&mut self, piece: PieceIndex) {
+        if let Some((stream, _)) = &mut self.stream {
+            stream.on_verified(piece);
+        }
         if !self.first_piece_told {
             self.first_piece_told = true;
             self.publish(true);
             self.tell(TransferEvent::FirstPiece);
         }
-        let (verified, total) = (self.swarm.verified(), self.info.as_ref().map_or(0, |i| i.layout().total()));
+        let (verified, total) = (self.swarm.verified(), self.total());
         if !self.half_told && verified * 2 >= total {
             self.half_told = true;
             self.publish(true);
@@ -441,6 +463,10 @@ impl Download {
     }
 
     fn on_complete(&mut self) {
+        if self.stream.as_ref().is_some_and(|(stream, _)| !stream.is_done()) {
+            // Complete is what the reader has; he is still at it.
+            return;
+        }
         if let Some(Err(error)) = self.place.as_ref().map(Place::release) {
             return self.fail(error);
         }
@@ -467,6 +493,9 @@ impl Download {
             } else if tokio::task::spawn_blocking(move || disk.finish()).await.is_err() {
                 debug!("a disk thread did not end well");
             }
+        }
+        if let (Stage::Seeding, Some(place)) = (self.stage, &self.place) {
+            place.leave();
         }
         if let Some(answer) = answer {
             let _ = answer.send(());

@@ -164,7 +164,13 @@ mod tests {
             if *name == "p" {
                 w.bytes(b"attr").bytes(b"p");
             }
-            w.bytes(b"length").int(*length as i64).bytes(b"path").begin_list().bytes(name.as_bytes()).end().end();
+            w.bytes(b"length")
+                .int(*length as i64)
+                .bytes(b"path")
+                .begin_list()
+                .bytes(name.as_bytes())
+                .end()
+                .end();
         }
         w.end().bytes(b"name").bytes(b"top").bytes(b"piece length").int(PIECE as i64);
         w.bytes(b"pieces").bytes(&vec![0; 20 * total.div_ceil(PIECE) as usize]).end();

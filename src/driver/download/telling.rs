@@ -71,7 +71,7 @@ impl Download {
         let status = Status {
             bottleneck: self.bottleneck(now),
             stage,
-            total: self.info.as_ref().map_or(0, |i| i.layout().total()),
+            total: self.total(),
             verified: stats.verified,
             pieces_verified: stats.pieces,
             downloaded: stats.downloaded,
@@ -94,6 +94,7 @@ impl Download {
             announced_to: finding.announced_to,
             disk_trouble: self.disk_trouble.clone(),
             private: self.info.as_ref().is_some_and(|i| i.is_private()),
+            unread: self.stream.as_ref().map_or(0, |(stream, _)| stream.unread()),
             // Whole seconds: a figure that always moves would wake watchers for nothing.
             idle: Duration::from_secs(now.saturating_duration_since(self.last_arrival).as_secs()),
         };

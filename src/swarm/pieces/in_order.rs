@@ -9,7 +9,9 @@ use std::ops::Range;
 
 use super::Pieces;
 use crate::peer::Bitfield;
-use crate::swarm::config::{DUE_NOW, DUE_SOON, MIN_DEPTH, MIN_WINDOW, TWICE_FREE, TWICE_SHARE, WINDOW_PIECES, WINDOW_SECONDS};
+use crate::swarm::config::{
+    DUE_NOW, DUE_SOON, MIN_DEPTH, MIN_WINDOW, TWICE_FREE, TWICE_SHARE, WINDOW_PIECES, WINDOW_SECONDS,
+};
 use crate::swarm::event::PeerKey;
 use crate::swarm::wanted::{Priority, Sequence, Wanted};
 use crate::wire::metainfo::{BLOCK_LEN, PieceIndex, PieceLayout};
@@ -159,7 +161,8 @@ impl Pieces {
         let Some(course) = &self.course else { return Vec::new() };
         let piece_length = u64::from(self.layout.piece_length());
         let most = MIN_WINDOW.max(2 * piece_length).max(rate.saturating_mul(WINDOW_SECONDS));
-        let end = course.reader.map_or(u64::MAX, |(ahead, at)| at.saturating_add(ahead.max(2 * piece_length)));
+        let end =
+            course.reader.map_or(u64::MAX, |(ahead, at)| at.saturating_add(ahead.max(2 * piece_length)));
         let (mut window, mut ahead) = (Vec::new(), 0);
         let pieces = course.route[course.done.min(course.route.len())..].iter().cloned().flatten();
         for piece in pieces.take(WINDOW_PIECES).filter_map(|index| self.layout.piece(index)) {
@@ -213,7 +216,8 @@ impl Pieces {
         while out.len() < count {
             let far = if bounded { None } else { self.picker.rarest(|p| has(p) && !inside(p)) };
             // A slow peer is better than none: what it begins and does not bring in time others may finish.
-            let last = || window.iter().rev().map(|(p, _)| *p).find(|p| self.picker.is_waiting(*p) && has(*p));
+            let last =
+                || window.iter().rev().map(|(p, _)| *p).find(|p| self.picker.is_waiting(*p) && has(*p));
             let Some(piece) = far.or_else(last) else { return };
             self.begin_for(peer, piece, count, out);
         }
