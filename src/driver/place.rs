@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::Bytes;
 
 use super::choice::Chosen;
-use super::parts::Parts;
+use super::parts::{PARTS, Parts};
 use super::storage::{Present, Storage};
 use super::transfer::{Placement, TransferError};
 use crate::id::InfoHash;
@@ -36,7 +36,8 @@ pub struct Place {
     chosen: Chosen,
     /// Where bytes of other files are kept meanwhile, or were in an earlier run.
     parts: Option<PathBuf>,
-    /// A file that an earlier run began and nobody wants now: the claim still says whose it is.
+    /// Something is or will be here that a later run could not know for this torrent's, because it is not whole or
+    /// smaller than a piece: the claim goes on saying whose it is.
     keeps_claim: AtomicBool,
 }
 
@@ -152,6 +153,19 @@ impl Place {
         }
     }
 
+    /// Whether a later run can tell a fetched file by a piece that lies wholly in files at the target.
+    fn is_known_again(&self, info: &Info, file: usize) -> bool {
+        let Some((offset, length)) = self.storage.range(file).filter(|(_, length)| *length > 0) else {
+            return true;
+        };
+        let layout = info.layout();
+        let is_out = |piece: PieceIndex| {
+            let mut segments = self.storage.segments(layout.offset(piece), u64::from(layout.len_of(piece)));
+            segments.any(|segment| segment.file == Some(PARTS))
+        };
+        layout.touching(offset, length).any(|piece| !is_out(piece))
+    }
+
     /// Bytes of wanted pieces that are not here.
     fn missing(&self, info: &Info, have: &Bitfield) -> u64 {
         let (wanted, layout) = (self.chosen.wanted(info, Sequence::Rarest), info.layout());
@@ -181,6 +195,10 @@ impl Place {
             if !info.layout().touching(offset, length).all(is_here) {
                 self.keeps_claim.store(true, Ordering::Relaxed);
             }
+        }
+        let hidden = |file: usize| !self.is_known_again(info, file);
+        if self.chosen.indices().any(hidden) {
+            self.keeps_claim.store(true, Ordering::Relaxed);
         }
         let missing = self.missing(info, have);
         if let Some(free) = self.storage.free_space().filter(|&free| free < missing) {
