@@ -24,7 +24,7 @@ use super::tcp::{Doors, Incoming, Link, Links, Net};
 use super::transfer::{Finding, Job, Placement, Source, Stage, Status, TransferError, TransferEvent};
 use crate::peer::Payload;
 use crate::swarm::{Action, Config, Input, Origin, PeerKey, Report, Swarm, Wanted};
-use crate::wire::metainfo::{Info, PieceIndex};
+use crate::wire::metainfo::Info;
 use crate::wire::peer::BlockRef;
 
 mod choosing;
@@ -443,37 +443,6 @@ impl Download {
                 let _ = self.dht_nodes.try_send(addr);
             }
         }
-    }
-
-    fn on_verified(&mut self, piece: PieceIndex) {
-        if let Some((stream, _)) = &mut self.stream {
-            stream.on_verified(piece);
-        }
-        if !self.first_piece_told {
-            self.first_piece_told = true;
-            self.publish(true);
-            self.tell(TransferEvent::FirstPiece);
-        }
-        let (verified, total) = (self.swarm.verified(), self.total());
-        if !self.half_told && verified * 2 >= total {
-            self.half_told = true;
-            self.publish(true);
-            self.tell(TransferEvent::Half);
-        }
-    }
-
-    fn on_complete(&mut self) {
-        if self.stream.as_ref().is_some_and(|(stream, _)| !stream.is_done()) {
-            // Complete is what the reader has; he is still at it.
-            return;
-        }
-        if let Some(Err(error)) = self.place.as_ref().map(Place::release) {
-            return self.fail(error);
-        }
-        self.stage = Stage::Seeding;
-        self.publish(true);
-        self.tell(TransferEvent::Complete);
-        self.ended = !self.job.seed;
     }
 
     // ---- the end

@@ -6,8 +6,10 @@ use tracing::debug;
 
 use super::Download;
 use crate::driver::clock;
+use crate::driver::place::Place;
 use crate::driver::transfer::{Bottleneck, Stage, Status, TransferError, TransferEvent};
 use crate::swarm::explain::is_used_up;
+use crate::wire::metainfo::PieceIndex;
 
 /// How often figures are published while they change.
 const PUBLISH_EVERY: Duration = Duration::from_millis(250);
@@ -45,6 +47,37 @@ impl Download {
             Bottleneck::Senders { .. } | Bottleneck::Pipeline { .. } | Bottleneck::Receivers { .. }
         );
         Some(if flows && percent >= BUSY_PERCENT { Bottleneck::Processor { percent } } else { said })
+    }
+
+    pub(super) fn on_verified(&mut self, piece: PieceIndex) {
+        if let Some((stream, _)) = &mut self.stream {
+            stream.on_verified(piece);
+        }
+        if !self.first_piece_told {
+            self.first_piece_told = true;
+            self.publish(true);
+            self.tell(TransferEvent::FirstPiece);
+        }
+        let (verified, total) = (self.swarm.verified(), self.total());
+        if !self.half_told && verified * 2 >= total {
+            self.half_told = true;
+            self.publish(true);
+            self.tell(TransferEvent::Half);
+        }
+    }
+
+    pub(super) fn on_complete(&mut self) {
+        if self.stream.as_ref().is_some_and(|(stream, _)| !stream.is_done()) {
+            // Complete is what the reader has; he is still at it.
+            return;
+        }
+        if let Some(Err(error)) = self.place.as_ref().map(Place::release) {
+            return self.fail(error);
+        }
+        self.stage = Stage::Seeding;
+        self.publish(true);
+        self.tell(TransferEvent::Complete);
+        self.ended = !self.job.seed;
     }
 
     pub(super) fn tell(&self, event: TransferEvent) {
