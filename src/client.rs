@@ -14,11 +14,13 @@ use tokio::task::AbortHandle;
 use tracing::{debug, warn};
 
 use crate::dht;
+pub use crate::driver::choice::{Choice, ChoiceError, Pattern};
 use crate::driver::chunks::Chunks;
 use crate::driver::download::{self, Surroundings};
 use crate::driver::listen::{ListenError, listen, local_ips};
 use crate::driver::lsd::Lsd;
 use crate::driver::state::StateFolder;
+pub use crate::driver::stream::Sink;
 use crate::driver::tcp::{Doors, Links};
 use crate::driver::throttle::Throttle;
 pub use crate::driver::transfer::{
@@ -28,6 +30,7 @@ use crate::driver::{Dht, SearchEvent, clock, place, state};
 use crate::id::InfoHash;
 use crate::rng::Rng;
 use crate::swarm::Origin;
+pub use crate::swarm::Sequence;
 
 /// The first repeat of a search while nobody is connected; doubles each time.
 const SEARCH_AGAIN_FIRST: Duration = Duration::from_secs(1);
@@ -160,8 +163,13 @@ impl Client {
         &self.dht
     }
 
-    /// Starts a transfer.
-    pub fn add(&self, mut job: Job) -> Transfer {
+    /// Starts a transfer of everything in a torrent.
+    pub fn add(&self, job: Job) -> Transfer {
+        self.add_chosen(job, Choice::default())
+    }
+
+    /// Starts a transfer of what is chosen.
+    pub fn add_chosen(&self, mut job: Job, choice: Choice) -> Transfer {
         let hash = job.source.hash();
         // An earlier run may have left the metadata beside the data.
         if let (Source::Hash(_), Placement::Folder { dir, .. }) = (&job.source, &job.placement)
@@ -173,7 +181,7 @@ impl Client {
         let announce = (!matches!(job.placement, Placement::Nowhere)).then_some(self.around.port);
         let seed = self.seeds.lock().unwrap_or_else(std::sync::PoisonError::into_inner).child();
         let peers = std::mem::take(&mut job.peers);
-        let ends = download::spawn(job, self.around.clone(), seed);
+        let ends = download::spawn(job, choice, self.around.clone(), seed);
         // Whoever shares a torrent most likely runs a node on the same port.
         let dht = (!private && self.around.dht).then(|| self.dht.clone());
         let named = resolve_peers(peers, ends.candidates.clone(), dht);

@@ -87,7 +87,9 @@ fn a_bad_option_is_28_and_has_a_hint() {
         &[HEX, "--listen", "nowhere"],
         &[HEX, "-q", "-v"],
         &[HEX, "--no-state", "--state-dir", "s"],
-        &[HEX, "-o", "-"],
+        &[HEX, "-o", "-", "--overwrite"],
+        &[HEX, "--select-file", "0"],
+        &[HEX, "--select-file", "1,["],
         &[HEX, "-o", ".."],
         &["share"],
         &["ping"],
@@ -107,8 +109,8 @@ fn a_bad_option_is_28_and_has_a_hint() {
         assert_eq!((code, stdout.as_str()), (28, ""), "{args:?}: {stderr}");
         assert!(stderr.contains("error: ") && stderr.contains("\n\nhint: "), "{args:?}: {stderr}");
     }
-    let (_, _, stderr) = run(dir.path(), &[HEX, "-o", "-"]);
-    assert!(stderr.contains("not supported yet"), "{stderr}");
+    let (_, _, stderr) = run(dir.path(), &[HEX, "--select-file", "3-2"]);
+    assert!(stderr.contains("--select-file: `3-2`") && stderr.contains("dhtget info"), "{stderr}");
     for (args, help) in [
         (&["item", "put"][..], "`dhtget item put --help`"),
         (&["item", "get", "--bad"], "`dhtget item get --help`"),

@@ -11,6 +11,7 @@ use std::time::Duration;
 use clap::{ArgAction, Args, CommandFactory as _, Parser, Subcommand};
 
 use super::node::flags::NodeArgs;
+use super::select::SelectArgs;
 use super::values::{duration, host_port, memory, rate, ratio, size};
 use crate::wire::magnet::HostPort;
 
@@ -150,12 +151,15 @@ pub struct GetArgs {
     /// Put the file or folder into this folder [default: .]
     #[arg(short, long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
-    /// Give the file or top folder this name instead of its own
+    /// Give the file or top folder this name instead of its own; `-` writes one file to stdout
     #[arg(short, long, short_alias = 'O', value_name = "NAME")]
     pub output: Option<PathBuf>,
     /// Write over files that are there already and are not this torrent's
     #[arg(long)]
     pub overwrite: bool,
+    /// Which files, and in what order.
+    #[command(flatten)]
+    pub selection: SelectArgs,
     /// Stay and serve others when it is complete
     #[arg(long)]
     pub seed: bool,

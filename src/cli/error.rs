@@ -5,7 +5,7 @@
 use std::fmt;
 
 use super::text::visible;
-use crate::client::{StartError, TransferError};
+use crate::client::{ChoiceError, StartError, TransferError};
 use crate::driver::create::CreateError;
 use crate::driver::listen::ListenError;
 
@@ -31,6 +31,8 @@ pub enum Code {
     BadOption = 28,
     /// The bytes are not what they should be.
     Checksum = 32,
+    /// Whoever read stdout has gone, as a shell says it of SIGPIPE.
+    ReaderGone = 141,
     /// SIGINT.
     Interrupted = 130,
     /// SIGTERM.
@@ -86,9 +88,27 @@ impl From<TransferError> for CliError {
                 .hint("make room and run the same command again: it continues where it stopped"),
             TransferError::Disk { .. } => Self::new(Code::Unknown, message)
                 .hint("check that the folder exists and may be written, or choose another with --dir"),
+            TransferError::Choice(error) => error.into(),
+            // Quiet: it is how `| head` ends things.
+            TransferError::ReaderGone => Self::new(Code::ReaderGone, message),
             TransferError::Metadata(_) => Self::new(Code::BadTarget, message)
                 .hint("the torrent itself is made like this; another torrent of the same content may do"),
         }
+    }
+}
+
+impl From<ChoiceError> for CliError {
+    fn from(error: ChoiceError) -> Self {
+        let hint = match &error {
+            ChoiceError::Pattern(..) => {
+                "give numbers as `dhtget info` lists them (1,3-5), or a glob (`*.iso`, `docs/**`)"
+            }
+            ChoiceError::NoSuchNumber { .. } | ChoiceError::NoMatch(_) | ChoiceError::Nothing(_) => {
+                "`dhtget info TARGET` lists the files with their numbers"
+            }
+            ChoiceError::NotOne(_) => "choose one with --select-file N; `dhtget info TARGET` lists them",
+        };
+        Self::new(Code::BadOption, error.to_string()).hint(hint)
     }
 }
 

@@ -16,7 +16,7 @@ use super::progress::{Patience, bytes, count, ratio, seconds};
 use super::report::Reporter;
 use super::signals::Signals;
 use super::text::visible;
-use crate::client::{Client, Job, Status, Transfer, TransferEvent};
+use crate::client::{Client, Job, Placement, Status, Transfer, TransferEvent};
 use crate::driver::clock;
 use crate::wire::metainfo::{FileKind, Info};
 
@@ -41,9 +41,7 @@ struct Run<'a> {
 
 /// Fetches `plan`.
 pub async fn run(plan: &GetPlan, reporter: &mut Reporter, signals: &mut Signals) -> Result<(), CliError> {
-    let (warning, note) = plan.target.unused();
-    warning.iter().for_each(|w| reporter.note(&format!("warning: {w}")));
-    note.iter().for_each(|n| reporter.detail(n));
+    plan.target.unused().iter().for_each(|n| reporter.detail(n));
     let client = Client::start(plan.client.clone()).await?;
     reporter.tell(&Event::Started {
         command: "get",
@@ -59,12 +57,13 @@ pub async fn run(plan: &GetPlan, reporter: &mut Reporter, signals: &mut Signals)
             return Err(error);
         }
     };
-    let mut transfer = client.add(Job {
+    let job = Job {
         source: torrent.source,
         placement: plan.placement.clone(),
         peers: plan.peers.clone(),
         seed: plan.seed.is_some(),
-    });
+    };
+    let mut transfer = client.add_chosen(job, plan.choice.clone());
     let name = plan.target.name().map(visible);
     let patience = Patience::new(plan.stop_timeout, clock::now());
     let mut run = Run { plan, reporter, name, path: None, patience, complete: None };
@@ -124,13 +123,15 @@ impl Run<'_> {
         match event {
             Some(TransferEvent::FirstPeer(peer)) => tracing::debug!(%peer, "first peer"),
             Some(TransferEvent::Metadata(info)) => self.on_metadata(&info),
+            Some(TransferEvent::Chosen { files, bytes }) => self.on_chosen(&files, bytes),
             Some(TransferEvent::Checked { verified, path }) => {
                 self.reporter.tell(&Event::Checked { verified, path: path.display().to_string() });
                 if verified > 0 {
                     let (have, all) = (bytes(verified), bytes(status.total));
                     self.reporter.note(&format!("{have} of {all} are here already and verified"));
                 }
-                self.path = Some(path);
+                // A stream leaves nothing there.
+                self.path = Some(path).filter(|_| !matches!(self.plan.placement, Placement::Stream { .. }));
             }
             Some(TransferEvent::FirstPiece) => self.reporter.first_piece(status),
             Some(TransferEvent::Half) => {}
@@ -156,6 +157,12 @@ impl Run<'_> {
         if info.is_private() {
             self.reporter.note(PRIVATE);
         }
+    }
+
+    fn on_chosen(&mut self, files: &[usize], size: u64) {
+        let numbers: Vec<usize> = files.iter().map(|file| file + 1).collect();
+        self.reporter.note(&format!("selected: {}, {}", count(files.len(), "file"), bytes(size)));
+        self.reporter.tell(&Event::Selected { numbers, size });
     }
 
     fn on_complete(&mut self, status: &Status) {

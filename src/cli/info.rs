@@ -23,7 +23,7 @@ use super::text::visible;
 use crate::client::{Client, Job, Placement, Transfer, TransferEvent};
 use crate::driver::clock;
 use crate::wire::magnet::Magnet;
-use crate::wire::metainfo::{FileKind, Info, Metainfo};
+use crate::wire::metainfo::{FileEntry, FileKind, Info, Metainfo};
 
 /// Figures are looked at this often.
 const TICK: Duration = Duration::from_millis(250);
@@ -111,7 +111,8 @@ async fn wait(
 /// What stdout shows.
 fn description(info: &Info) -> String {
     let layout = info.layout();
-    let files: Vec<_> = info.files().iter().filter(|f| f.kind == FileKind::Regular).collect();
+    let files = info.files().iter().zip(1..).filter(|(f, _)| f.kind == FileKind::Regular);
+    let files: Vec<(&FileEntry, usize)> = files.collect();
     let mut magnet = Magnet::new(info.hash());
     magnet.name = Some(info.name().to_owned());
     let (total, piece) = (layout.total(), u64::from(layout.piece_length()));
@@ -124,9 +125,9 @@ fn description(info: &Info) -> String {
     let _ = writeln!(out, "pieces:   {} of {}", layout.count(), bytes(piece));
     let _ = writeln!(out, "private:  {}", if info.is_private() { "yes" } else { "no" });
     let _ = writeln!(out, "files:    {}", files.len());
-    for file in files {
+    for (file, number) in files {
         let folder = if info.is_multi_file() { format!("{}/", info.name()) } else { String::new() };
-        let _ = writeln!(out, "{:>15}  {folder}{}", file.length, file.path.join("/"));
+        let _ = writeln!(out, "{number:>5} {:>15}  {folder}{}", file.length, file.path.join("/"));
     }
     out
 }

@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::error::CliError;
 use crate::client::Status;
 use crate::driver::clock;
-use crate::wire::metainfo::{FileKind, Info};
+use crate::wire::metainfo::{FileEntry, FileKind, Info};
 
 /// One event.
 #[derive(Debug, Serialize)]
@@ -39,6 +39,10 @@ pub enum Event<'a> {
         interesting: usize,
     },
     Metadata(MetadataEvent),
+    Selected {
+        numbers: Vec<usize>,
+        size: u64,
+    },
     Checked {
         verified: u64,
         path: String,
@@ -171,6 +175,7 @@ pub struct MetadataEvent {
 #[derive(Debug, Serialize)]
 #[expect(missing_docs, reason = "docs/CLI.md describes each field")]
 pub struct FileEvent {
+    pub number: usize,
     pub path: String,
     pub length: u64,
 }
@@ -179,7 +184,10 @@ impl MetadataEvent {
     /// The event of `info`, with every file's name where `list` says so.
     pub fn new(info: &Info, list: bool) -> Self {
         let files = || info.files().iter().filter(|f| f.kind == FileKind::Regular);
-        let listed = || files().map(|f| FileEvent { path: f.path.join("/"), length: f.length }).collect();
+        let numbered = || info.files().iter().zip(1..).filter(|(f, _)| f.kind == FileKind::Regular);
+        let event =
+            |(f, number): (&FileEntry, usize)| FileEvent { number, path: f.path.join("/"), length: f.length };
+        let listed = || numbered().map(event).collect();
         Self {
             info_hash: info.hash().to_string(),
             name: info.name().to_owned(),

@@ -19,6 +19,7 @@ pub mod plan;
 mod pointer;
 pub mod progress;
 mod report;
+mod select;
 mod share;
 mod signals;
 pub mod target;
@@ -72,7 +73,10 @@ pub fn main(args: Vec<OsString>, env: &Env, start: Instant) -> u8 {
     match run(&plan, &mut reporter) {
         Ok(()) => Code::Done as u8,
         Err(error) => {
-            reporter.error(&error);
+            // Whoever closed the pipe knows.
+            if error.code != Code::ReaderGone {
+                reporter.error(&error);
+            }
             error.code as u8
         }
     }

@@ -16,8 +16,9 @@ use super::args::{
 use super::error::{CliError, Code};
 use super::node::flags::LogFormat;
 use super::node::{self, plan::NodePlan};
+use super::select;
 use super::target::Target;
-use crate::client::{ClientConfig, Placement, Presence};
+use crate::client::{Choice, ClientConfig, Placement, Presence};
 use crate::driver::bootstrap;
 use crate::wire::magnet::HostPort;
 
@@ -92,6 +93,8 @@ pub struct GetPlan {
     pub target: Target,
     /// Where to.
     pub placement: Placement,
+    /// Which files, and in what order.
+    pub choice: Choice,
     /// Peers to dial at once, the link's own too.
     pub peers: Vec<String>,
     /// Whether and how long to seed.
@@ -290,7 +293,8 @@ fn get(args: &GetArgs, env: &Env) -> Result<GetPlan, CliError> {
     // Who stays to seed is no passer-by.
     client.presence = if seed.is_some() { Presence::Serving } else { Presence::ServingIfReachable };
     let peers = peers(&args.transfer.peer, &target);
-    Ok(GetPlan { target, placement, peers, seed, stop_timeout: args.patience.stop_timeout, client })
+    let choice = select::choice(&args.selection, &target)?;
+    Ok(GetPlan { target, placement, choice, peers, seed, stop_timeout: args.patience.stop_timeout, client })
 }
 
 fn share(args: &ShareArgs, env: &Env) -> Result<SharePlan, CliError> {
@@ -333,10 +337,9 @@ fn placement(args: &GetArgs, env: &Env) -> Result<Placement, CliError> {
     let mut name = None;
     if let Some(output) = &args.output {
         if output == Path::new("-") {
-            return Err(bad_option(
-                "--output -: writing to stdout is not supported yet",
-                "fetch to a file and read that: dhtget TARGET -o NAME",
-            ));
+            select::refuse_with_stdout(args.report.json, args.overwrite)?;
+            let dir = args.dir.as_ref().map_or_else(|| env.temp_dir.clone(), |d| env.cwd.join(d));
+            return Ok(Placement::Stream { dir, sink: select::stdout()? });
         }
         let file_name = output.file_name().and_then(|n| n.to_str());
         let Some(file_name) = file_name else {
@@ -453,7 +456,7 @@ mod tests {
             let Placement::Folder { dir, name, .. } = get_plan(flags).placement else { panic!() };
             assert_eq!((dir.as_path(), name.as_deref()), (Path::new(folder), file), "{flags}");
         }
-        for flags in ["-o -", "-o ..", "-o /"] {
+        for flags in ["-o - --overwrite", "-o - --json", "-o ..", "-o /"] {
             let error = plan_in(Path::new("/"), &format!("get {HEX} {flags}")).unwrap_err();
             assert_eq!(error.code, Code::BadOption, "{flags}");
         }

@@ -105,6 +105,9 @@ fn downloading(status: &Status) -> String {
     if status.download_rate > 0 && status.idle < SILENCE {
         return format!("downloading from {peers}");
     }
+    if status.unread > 0 && status.verified > 0 && status.download_rate == 0 {
+        return format!("waiting for whoever reads stdout, {} are ready", bytes(status.unread));
+    }
     if status.peers_interesting == 0 {
         return format!("{peers} connected, none has a piece that is missing here");
     }
@@ -200,7 +203,8 @@ impl Patience {
     /// Takes note of `status`; an error once nothing has changed for the limit.
     pub fn check(&mut self, now: Instant, status: &Status) -> Result<(), CliError> {
         let seen = (status.verified, status.downloaded, status.checked.0, status.metadata_blocks);
-        if seen != self.seen {
+        // A reader may take his time.
+        if seen != self.seen || status.unread > 0 {
             self.seen = seen;
             self.since = now;
         }

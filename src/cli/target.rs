@@ -104,19 +104,15 @@ impl Target {
         }
     }
 
-    /// What of the link is not used, in sentences: (worth a warning, worth a note with -v).
-    pub fn unused(&self) -> (Option<String>, Option<String>) {
-        let Self::Magnet(magnet) = self else { return (None, None) };
-        let selection = "the link selects some files (so=); selecting is not supported yet, all are fetched";
+    /// What of the link is not used, in a sentence.
+    pub fn unused(&self) -> Option<String> {
+        let Self::Magnet(magnet) = self else { return None };
         let ignored = magnet.ignored;
         let note = format!(
             "not used of the magnet link: {} trackers, {} web seeds, {} other hashes, {} malformed parts",
             ignored.trackers, ignored.web_seeds, ignored.topics, ignored.malformed
         );
-        (
-            (!magnet.select.is_empty()).then(|| selection.to_owned()),
-            (ignored != Default::default()).then_some(note),
-        )
+        (ignored != Default::default()).then_some(note)
     }
 }
 
@@ -222,8 +218,7 @@ mod tests {
         let target = Target::resolve(OsStr::new(&link), cwd).unwrap();
         let hash = target.torrent().unwrap().hash.to_string();
         assert_eq!((hash.as_str(), target.peers()), (hex, vec!["1.2.3.4:5".to_owned()]));
-        let (warning, note) = target.unused();
-        assert!(warning.is_some() && note.unwrap().contains("1 trackers"));
+        assert!(target.unused().unwrap().contains("1 trackers"));
         let link = format!("magnet:?xs=urn:btpk:{}", "ab".repeat(32));
         let target = Target::resolve(OsStr::new(&link), cwd).unwrap();
         assert!(matches!(target, Target::Pointer(_)) && target.torrent().is_none());

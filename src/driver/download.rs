@@ -12,19 +12,22 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 use tracing::debug;
 
+use super::choice::Choice;
 use super::clock;
 use super::disk::{Disk, Done, Job as DiskJob};
 use super::outbox::Out;
 use super::place::Place;
 use super::stored::Stored;
 use super::strain::Strain;
+use super::stream::{Stream, Taken};
 use super::tcp::{Doors, Incoming, Link, Links, Net};
 use super::transfer::{Finding, Job, Placement, Source, Stage, Status, TransferError, TransferEvent};
 use crate::peer::Payload;
-use crate::swarm::{Action, Config, Input, Origin, PeerKey, Report, Swarm};
+use crate::swarm::{Action, Config, Input, Origin, PeerKey, Report, Swarm, Wanted};
 use crate::wire::metainfo::Info;
 use crate::wire::peer::BlockRef;
 
+mod choosing;
 mod placing;
 mod telling;
 
@@ -70,14 +73,15 @@ pub struct Ends {
 }
 
 /// Starts the task of a transfer.
-pub fn spawn(job: Job, around: Surroundings, seed: [u8; 32]) -> Ends {
+pub fn spawn(job: Job, choice: Choice, around: Surroundings, seed: [u8; 32]) -> Ends {
     let (events_in, events) = mpsc::channel(MAX_EVENTS);
     let (status_in, status) = watch::channel(Status::default());
     let (candidates, candidates_out) = mpsc::channel(MAX_NET);
     let (finding, finding_out) = watch::channel(Finding::default());
     let (dht_nodes_in, dht_nodes) = mpsc::channel(MAX_NET);
     let (stop, stop_out) = oneshot::channel();
-    let task = Download::new(job, around, seed, events_in, status_in, finding_out, dht_nodes_in);
+    let mut task = Download::new(job, around, seed, events_in, status_in, finding_out, dht_nodes_in);
+    task.choice = choice;
     tokio::spawn(task.run(candidates_out, stop_out));
     Ends { events, status, candidates, finding, dht_nodes, stop }
 }
@@ -88,6 +92,7 @@ enum Wake {
     Timer,
     Disk(Done),
     Placed(Result<Option<Place>, TransferError>),
+    Taken(Taken),
     Net(Net),
     Incoming(Incoming),
     Candidates(Vec<SocketAddr>, Origin),
@@ -98,6 +103,9 @@ struct Download {
     around: Surroundings,
     swarm: Swarm,
     info: Option<Arc<Info>>,
+    choice: Choice,
+    wanted: Wanted,
+    stream: Option<(Stream, mpsc::UnboundedReceiver<Taken>)>,
     place: Option<Place>,
     placing: Option<oneshot::Receiver<Result<Option<Place>, TransferError>>>,
     check: Option<Check>,
@@ -155,6 +163,9 @@ impl Download {
             job,
             around,
             info: None,
+            choice: Choice::default(),
+            wanted: Wanted::default(),
+            stream: None,
             place: None,
             placing: None,
             check: None,
@@ -213,6 +224,7 @@ impl Download {
                 Wake::Timer => self.swarm.handle_timeout(clock::now()),
                 Wake::Disk(done) => self.on_disk_batch(done),
                 Wake::Placed(outcome) => self.on_placed(outcome),
+                Wake::Taken(taken) => self.on_taken(taken),
                 Wake::Net(event) => {
                     self.on_net(event);
                     for _ in 0..BUDGET {
@@ -250,12 +262,19 @@ impl Download {
                 None => None,
             }
         };
+        let taken = async {
+            match &mut self.stream {
+                Some((_, answers)) => answers.recv().await,
+                None => None,
+            }
+        };
         tokio::select! {
             biased;
             reply = &mut *stop => Wake::Stop(reply.ok()),
             () = tokio::time::sleep_until(deadline.into()) => Wake::Timer,
             Some(done) = disk => Wake::Disk(done),
             Some(outcome) = placed => Wake::Placed(outcome),
+            Some(taken) = taken => Wake::Taken(taken),
             // Rare, and never to be starved by payload.
             Some(peer) = incoming.recv() => Wake::Incoming(peer),
             Some((addrs, origin)) = candidates.recv() => Wake::Candidates(addrs, origin),
@@ -415,37 +434,13 @@ impl Download {
         match report {
             Report::Metadata(info) => self.on_info(info),
             Report::BadMetadata(error) => self.fail(error.into()),
-            Report::Verified(_) => self.on_verified(),
+            Report::Verified(piece) => self.on_verified(piece),
             Report::Complete => self.on_complete(),
             Report::DhtNode(addr) => {
                 // A hint; where nobody has time for it, it is lost.
                 let _ = self.dht_nodes.try_send(addr);
             }
         }
-    }
-
-    fn on_verified(&mut self) {
-        if !self.first_piece_told {
-            self.first_piece_told = true;
-            self.publish(true);
-            self.tell(TransferEvent::FirstPiece);
-        }
-        let (verified, total) = (self.swarm.verified(), self.info.as_ref().map_or(0, |i| i.layout().total()));
-        if !self.half_told && verified * 2 >= total {
-            self.half_told = true;
-            self.publish(true);
-            self.tell(TransferEvent::Half);
-        }
-    }
-
-    fn on_complete(&mut self) {
-        if let Some(Err(error)) = self.place.as_ref().map(Place::release) {
-            return self.fail(error);
-        }
-        self.stage = Stage::Seeding;
-        self.publish(true);
-        self.tell(TransferEvent::Complete);
-        self.ended = !self.job.seed;
     }
 
     // ---- the end
@@ -465,6 +460,9 @@ impl Download {
             } else if tokio::task::spawn_blocking(move || disk.finish()).await.is_err() {
                 debug!("a disk thread did not end well");
             }
+        }
+        if let (Stage::Seeding, Some(place)) = (self.stage, &self.place) {
+            place.leave();
         }
         if let Some(answer) = answer {
             let _ = answer.send(());

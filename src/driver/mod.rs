@@ -2,10 +2,11 @@
 //!
 //! Each file is one thin task or a few plain functions round one machine; deciding is the machines' work.
 //! The DHT's side: `udp`, `bootstrap`, `state`. A transfer's side: `download` (the task), `tcp` with `chunks`
-//! and `throttle`, `lsd` for all of them, `disk` with `storage` and `place`; `create` makes torrents,
+//! and `throttle`, `lsd` for all of them, `disk` with `storage`, `place` and `parts`, `choice` and `stream`; `create` makes torrents,
 //! `resident` gives memory back.
 
 pub mod bootstrap;
+pub mod choice;
 pub mod chunks;
 pub mod clock;
 pub mod create;
@@ -15,12 +16,14 @@ pub mod keyfile;
 pub mod listen;
 pub mod lsd;
 pub mod outbox;
+pub mod parts;
 pub mod place;
 pub mod resident;
 pub mod state;
 pub mod storage;
 pub mod stored;
 pub mod strain;
+pub mod stream;
 pub mod tcp;
 pub mod throttle;
 pub mod transfer;

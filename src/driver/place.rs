@@ -7,15 +7,19 @@
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 
+use super::choice::Chosen;
+use super::parts::{PARTS, Parts};
 use super::storage::{Present, Storage};
 use super::transfer::{Placement, TransferError};
 use crate::id::InfoHash;
 use crate::peer::Bitfield;
+use crate::swarm::{Sequence, Wanted};
 use crate::wire::bencode::{Limits, Value, Writer};
-use crate::wire::metainfo::{Info, MAX_METADATA_BYTES, Metainfo, PieceIndex};
+use crate::wire::metainfo::{FileKind, Info, MAX_METADATA_BYTES, Metainfo, PieceIndex};
 
 /// A place that has been looked at.
 #[derive(Debug)]
@@ -29,46 +33,84 @@ pub struct Place {
     /// Files of ours that are longer than they must be.
     too_long: Vec<usize>,
     claim: Option<PathBuf>,
+    chosen: Chosen,
+    /// Where bytes of other files are kept meanwhile, or were in an earlier run.
+    parts: Option<PathBuf>,
+    /// Something is or will be here that a later run could not know for this torrent's, because it is not whole or
+    /// smaller than a piece: the claim goes on saying whose it is.
+    keeps_claim: AtomicBool,
 }
 
 /// Looks at the place without changing anything in it, except that missing folders above it are made.
-pub fn look(placement: &Placement, info: &Info) -> Result<Option<Place>, TransferError> {
+pub fn look(placement: &Placement, info: &Info, chosen: &Chosen) -> Result<Option<Place>, TransferError> {
     match placement {
         Placement::Nowhere => Ok(None),
         Placement::InPlace(path) => {
             let storage = Storage::in_place(path, info).map_err(|e| disk_error(path, &e))?;
-            Ok(Some(Place {
-                storage: Arc::new(storage),
-                to_check: vec![],
-                doubtful: vec![],
-                too_long: vec![],
-                claim: None,
-            }))
+            Ok(Some(Place::new(storage, chosen)))
+        }
+        Placement::Stream { dir, .. } => {
+            let storage = Storage::for_download(dir, None, info)
+                .and_then(|storage| Ok(storage.with_parts(Some(Parts::unnamed(dir, info)?))))
+                .map_err(|e| disk_error(dir, &e))?;
+            let mut place = Place::new(storage, chosen);
+            place.to_check = padding(info).collect();
+            Ok(Some(place))
         }
         Placement::Folder { dir, name, overwrite } => {
-            let storage =
-                Storage::for_download(dir, name.as_deref(), info).map_err(|e| disk_error(dir, &e))?;
             let claim = claim_path(dir, &info.hash());
+            let parts = claim.with_extension("dhtget-parts");
+            let storage = Storage::for_download(dir, name.as_deref(), info)
+                .map_err(|e| disk_error(dir, &e))?
+                .with_parts(Parts::beside(parts.clone(), info, chosen));
             // A claim under another name says nothing about what stands under this one.
             let ours = *overwrite || claimed_name(&claim).as_deref() == Some(storage.name());
-            let mut place = Place {
-                storage: Arc::new(storage),
-                to_check: Vec::new(),
-                doubtful: Vec::new(),
-                too_long: Vec::new(),
-                claim: Some(claim),
-            };
+            let mut place = Place::new(storage, chosen);
+            (place.claim, place.parts) = (Some(claim), Some(parts));
             place.survey(info, ours)?;
             Ok(Some(place))
         }
     }
 }
 
+/// Pieces that are nothing but padding (BEP 47): nobody need send them.
+fn padding(info: &Info) -> impl Iterator<Item = PieceIndex> + '_ {
+    let (all, layout) = (Wanted::files(info, |_| true, |_| false), info.layout());
+    let pads = info.files().iter().filter(|f| f.kind == FileKind::Pad);
+    let touched = pads.flat_map(|f| layout.touching(f.offset, f.length));
+    touched.filter(move |p| all.bytes_of(layout, *p) == 0)
+}
+
 impl Place {
+    fn new(storage: Storage, chosen: &Chosen) -> Self {
+        Self {
+            storage: Arc::new(storage),
+            to_check: Vec::new(),
+            doubtful: Vec::new(),
+            too_long: Vec::new(),
+            claim: None,
+            chosen: chosen.clone(),
+            parts: None,
+            keeps_claim: AtomicBool::new(false),
+        }
+    }
+
+    /// The files that go here.
+    pub fn chosen(&self) -> &Chosen {
+        &self.chosen
+    }
+
     fn survey(&mut self, info: &Info, ours: bool) -> Result<(), TransferError> {
         let mut touched = Bitfield::none(info.layout().count());
+        padding(info).for_each(|piece| {
+            touched.set(piece.get(), true);
+        });
         for index in 0..self.storage.len() {
             let Some((offset, length)) = self.storage.range(index) else { continue };
+            if !self.chosen.has(index) {
+                self.survey_unwanted(info, index, ours, &mut touched);
+                continue;
+            }
             let path = self.storage.path(index);
             match self.storage.look(index).map_err(|e| disk_error(&path, &e))? {
                 Present::Nothing => continue,
@@ -90,28 +132,82 @@ impl Place {
         Ok(())
     }
 
-    /// Once the pieces have been checked: refuses what is not ours, then claims the place.
-    pub fn claim(&self, info: &Info, have: &Bitfield) -> Result<(), TransferError> {
-        for &index in &self.doubtful {
-            let Some((offset, length)) = self.storage.range(index) else { continue };
-            if !info.layout().touching(offset, length).any(|p| have.has(p.get())) {
-                let what = "a file is there that has nothing of this torrent in it".to_owned();
-                return Err(in_the_way(&self.storage.path(index), what));
+    /// A file that nobody asked for now: it may be here from an earlier run, or its neighbours' pieces may hold parts of it.
+    fn survey_unwanted(&mut self, info: &Info, index: usize, ours: bool, touched: &mut Bitfield) {
+        let Some((offset, length)) = self.storage.range(index).filter(|(_, length)| *length > 0) else {
+            return;
+        };
+        let Some(parts) = self.storage.parts() else { return };
+        let here = matches!(self.storage.look(index), Ok(Present::File(size)) if size == length);
+        if here {
+            parts.set_out(index, false);
+            if !ours {
+                self.doubtful.push(index);
             }
         }
-        let Some(claim) = &self.claim else { return Ok(()) };
-        let missing: u64 = info
-            .layout()
-            .pieces()
-            .filter(|p| !have.has(p.get()))
-            .map(|p| u64::from(info.layout().len_of(p)))
-            .sum();
-        if missing == 0 {
-            return self.release();
+        if here || parts.exists() {
+            let wanted = |p: &PieceIndex| here || parts.hold(index, info.layout().offset(*p).max(offset)).0;
+            for piece in info.layout().touching(offset, length).filter(wanted) {
+                touched.set(piece.get(), true);
+            }
         }
+    }
+
+    /// Whether a later run can tell a fetched file by a piece that lies wholly in files at the target.
+    fn is_known_again(&self, info: &Info, file: usize) -> bool {
+        let Some((offset, length)) = self.storage.range(file).filter(|(_, length)| *length > 0) else {
+            return true;
+        };
+        let layout = info.layout();
+        let is_out = |piece: PieceIndex| {
+            let mut segments = self.storage.segments(layout.offset(piece), u64::from(layout.len_of(piece)));
+            segments.any(|segment| segment.file == Some(PARTS))
+        };
+        layout.touching(offset, length).any(|piece| !is_out(piece))
+    }
+
+    /// Bytes of wanted pieces that are not here.
+    fn missing(&self, info: &Info, have: &Bitfield) -> u64 {
+        let (wanted, layout) = (self.chosen.wanted(info, Sequence::Rarest), info.layout());
+        let missing = layout.pieces().filter(|p| !have.has(p.get()) && wanted.has(*p));
+        missing.map(|p| u64::from(layout.len_of(p))).sum()
+    }
+
+    /// Once the pieces have been checked: refuses what is not ours, then claims the place.
+    pub fn claim(&self, info: &Info, have: &Bitfield) -> Result<(), TransferError> {
+        let is_here = |p: PieceIndex| have.has(p.get());
+        for &index in &self.doubtful {
+            let Some((offset, length)) = self.storage.range(index) else { continue };
+            if info.layout().touching(offset, length).any(is_here) {
+                continue;
+            }
+            if let (false, Some(parts)) = (self.chosen.has(index), self.storage.parts()) {
+                // Somebody else's file, which nobody would write over.
+                parts.set_out(index, true);
+                continue;
+            }
+            let what = "a file is there that has nothing of this torrent in it".to_owned();
+            return Err(in_the_way(&self.storage.path(index), what));
+        }
+        for index in (0..self.storage.len()).filter(|index| !self.chosen.has(*index)) {
+            let begun = self.storage.parts().is_some_and(|parts| !parts.is_out(index));
+            let Some((offset, length)) = self.storage.range(index).filter(|_| begun) else { continue };
+            if !info.layout().touching(offset, length).all(is_here) {
+                self.keeps_claim.store(true, Ordering::Relaxed);
+            }
+        }
+        let hidden = |file: usize| !self.is_known_again(info, file);
+        if self.chosen.indices().any(hidden) {
+            self.keeps_claim.store(true, Ordering::Relaxed);
+        }
+        let missing = self.missing(info, have);
         if let Some(free) = self.storage.free_space().filter(|&free| free < missing) {
             let cause = format!("no space left: {missing} bytes are missing and {free} are free");
             return Err(TransferError::Disk { path: shown(self.storage.root()), cause, full: true });
+        }
+        let Some(claim) = &self.claim else { return Ok(()) };
+        if missing == 0 {
+            return self.release();
         }
         let temporary = claim.with_extension("dhtget-new");
         std::fs::write(&temporary, claim_bytes(info, self.storage.name()))
@@ -122,7 +218,7 @@ impl Place {
     /// Creates the files of no bytes, which no piece ever brings, and cuts those that are too long. The
     /// place must be claimed.
     pub fn create_empty_files(&self) -> Result<(), TransferError> {
-        for index in (0..self.storage.len()).filter(|_| self.claim.is_some()) {
+        for index in self.chosen.indices().filter(|_| self.claim.is_some()) {
             if matches!(self.storage.range(index), Some((_, 0))) || self.too_long.contains(&index) {
                 self.storage.file(index).map_err(|e| disk_error(&self.storage.path(index), &e))?;
             }
@@ -132,10 +228,21 @@ impl Place {
 
     /// The download is complete: the claim goes.
     pub fn release(&self) -> Result<(), TransferError> {
+        if self.keeps_claim.load(Ordering::Relaxed) {
+            return Ok(());
+        }
         match self.claim.as_ref().map(|claim| (claim, std::fs::remove_file(claim))) {
             Some((claim, Err(e))) if e.kind() != io::ErrorKind::NotFound => Err(disk_error(claim, &e)),
             _ => Ok(()),
         }
+    }
+}
+
+impl Place {
+    /// The download is complete and its process is about to end: what was kept for its sake goes.
+    pub fn leave(&self) {
+        // Where it cannot be removed, it is no harm to the data.
+        let _ = self.parts.as_ref().map(std::fs::remove_file);
     }
 }
 
@@ -190,6 +297,11 @@ fn disk_error(path: &Path, error: &io::Error) -> TransferError {
 mod tests {
     use super::*;
     use sha1::{Digest as _, Sha1};
+
+    /// With every file.
+    fn look(placement: &Placement, info: &Info) -> Result<Option<Place>, TransferError> {
+        super::look(placement, info, &Chosen::all(info))
+    }
 
     fn info(content: &[u8]) -> Info {
         let mut out = Vec::new();

@@ -5,11 +5,13 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags};
 
+use super::parts::{PARTS, Parts};
 use crate::wire::metainfo::{FileKind, Info};
 
 /// One file below the root.
@@ -25,7 +27,7 @@ struct Slot {
 /// Part of a byte range that lies in one file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Segment {
-    /// Which file; none for pads, which read as zeros and are not written.
+    /// Which file, or [`PARTS`]; none for pads, which read as zeros and are not written.
     pub file: Option<usize>,
     /// Where in the file.
     pub offset: u64,
@@ -51,6 +53,8 @@ pub struct Storage {
     root: PathBuf,
     name: String,
     slots: Vec<Slot>,
+    /// Where bytes of files lie that are not fetched.
+    parts: Option<Parts>,
     writable: bool,
 }
 
@@ -89,8 +93,19 @@ impl Storage {
             root: folder.join(name),
             name: name.to_owned(),
             slots: slots.collect(),
+            parts: None,
             writable,
         })
+    }
+
+    /// The same, with some files left out of the target.
+    pub fn with_parts(self, parts: Option<Parts>) -> Self {
+        Self { parts, ..self }
+    }
+
+    /// What is left out of the target, if anything.
+    pub fn parts(&self) -> Option<&Parts> {
+        self.parts.as_ref()
     }
 
     /// The name of the file or top folder, below the target folder.
@@ -121,6 +136,9 @@ impl Storage {
 
     /// A file's path, for messages.
     pub fn path(&self, file: usize) -> PathBuf {
+        if let (PARTS, Some(parts)) = (file, &self.parts) {
+            return parts.path();
+        }
         let mut path = self.root.clone();
         if let Some(slot) = self.slots.get(file) {
             path.extend(slot.path.iter().skip(1));
@@ -133,20 +151,40 @@ impl Storage {
         let first = self.slots.partition_point(|s| s.offset + s.length <= offset);
         let end = offset + length;
         let touched = self.slots.iter().enumerate().skip(first).take_while(move |(_, s)| s.offset < end);
-        touched.filter(|(_, s)| s.length > 0).map(move |(index, slot)| {
-            let begin = offset.max(slot.offset);
-            Segment {
-                file: (slot.kind == FileKind::Regular).then_some(index),
-                offset: begin - slot.offset,
-                length: end.min(slot.offset + slot.length) - begin,
-            }
+        touched.filter(|(_, s)| s.length > 0).flat_map(move |(index, slot)| {
+            self.cut(index, slot, offset.max(slot.offset)..end.min(slot.offset + slot.length))
         })
+    }
+
+    /// Cuts a range of one file where it goes over to what is left out of the target, and back.
+    fn cut<'a>(
+        &'a self,
+        index: usize,
+        slot: &'a Slot,
+        range: Range<u64>,
+    ) -> impl Iterator<Item = Segment> + use<'a> {
+        let mut at = range.start;
+        std::iter::from_fn(move || {
+            let left = range.end.checked_sub(at).filter(|&left| left > 0)?;
+            let (held, run) = self.parts.as_ref().map_or((false, left), |parts| parts.hold(index, at));
+            let length = run.min(left);
+            let (file, offset) = if held { (PARTS, at) } else { (index, at - slot.offset) };
+            at += length;
+            Some(Segment { file: (slot.kind == FileKind::Regular).then_some(file), offset, length })
+        })
+    }
+
+    fn open_parts(&self, create: bool) -> io::Result<File> {
+        let total = self.slots.last().map_or(0, |slot| slot.offset + slot.length);
+        self.parts.as_ref().ok_or(io::ErrorKind::NotFound)?.open(total, create)
     }
 
     /// Opens a file, making its folders and giving it its full length where it is writable.
     pub fn file(&self, index: usize) -> io::Result<File> {
         if !self.writable {
             return self.file_as_it_is(index);
+        } else if index == PARTS {
+            return self.open_parts(true);
         }
         let slot = self.slots.get(index).ok_or(io::ErrorKind::NotFound)?;
         let (name, folders) = slot.path.split_last().ok_or(io::ErrorKind::NotFound)?;
@@ -162,6 +200,9 @@ impl Storage {
 
     /// Opens a file to read what is there, changing nothing.
     pub fn file_as_it_is(&self, index: usize) -> io::Result<File> {
+        if index == PARTS {
+            return self.open_parts(false);
+        }
         let slot = self.slots.get(index).ok_or(io::ErrorKind::NotFound)?;
         let (name, folders) = slot.path.split_last().ok_or(io::ErrorKind::NotFound)?;
         let folder = self.enter(folders, false)?;

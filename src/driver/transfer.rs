@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::choice::ChoiceError;
+use super::stream::Sink;
 use crate::id::InfoHash;
 pub use crate::swarm::explain::Bottleneck;
 use crate::wire::metainfo::{Info, MetainfoError};
@@ -43,6 +45,13 @@ pub enum Placement {
         name: Option<String>,
         /// Existing files that are not this torrent's are written over.
         overwrite: bool,
+    },
+    /// One file, in order and as it is verified, to whoever reads; nothing stays.
+    Stream {
+        /// Where the data lies meanwhile, in a file without a name.
+        dir: PathBuf,
+        /// Who takes it.
+        sink: Sink,
     },
     /// The data is complete and stands at exactly this path (`share`); nothing is verified or written.
     InPlace(PathBuf),
@@ -88,7 +97,7 @@ pub enum Stage {
 pub struct Status {
     /// What it is doing.
     pub stage: Stage,
-    /// Bytes in all; 0 before the metadata.
+    /// Bytes of the files that are fetched; 0 before the metadata.
     pub total: u64,
     /// Bytes whose pieces have been verified, those found on disk too.
     pub verified: u64,
@@ -136,6 +145,8 @@ pub struct Status {
     pub disk_trouble: Option<String>,
     /// What holds the transfer up; none before the place on disk has been looked at.
     pub bottleneck: Option<Bottleneck>,
+    /// Bytes of a stream that are verified in order, and that its reader has not taken.
+    pub unread: u64,
     /// Seconds since the last payload byte or metadata block arrived, or since the start.
     pub idle: Duration,
 }
@@ -147,6 +158,13 @@ pub enum TransferEvent {
     FirstPeer(SocketAddr),
     /// The info dictionary is here and verified.
     Metadata(Arc<Info>),
+    /// Not all files are fetched.
+    Chosen {
+        /// Those that are: their places in the torrent's list, from 0.
+        files: Vec<usize>,
+        /// Their bytes.
+        bytes: u64,
+    },
     /// What was on disk has been checked: bytes verified there, and where the data stands.
     Checked {
         /// Bytes.
@@ -158,7 +176,7 @@ pub enum TransferEvent {
     FirstPiece,
     /// Half of the bytes are verified.
     Half,
-    /// Everything is here, verified and flushed. A seed goes on; else the transfer has ended.
+    /// Everything that is wanted is here, verified and flushed. A seed goes on; else the transfer has ended.
     Complete,
     /// It cannot go on.
     Failed(TransferError),
@@ -188,6 +206,12 @@ pub enum TransferError {
     /// The info dictionary is authentic and still unusable.
     #[error("the metadata of this torrent cannot be used: {0}")]
     Metadata(#[from] MetainfoError),
+    /// The files that were asked for are not in it.
+    #[error(transparent)]
+    Choice(#[from] ChoiceError),
+    /// Whoever read the stream has gone.
+    #[error("nobody reads what is written")]
+    ReaderGone,
 }
 
 /// How the search for peers goes, and what it taught us; the client fills it in.

@@ -131,6 +131,26 @@ pub const RANDOM_FIRST_PIECES: u32 = 4;
 /// A peer that needs longer than this for a whole piece helps with pieces others have begun.
 pub const WHOLE_PIECE_SECONDS: u64 = 20;
 
+/// In order: bytes ahead that are fetched in order, at least; a start must not wait for a rate.
+pub const MIN_WINDOW: u64 = 4 << 20;
+/// The same as seconds of everybody's rate: a slow peer can be used for what is due that late.
+pub const WINDOW_SECONDS: u64 = 20;
+/// Pieces looked at for it each time: a choice must stay cheap where pieces are small.
+pub const WINDOW_PIECES: usize = 1024;
+/// What is due within so many milliseconds belongs to whoever brings it soonest: about a pipeline's depth.
+pub const DUE_SOON: u64 = 2_500;
+/// What is due within so many is asked for twice where it is late.
+pub const DUE_NOW: u64 = 1_000;
+/// The same as [`SNUB_AFTER`] where somebody reads what comes: he would wait as long.
+pub const SNUB_IN_ORDER_AFTER: Duration = Duration::from_secs(5);
+/// A block that is due is asked for twice only where its peer needs this long for what it was asked; pipelines
+/// are [`DEPTH_SECONDS`] long as a rule.
+pub const LATE_AFTER: Duration = Duration::from_secs(3);
+/// Bytes that may be asked for twice at any time because they are late.
+pub const TWICE_FREE: u64 = 512 << 10;
+/// The same grows by one part in so many of what came: waste stays below 1/32 of the whole.
+pub const TWICE_SHARE: u64 = 32;
+
 /// What the owner of a swarm chooses.
 #[derive(Debug, Clone)]
 pub struct Config {

@@ -1,6 +1,6 @@
 //! The vocabulary between a [`Swarm`](super::Swarm) and whoever drives it.
 //!
-//! Leaf of its folder: everything may use it, it uses nothing beside it.
+//! Near the ground of its folder: everything may use it, it uses only `wanted`.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::wanted::Wanted;
 use crate::peer::{Bitfield, Payload, ProtocolError};
 use crate::wire::metainfo::{Info, MetainfoError, PieceIndex};
 use crate::wire::peer::BlockRef;
@@ -60,8 +61,12 @@ pub enum Input {
     Closed(PeerKey),
     /// The metadata was known beforehand.
     Info(Arc<Info>),
+    /// What of the torrent is wanted, before the disk is ready; everything, where nobody says.
+    Wanted(Wanted),
     /// The disk is ready; these pieces are on it, verified.
     DiskReady(Bitfield),
+    /// Whoever reads in order has come so far into the whole, in bytes.
+    Consumed(u64),
     /// A piece was hashed: whether it is what the metadata promises.
     Hashed(PieceIndex, bool),
     /// What [`Action::Digest`] asked for: a digest of each block of the piece, none where it cannot be read.
@@ -134,7 +139,7 @@ pub enum Report {
     BadMetadata(MetainfoError),
     /// A piece was verified.
     Verified(PieceIndex),
-    /// Every piece is verified.
+    /// Every wanted piece is verified.
     Complete,
     /// A peer runs a DHT node here.
     DhtNode(SocketAddr),

@@ -42,7 +42,8 @@ impl Swarm {
 
     pub(super) fn on_disk_ready(&mut self, now: Instant, have: Bitfield) {
         let Some(info) = self.info.clone() else { return };
-        let pieces = Pieces::new(*info.layout(), have, &mut self.rng);
+        let wanted = std::mem::take(&mut self.wanted);
+        let pieces = Pieces::new(*info.layout(), have, wanted, &mut self.rng);
         let late_haves: Vec<u32> = pieces.have().iter().take(MAX_LATE_HAVES as usize + 1).collect();
         let complete = pieces.is_complete();
         self.pieces = Some(pieces);
@@ -73,15 +74,14 @@ impl Swarm {
     /// Counts a peer's pieces into the availability; returns how many of them we lack.
     fn count_in(&mut self, has: &Has) -> u32 {
         let (Some(info), Some(pieces)) = (&self.info, &mut self.pieces) else { return 0 };
-        let missing = pieces.have().len() - pieces.have().ones();
         match has {
             Has::Early { .. } => 0,
-            Has::All => missing,
+            Has::All => pieces.missing(),
             Has::Some(field) => {
                 let mut wanted = 0;
                 for piece in field.iter().filter_map(|i| info.layout().piece(i)) {
                     pieces.picker_mut().increment(piece);
-                    wanted += u32::from(!pieces.have().has(piece.get()));
+                    wanted += u32::from(pieces.lacks(piece));
                 }
                 wanted
             }
@@ -163,9 +163,7 @@ impl Swarm {
         let news = member.has.mark(index, true);
         if let (true, Some(pieces)) = (news, &mut self.pieces) {
             pieces.picker_mut().increment(piece);
-            if !pieces.have().has(index) {
-                member.wanted += 1;
-            }
+            member.wanted += u32::from(pieces.lacks(piece));
             self.on_fetched(now, key, piece);
         }
         self.update_interest(now, key);
@@ -187,7 +185,7 @@ impl Swarm {
         let lost = member.has.mark(index, false);
         let (true, Some(pieces), Some(conn)) = (lost, &mut self.pieces, &mut member.conn) else { return };
         pieces.picker_mut().decrement(piece);
-        if !pieces.have().has(index) {
+        if pieces.lacks(piece) {
             member.wanted = member.wanted.saturating_sub(1);
         }
         let void: Vec<BlockRef> = conn.pending().filter(|b| b.index == index).copied().collect();
@@ -238,7 +236,7 @@ impl Swarm {
         }
         let choked = conn.is_choked();
         let allowed = member.fast.allowed(info.layout());
-        let wanted = allowed.filter(|p| choked && member.has.piece(*p) && !pieces.have().has(p.get()));
+        let wanted = allowed.filter(|p| choked && member.has.piece(*p) && pieces.lacks(*p));
         let wanted: Vec<PieceIndex> = wanted.collect();
         if choked && wanted.is_empty() {
             return;
@@ -255,6 +253,7 @@ impl Swarm {
         let has = |piece| member.has.piece(piece);
         let blocks = match choked {
             true => pieces.ask_among(key, &wanted, room),
+            false if pieces.is_in_order() => self.ask_in_order(now, key, room),
             false => pieces.ask(key, has, whole, &member.suggested, room, &mut self.rng),
         };
         if blocks.is_empty() {
@@ -263,6 +262,8 @@ impl Swarm {
             }
             return;
         }
+        let Some(member) = self.members.get_mut(&key) else { return };
+        let Some(conn) = member.conn.as_mut() else { return };
         if conn.requests() == 0 {
             // The wait for the first block begins now, not when the last one came.
             member.last_block = now;
@@ -336,6 +337,8 @@ impl Swarm {
 
     /// Once a second: depth follows rate, and a peer that owes blocks for too long is snubbed.
     pub(super) fn check_progress(&mut self, now: Instant, key: PeerKey) {
+        let in_order = self.pieces.as_ref().is_some_and(Pieces::is_in_order);
+        let patience = if in_order { SNUB_IN_ORDER_AFTER } else { SNUB_AFTER };
         let Some(member) = self.members.get_mut(&key) else { return };
         member.adapt_depth(now);
         let Some(conn) = member.conn.as_mut() else { return };
@@ -346,7 +349,7 @@ impl Swarm {
             return;
         }
         let silent = now.saturating_duration_since(member.last_block);
-        if conn.requests() == 0 || silent < SNUB_AFTER {
+        if conn.requests() == 0 || silent < patience {
             return;
         }
         if member.snubbed {
@@ -397,6 +400,7 @@ impl Swarm {
 
     pub(super) fn on_hashed(&mut self, now: Instant, piece: PieceIndex, valid: bool) {
         let (Some(info), Some(pieces)) = (&self.info, &mut self.pieces) else { return };
+        let was_lacking = pieces.lacks(piece);
         let authors = pieces.on_hashed(piece, valid);
         if !valid {
             self.wasted += u64::from(info.layout().len_of(piece));
@@ -411,7 +415,7 @@ impl Swarm {
         for key in self.keys() {
             let Some(member) = self.members.get_mut(&key).filter(|m| m.is_open()) else { continue };
             let has = member.has.piece(piece);
-            member.wanted = member.wanted.saturating_sub(u32::from(has));
+            member.wanted = member.wanted.saturating_sub(u32::from(has && was_lacking));
             // Who has everything wants to know what is out already; others who have this one need not.
             if let Some(conn) = member.conn.as_mut().filter(|_| !has || member.has.is_complete()) {
                 conn.send(&Message::Have(piece.get()));
@@ -427,7 +431,7 @@ impl Swarm {
         }
     }
 
-    /// Everything is here: peers learn that we want no more (BEP 21).
+    /// Everything that is wanted is here: peers learn that we want no more (BEP 21).
     fn retire(&mut self, now: Instant) {
         for key in self.keys() {
             if let Some(conn) = self.conn(key) {

@@ -1,7 +1,7 @@
 //! The swarm of one torrent: who is there, what to fetch from whom, whom to serve.
 //!
 //! [`Swarm`] is the machine; the files beside it hold one idea each: `candidates` (whom to dial), `metadata`
-//! (the info dictionary from several peers), `picker` (rarest first), `pieces` (blocks under way), `choker`
+//! (the info dictionary from several peers), `picker` (rarest first), `wanted` (which pieces, and in what order), `pieces` (blocks under way), `choker`
 //! (tit-for-tat), `priority` (whom to prefer where there is no room for all), `suspects` (who sent a false block). `fetch`, `serve`, `fast`, `exchange` and `pex` are the conversations
 //! that [`Swarm`] wires together.
 //! `explain` reads off the machine why it is not faster.
@@ -16,6 +16,7 @@ mod exchange;
 pub mod explain;
 mod fast;
 mod fetch;
+mod in_order;
 mod member;
 mod metadata;
 mod neighbours;
@@ -29,9 +30,11 @@ mod suggest;
 mod suspects;
 #[allow(clippy::module_inception)] // the machine carries its folder's name, as the plan has it
 mod swarm;
+mod wanted;
 
 pub use config::Config;
 pub use event::{Action, CloseReason, Input, Origin, PeerKey, Report};
 pub use neighbours::Neighbours;
 pub use stats::Stats;
 pub use swarm::Swarm;
+pub use wanted::{Priority, Sequence, Wanted};

@@ -9,10 +9,15 @@ use std::collections::{BTreeMap, VecDeque};
 use super::config::{ENDGAME_EXTRA, RANDOM_FIRST_PIECES};
 use super::event::PeerKey;
 use super::picker::Picker;
+use super::wanted::Wanted;
 use crate::peer::Bitfield;
 use crate::rng::Rng;
 use crate::wire::metainfo::{BLOCK_LEN, PieceIndex, PieceLayout};
 use crate::wire::peer::BlockRef;
+
+mod in_order;
+
+pub use self::in_order::Pace;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Block {
@@ -50,21 +55,27 @@ pub enum Received {
 pub struct Pieces {
     layout: PieceLayout,
     have: Bitfield,
+    /// Wanted bytes of the pieces we have.
     verified: u64,
+    /// Wanted pieces that we lack.
+    missing: u32,
     picker: Picker,
+    /// Where wanted pieces are fetched in order.
+    course: Option<in_order::Course>,
     open: BTreeMap<PieceIndex, Open>,
     /// Pieces that failed once with several authors.
     suspicious: Vec<PieceIndex>,
 }
 
 impl Pieces {
-    /// `have` is on disk and verified; the rest is missing.
-    pub fn new(layout: PieceLayout, have: Bitfield, rng: &mut Rng) -> Self {
-        let missing = layout.pieces().filter(|p| !have.has(p.get()));
-        let picker = Picker::new(layout.count(), missing, rng);
-        let had = layout.pieces().filter(|p| have.has(p.get()));
-        let verified = had.map(|p| u64::from(layout.len_of(p))).sum();
-        Self { layout, have, verified, picker, open: BTreeMap::new(), suspicious: Vec::new() }
+    /// `have` is on disk and verified; what else is wanted is missing.
+    pub fn new(layout: PieceLayout, have: Bitfield, wanted: Wanted, rng: &mut Rng) -> Self {
+        let missing = layout.pieces().filter(|p| !have.has(p.get()) && wanted.has(*p)).count() as u32;
+        let verified = wanted.verified(&layout, &have);
+        let course = in_order::Course::new(&layout, &have, &wanted);
+        let picker = Picker::new(&layout, &have, wanted, rng);
+        let (open, suspicious) = (BTreeMap::new(), Vec::new());
+        Self { layout, have, verified, missing, picker, course, open, suspicious }
     }
 
     /// The pieces we have.
@@ -72,13 +83,33 @@ impl Pieces {
         &self.have
     }
 
-    /// Bytes of the pieces we have.
+    /// What is wanted.
+    pub fn wanted(&self) -> &Wanted {
+        self.picker.wanted()
+    }
+
+    /// Whether this piece is wanted and not here.
+    pub fn lacks(&self, piece: PieceIndex) -> bool {
+        !self.have.has(piece.get()) && self.wanted().has(piece)
+    }
+
+    /// How many wanted pieces are not here.
+    pub fn missing(&self) -> u32 {
+        self.missing
+    }
+
+    /// Wanted bytes of the pieces we have.
     pub fn verified(&self) -> u64 {
         self.verified
     }
 
-    /// Whether we have everything.
+    /// Whether we have everything that is wanted.
     pub fn is_complete(&self) -> bool {
+        self.missing == 0
+    }
+
+    /// Whether we have everything there is.
+    pub fn is_whole(&self) -> bool {
         self.have.is_complete()
     }
 
@@ -135,7 +166,7 @@ impl Pieces {
     pub fn ask_among(&mut self, peer: PeerKey, pieces: &[PieceIndex], count: usize) -> Vec<BlockRef> {
         let mut out = Vec::new();
         for &piece in pieces {
-            if out.len() >= count || self.have.has(piece.get()) {
+            if out.len() >= count || !self.lacks(piece) {
                 continue;
             }
             if !self.open.contains_key(&piece) {
@@ -264,8 +295,12 @@ impl Pieces {
         let authors: Vec<PeerKey> = open.blocks.iter().filter_map(author).collect();
         if valid {
             self.suspicious.retain(|&p| p != piece);
+            self.missing -= u32::from(self.lacks(piece));
             if self.have.set(piece.get(), true) {
-                self.verified += u64::from(self.layout.len_of(piece));
+                self.verified += self.wanted().bytes_of(&self.layout, piece);
+            }
+            if let Some(course) = &mut self.course {
+                course.advance(&self.have);
             }
             return authors;
         }
@@ -370,7 +405,7 @@ mod tests {
     fn pieces(count: u32) -> (Pieces, Rng) {
         let layout = PieceLayout::new(u64::from(count) * 65536 - 5, 65536).unwrap();
         let mut rng = Rng::from_u64(1);
-        (Pieces::new(layout, Bitfield::none(count), &mut rng), rng)
+        (Pieces::new(layout, Bitfield::none(count), Wanted::default(), &mut rng), rng)
     }
 
     #[test]

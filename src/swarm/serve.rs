@@ -183,7 +183,7 @@ impl Swarm {
     /// As a seed, names pieces that nobody has yet to a peer we serve.
     pub(super) fn suggest(&mut self, now: Instant, key: PeerKey) {
         let (Some(info), Some(pieces)) = (&self.info, &self.pieces) else { return };
-        let Some(member) = self.members.get_mut(&key).filter(|_| pieces.is_complete()) else { return };
+        let Some(member) = self.members.get_mut(&key).filter(|_| pieces.is_whole()) else { return };
         let ahead =
             member.up.per_second(now, Duration::from_secs(5)) * 4 / u64::from(info.layout().piece_length());
         let most = MIN_NAMED + (ahead as usize).min(MAX_NAMED - MIN_NAMED);

@@ -31,8 +31,10 @@ pub struct Stats {
     pub download_rate: u64,
     /// Payload bytes a second.
     pub upload_rate: u64,
-    /// Bytes of verified pieces.
+    /// Wanted bytes of verified pieces.
     pub verified: u64,
+    /// Wanted bytes in all; 0 before the disk is ready.
+    pub wanted: u64,
     /// Verified pieces.
     pub pieces: u32,
     /// Peers that have given payload so far.
@@ -60,12 +62,18 @@ impl Swarm {
             download_rate: self.down.per_second(now, window),
             upload_rate: self.up.per_second(now, window),
             verified: self.verified(),
+            wanted: self.wanted_bytes(),
             pieces: self.pieces.as_ref().map_or(0, |p| p.have().ones()),
             metadata_blocks: self.metadata.progress(),
         }
     }
 
-    /// Bytes of verified pieces.
+    fn wanted_bytes(&self) -> u64 {
+        let (Some(info), Some(pieces)) = (&self.info, &self.pieces) else { return 0 };
+        pieces.wanted().total(info.layout())
+    }
+
+    /// Wanted bytes of verified pieces.
     pub fn verified(&self) -> u64 {
         self.pieces.as_ref().map_or(0, Pieces::verified)
     }

@@ -23,6 +23,7 @@ use super::pieces::Pieces;
 use super::priority::Own;
 use super::suggest::Suggestions;
 use super::suspects::Suspect;
+use super::wanted::Wanted;
 use crate::id::InfoHash;
 use crate::peer::{Connection, Event, Rate, Settings, Transmit};
 use crate::rng::Rng;
@@ -44,6 +45,8 @@ pub struct Swarm {
     pub(super) own: Own,
     pub(super) metadata: Metadata,
     pub(super) info: Option<Arc<Info>>,
+    /// What is wanted, until `pieces` know it.
+    pub(super) wanted: Wanted,
     /// None until the disk has told what is there.
     pub(super) pieces: Option<Pieces>,
     pub(super) choker: Choker,
@@ -86,6 +89,7 @@ impl Swarm {
             members: BTreeMap::new(),
             metadata: Metadata::new(info_hash),
             info: None,
+            wanted: Wanted::default(),
             pieces: None,
             choker: Choker::new(now),
             suggestions: None,
@@ -138,7 +142,9 @@ impl Swarm {
             }
             Input::Closed(key) => self.remove(now, key, None),
             Input::Info(info) => self.on_info(now, info),
+            Input::Wanted(wanted) => self.wanted = wanted,
             Input::DiskReady(have) => self.on_disk_ready(now, have),
+            Input::Consumed(to) => self.on_consumed(to),
             Input::Hashed(piece, valid) => self.on_hashed(now, piece, valid),
             Input::Digested(piece, digests) => self.on_digested(now, piece, digests),
             Input::Read { peer, piece, begin, data } => self.on_read(now, peer, piece, begin, data),
@@ -205,7 +211,7 @@ impl Swarm {
         self.info.as_ref().is_some_and(|i| i.is_private())
     }
 
-    /// Whether we have everything.
+    /// Whether we have everything that is wanted.
     pub(super) fn is_complete(&self) -> bool {
         self.pieces.as_ref().is_some_and(Pieces::is_complete)
     }

@@ -23,7 +23,8 @@ SUITE_SECONDS = 600
 def main():
     options = arguments()
     use_the_venv()
-    import dht_cases  # noqa: F401  (its cases come behind the others)
+    import dht_cases  # noqa: F401  (their cases come behind the others)
+    import file_cases  # noqa: F401
     from cases import CASES
     chosen = [c for c in CASES if not options.k or options.k in c.__name__]
     if options.list:

@@ -4,6 +4,7 @@
 mod crowd;
 mod dht;
 mod faults;
+mod in_order;
 mod million;
 mod swarm;
 mod theory;

@@ -34,13 +34,14 @@ impl Download {
             self.ended = true;
             return;
         }
+        let Some(chosen) = self.choose(&info) else { return };
         self.stage = Stage::Checking;
         let placement = self.job.placement.clone();
         let (answer, outcome) = oneshot::channel();
         self.placing = Some(outcome);
         tokio::task::spawn_blocking(move || {
             // Nobody listens when the transfer has ended meanwhile.
-            let _ = answer.send(place::look(&placement, &info));
+            let _ = answer.send(place::look(&placement, &info, &chosen));
         });
     }
 
@@ -97,12 +98,12 @@ impl Download {
         if let Err(error) = place.claim(info, &check.have).and_then(|()| place.create_empty_files()) {
             return self.fail(error);
         }
-        let layout = info.layout();
-        let had = layout.pieces().filter(|p| check.have.has(p.get()));
-        let verified = had.map(|p| u64::from(layout.len_of(p))).sum();
+        let verified = self.wanted.verified(info.layout(), &check.have);
         let path = place.storage.root().to_owned();
         self.stage = Stage::Downloading;
         self.tell(TransferEvent::Checked { verified, path });
+        self.begin_stream(&check.have);
+        self.swarm.handle(clock::now(), Input::Wanted(self.wanted.clone()));
         self.swarm.handle(clock::now(), Input::DiskReady(check.have));
     }
 }

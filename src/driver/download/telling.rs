@@ -6,8 +6,10 @@ use tracing::debug;
 
 use super::Download;
 use crate::driver::clock;
+use crate::driver::place::Place;
 use crate::driver::transfer::{Bottleneck, Stage, Status, TransferError, TransferEvent};
 use crate::swarm::explain::is_used_up;
+use crate::wire::metainfo::PieceIndex;
 
 /// How often figures are published while they change.
 const PUBLISH_EVERY: Duration = Duration::from_millis(250);
@@ -47,6 +49,37 @@ impl Download {
         Some(if flows && percent >= BUSY_PERCENT { Bottleneck::Processor { percent } } else { said })
     }
 
+    pub(super) fn on_verified(&mut self, piece: PieceIndex) {
+        if let Some((stream, _)) = &mut self.stream {
+            stream.on_verified(piece);
+        }
+        if !self.first_piece_told {
+            self.first_piece_told = true;
+            self.publish(true);
+            self.tell(TransferEvent::FirstPiece);
+        }
+        let (verified, total) = (self.swarm.verified(), self.total());
+        if !self.half_told && verified * 2 >= total {
+            self.half_told = true;
+            self.publish(true);
+            self.tell(TransferEvent::Half);
+        }
+    }
+
+    pub(super) fn on_complete(&mut self) {
+        if self.stream.as_ref().is_some_and(|(stream, _)| !stream.is_done()) {
+            // Complete is what the reader has; he is still at it.
+            return;
+        }
+        if let Some(Err(error)) = self.place.as_ref().map(Place::release) {
+            return self.fail(error);
+        }
+        self.stage = Stage::Seeding;
+        self.publish(true);
+        self.tell(TransferEvent::Complete);
+        self.ended = !self.job.seed;
+    }
+
     pub(super) fn tell(&self, event: TransferEvent) {
         // Milestones are few; an owner that reads none of sixty has lost interest.
         if self.events.try_send(event).is_err() {
@@ -71,7 +104,7 @@ impl Download {
         let status = Status {
             bottleneck: self.bottleneck(now),
             stage,
-            total: self.info.as_ref().map_or(0, |i| i.layout().total()),
+            total: self.total(),
             verified: stats.verified,
             pieces_verified: stats.pieces,
             downloaded: stats.downloaded,
@@ -94,6 +127,7 @@ impl Download {
             announced_to: finding.announced_to,
             disk_trouble: self.disk_trouble.clone(),
             private: self.info.as_ref().is_some_and(|i| i.is_private()),
+            unread: self.stream.as_ref().map_or(0, |(stream, _)| stream.unread()),
             // Whole seconds: a figure that always moves would wake watchers for nothing.
             idle: Duration::from_secs(now.saturating_duration_since(self.last_arrival).as_secs()),
         };

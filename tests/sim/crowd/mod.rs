@@ -16,7 +16,7 @@ use bytes::Bytes;
 use dhtget::id::Id160;
 use dhtget::peer::Bitfield;
 use dhtget::rng::Rng;
-use dhtget::swarm::{Action, CloseReason, Config, Input, Origin, PeerKey, Report, Stats, Swarm};
+use dhtget::swarm::{Action, CloseReason, Config, Input, Origin, PeerKey, Report, Stats, Swarm, Wanted};
 use dhtget::wire::bencode::Writer;
 use dhtget::wire::metainfo::{BLOCK_LEN, Info, PieceIndex};
 use sha1::{Digest as _, Sha1};
@@ -56,6 +56,8 @@ pub struct Peer {
     pub verified: BTreeSet<u32>,
     pub done: Option<Duration>,
     pub alive: bool,
+    /// What it wants, said once it knows the torrent.
+    pub wanted: Wanted,
     /// When it wants to be called.
     timer: Option<Instant>,
 }
@@ -123,6 +125,7 @@ impl World {
             verified: BTreeSet::new(),
             done: whole.then_some(Duration::ZERO),
             alive: true,
+            wanted: Wanted::default(),
             timer: None,
         };
         if whole {
@@ -337,6 +340,8 @@ impl World {
                 assert_eq!(info.raw(), self.info.raw());
                 let none = Bitfield::none(info.layout().count());
                 self.peers[number].info = Some(info);
+                let wanted = Input::Wanted(self.peers[number].wanted.clone());
+                self.later(Duration::ZERO, Event::Disk(number, wanted));
                 self.later(DISK, Event::Disk(number, Input::DiskReady(none)));
             }
             Report::Verified(piece) => {
@@ -350,6 +355,11 @@ impl World {
             Report::Complete | Report::DhtNode(_) => {}
             Report::BadMetadata(error) => panic!("{error}"),
         }
+    }
+
+    /// Whoever reads what a host fetches has come so far.
+    pub fn consume(&mut self, number: usize, to: u64) {
+        self.handle(number, Input::Consumed(to));
     }
 
     /// A host leaves: its connections break and the others learn it.

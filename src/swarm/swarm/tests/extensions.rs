@@ -153,7 +153,7 @@ fn a_lost_piece_is_asked_of_others() {
     }
     let availability = |table: &mut Table, index| {
         let piece = info().layout().piece(index).unwrap();
-        table.swarm.pieces.as_mut().unwrap().picker_mut().availability_of(piece)
+        table.swarm.pieces.as_mut().unwrap().picker_mut().availability(piece)
     };
     assert_eq!(availability(&mut table, lost[0].index), 1);
     table.say(forgetful, &[dont_have(lost[0].index), Message::Have(lost[0].index)]);
@@ -393,7 +393,7 @@ proptest::proptest! {
             let has = |m: &Member| matches!(&m.has, Has::Some(field) if field.has(piece.get()));
             let expected = table.swarm.members.values().filter(|m| has(m)).count();
             let pieces = table.swarm.pieces.as_mut().unwrap();
-            proptest::prop_assert_eq!(pieces.picker_mut().availability_of(piece) as usize, expected);
+            proptest::prop_assert_eq!(pieces.picker_mut().availability(piece) as usize, expected);
         }
         for member in table.swarm.members.values() {
             let missing = |i: &u32| !table.swarm.pieces.as_ref().unwrap().have().has(*i);
