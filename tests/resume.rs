@@ -9,7 +9,9 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use dhtget::client::DiskOptions;
 use dhtget::client::{Client, ClientConfig, Job, Placement, Source, Status, Transfer, TransferEvent};
+use dhtget::driver::place;
 use dhtget::rng::Rng;
 use dhtget::wire::bencode::Writer;
 use dhtget::wire::metainfo::Info;
@@ -165,6 +167,30 @@ fn a_stopped_download_goes_on_and_fetches_no_piece_twice() {
             assert_eq!(status.downloaded - status.wasted, SIZE - found);
         });
     }
+}
+
+#[test]
+fn what_a_stopped_download_has_verified_is_not_read_again_unless_asked_for() {
+    run(async {
+        let lab = Lab::new();
+        let (_client, _seed, peer) = lab.seed().await;
+        let seen = lab.interrupt_at(&peer, SIZE / 2).await;
+        let placement = Placement::Folder { dir: lab.here(), name: None, overwrite: false };
+        let look = |options| place::look(&placement, &lab.info, options).unwrap().unwrap();
+        let place = look(DiskOptions::default());
+        assert_eq!(place.to_check, []);
+        assert!(u64::from(place.trusted.ones()) * PIECE >= seen);
+        let place = look(DiskOptions { check: true });
+        assert!(!place.to_check.is_empty() && place.trusted.ones() == 0);
+        // The resume file's word holds for the files it saw.
+        fs::File::options().write(true).open(lab.file(0)).unwrap().set_len(FILES[0].1).unwrap();
+        let place = look(DiskOptions::default());
+        assert_eq!(place.trusted.iter().filter(|p| u64::from(*p) * PIECE < FILES[0].1).count(), 0);
+        fs::write(lab.claim().with_extension("dhtget-resume"), b"d5:cleani1e").unwrap();
+        assert_eq!(look(DiskOptions::default()).trusted.ones(), 0);
+        let (found, _) = lab.finish(&[peer]).await;
+        assert!(found >= seen);
+    });
 }
 
 #[test]

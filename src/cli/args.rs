@@ -156,6 +156,9 @@ pub struct GetArgs {
     /// Write over files that are there already and are not this torrent's
     #[arg(long)]
     pub overwrite: bool,
+    /// Verify all that is there, whatever an earlier run has noted of it
+    #[arg(long)]
+    pub check_integrity: bool,
     /// Stay and serve others when it is complete
     #[arg(long)]
     pub seed: bool,

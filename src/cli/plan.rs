@@ -17,7 +17,7 @@ use super::error::{CliError, Code};
 use super::node::flags::LogFormat;
 use super::node::{self, plan::NodePlan};
 use super::target::Target;
-use crate::client::{ClientConfig, Placement, Presence};
+use crate::client::{ClientConfig, DiskOptions, Placement, Presence};
 use crate::driver::bootstrap;
 use crate::wire::magnet::HostPort;
 
@@ -287,6 +287,7 @@ fn get(args: &GetArgs, env: &Env) -> Result<GetPlan, CliError> {
     let goal = goal(&args.seeding);
     let seed = (args.seed || goal != SeedGoal::default()).then_some(goal);
     let mut client = client(&args.network, &args.transfer, target.nodes(), env)?;
+    client.disk = DiskOptions { check: args.check_integrity };
     // Who stays to seed is no passer-by.
     client.presence = if seed.is_some() { Presence::Serving } else { Presence::ServingIfReachable };
     let peers = peers(&args.transfer.peer, &target);
@@ -388,6 +389,7 @@ pub(super) fn client(
         max_memory: transfer.max_memory,
         limit_download: transfer.limit_rate,
         limit_upload: transfer.limit_upload,
+        disk: DiskOptions::default(),
     })
 }
 

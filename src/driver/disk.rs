@@ -19,10 +19,14 @@ use lru::LruCache;
 use sha1::{Digest as _, Sha1};
 use tokio::sync::mpsc as tokio_mpsc;
 
+use super::resume::{Ground, Keeper, SaveError};
 use super::storage::{Segment, Storage};
 use super::stored::{self, Stored, Stretch};
+use super::transfer::disk_full;
 use crate::swarm::PeerKey;
+use crate::swarm::resume::Plan;
 use crate::wire::metainfo::{BLOCK_LEN, Info, PieceIndex};
+use crate::wire::resume::Stamp;
 
 /// Files one thread keeps open.
 const OPEN_FILES: NonZeroUsize = NonZeroUsize::new(64).expect("not zero");
@@ -73,6 +77,8 @@ pub enum Done {
     RoomAgain,
     /// A file cannot be written or read: its path, and the system's words.
     Failed(String, String),
+    /// The answer to [`Disk::save`]: the files as they were when their bytes were synced.
+    Saved(Result<Vec<Option<Stamp>>, SaveError>),
 }
 
 /// The threads of one torrent. Dropping it ends them.
@@ -83,6 +89,9 @@ pub struct Disk {
     /// Nobody waits for room on a full disk any more.
     leaving: Arc<AtomicBool>,
     threads: Vec<std::thread::JoinHandle<()>>,
+    done: tokio_mpsc::UnboundedSender<Done>,
+    /// Syncs and saves beside them; started when there is something to save.
+    keeper: Option<Keeper>,
 }
 
 impl Disk {
@@ -96,8 +105,14 @@ impl Disk {
         let stop = Arc::new(AtomicBool::new(false));
         let count = std::thread::available_parallelism().map_or(2, NonZeroUsize::get).clamp(1, MAX_THREADS);
         let leaving = Arc::new(AtomicBool::new(false));
-        let mut disk =
-            Self { queues: Vec::new(), stop: stop.clone(), leaving: leaving.clone(), threads: Vec::new() };
+        let mut disk = Self {
+            queues: Vec::new(),
+            stop: stop.clone(),
+            leaving: leaving.clone(),
+            threads: Vec::new(),
+            done: done.clone(),
+            keeper: None,
+        };
         for number in 0..count {
             let (queue, jobs) = mpsc::channel();
             let mut worker = Worker {
@@ -132,13 +147,26 @@ impl Disk {
         }
     }
 
-    /// Does what has been handed over, then ends the threads. Blocks.
-    pub fn finish(mut self) {
+    /// Syncs and saves on a thread of its own, so that no write waits for a sync. What is verified by now
+    /// was written by now.
+    pub fn save(&mut self, plan: Plan, ground: impl FnOnce() -> Ground) -> io::Result<()> {
+        if self.keeper.is_none() {
+            self.keeper = Some(Keeper::start(ground(), self.done.clone())?);
+        }
+        if let Some(keeper) = &self.keeper {
+            keeper.send(plan);
+        }
+        Ok(())
+    }
+
+    /// Does what has been handed over, then ends the threads; what the syncing one worked with. Blocks.
+    pub fn finish(mut self) -> Option<Ground> {
         self.leaving.store(true, Ordering::Relaxed);
         self.queues.clear();
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
+        self.keeper.take().and_then(Keeper::finish)
     }
 }
 
@@ -296,7 +324,7 @@ impl Worker {
         loop {
             match self.try_write(&run) {
                 Ok(()) => break,
-                Err((_, error)) if is_full(&error) && self.may_wait() => {
+                Err((_, error)) if disk_full(&error) && self.may_wait() => {
                     if !std::mem::replace(&mut waited, true) {
                         let _ = self.done.send(Done::Full(error.to_string()));
                     }
@@ -394,8 +422,4 @@ fn write_all(file: &File, mut slices: &mut [IoSlice<'_>], mut offset: u64) -> io
         IoSlice::advance_slices(&mut slices, written);
     }
     Ok(())
-}
-
-fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }

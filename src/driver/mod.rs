@@ -2,7 +2,7 @@
 //!
 //! Each file is one thin task or a few plain functions round one machine; deciding is the machines' work.
 //! The DHT's side: `udp`, `bootstrap`, `state`. A transfer's side: `download` (the task), `tcp` with `chunks`
-//! and `throttle`, `lsd` for all of them, `disk` with `storage` and `place`; `create` makes torrents,
+//! and `throttle`, `lsd` for all of them, `disk` with `storage` and `place`, `resume`; `create` makes torrents,
 //! `resident` gives memory back.
 
 pub mod bootstrap;
@@ -17,6 +17,7 @@ pub mod lsd;
 pub mod outbox;
 pub mod place;
 pub mod resident;
+pub mod resume;
 pub mod state;
 pub mod storage;
 pub mod stored;

@@ -2,7 +2,7 @@
 //!
 //! The claim is a hidden file beside the target, `.<info-hash>.dhtget`. It holds the torrent, so that a
 //! second run knows the metadata and that what lies there is its own; it goes when the download is complete.
-//! It claims nothing about pieces: those are hashed again. Plain blocking code.
+//! What is known of its pieces stands in a second file beside it (`resume`). Plain blocking code.
 
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
@@ -10,20 +10,31 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::resume::ResumeFile;
 use super::storage::{Present, Storage};
-use super::transfer::{Placement, TransferError};
+use super::transfer::{DiskOptions, Placement, TransferError, disk_full};
 use crate::id::InfoHash;
 use crate::peer::Bitfield;
+use crate::swarm::resume;
 use crate::wire::bencode::{Limits, Value, Writer};
 use crate::wire::metainfo::{Info, MAX_METADATA_BYTES, Metainfo, PieceIndex};
+use crate::wire::resume::Stamp;
 
 /// A place that has been looked at.
 #[derive(Debug)]
 pub struct Place {
     /// The files.
     pub storage: Arc<Storage>,
-    /// Pieces of which something is on disk.
+    /// Pieces of which something is on disk, to be verified.
     pub to_check: Vec<PieceIndex>,
+    /// Pieces that the last run saved and nobody has touched.
+    pub trusted: Bitfield,
+    /// The files as they were found.
+    pub stamps: Vec<Option<Stamp>>,
+    /// What is known of the pieces is kept here; nothing is for data that is only read.
+    pub resume: Option<Arc<ResumeFile>>,
+    /// The last run ended in order, and its state says so.
+    pub reopened: bool,
     /// Existing files with content, of which a piece must verify unless they are ours for sure.
     doubtful: Vec<usize>,
     /// Files of ours that are longer than they must be.
@@ -32,7 +43,11 @@ pub struct Place {
 }
 
 /// Looks at the place without changing anything in it, except that missing folders above it are made.
-pub fn look(placement: &Placement, info: &Info) -> Result<Option<Place>, TransferError> {
+pub fn look(
+    placement: &Placement,
+    info: &Info,
+    options: DiskOptions,
+) -> Result<Option<Place>, TransferError> {
     match placement {
         Placement::Nowhere => Ok(None),
         Placement::InPlace(path) => {
@@ -40,6 +55,10 @@ pub fn look(placement: &Placement, info: &Info) -> Result<Option<Place>, Transfe
             Ok(Some(Place {
                 storage: Arc::new(storage),
                 to_check: vec![],
+                trusted: Bitfield::all(info.layout().count()),
+                stamps: vec![],
+                resume: None,
+                reopened: false,
                 doubtful: vec![],
                 too_long: vec![],
                 claim: None,
@@ -50,43 +69,50 @@ pub fn look(placement: &Placement, info: &Info) -> Result<Option<Place>, Transfe
                 Storage::for_download(dir, name.as_deref(), info).map_err(|e| disk_error(dir, &e))?;
             let claim = claim_path(dir, &info.hash());
             // A claim under another name says nothing about what stands under this one.
-            let ours = *overwrite || claimed_name(&claim).as_deref() == Some(storage.name());
+            let claimed = claimed_name(&claim).as_deref() == Some(storage.name());
+            let resume = Arc::new(ResumeFile::beside(&claim));
+            let saved = if claimed && !options.check { resume.load() } else { None };
             let mut place = Place {
                 storage: Arc::new(storage),
                 to_check: Vec::new(),
+                trusted: Bitfield::none(info.layout().count()),
+                stamps: Vec::new(),
+                resume: Some(resume),
+                reopened: saved.as_ref().is_some_and(|s| s.clean),
                 doubtful: Vec::new(),
                 too_long: Vec::new(),
                 claim: Some(claim),
             };
-            place.survey(info, ours)?;
+            place.survey(*overwrite || claimed)?;
+            let verdict = resume::judge(info, place.storage.name(), saved.as_ref(), &place.stamps);
+            (place.trusted, place.to_check) = (verdict.trusted, verdict.check);
             Ok(Some(place))
         }
     }
 }
 
 impl Place {
-    fn survey(&mut self, info: &Info, ours: bool) -> Result<(), TransferError> {
-        let mut touched = Bitfield::none(info.layout().count());
+    fn survey(&mut self, ours: bool) -> Result<(), TransferError> {
+        self.stamps = vec![None; self.storage.len()];
         for index in 0..self.storage.len() {
-            let Some((offset, length)) = self.storage.range(index) else { continue };
-            let path = self.storage.path(index);
-            match self.storage.look(index).map_err(|e| disk_error(&path, &e))? {
+            let Some((_, length)) = self.storage.range(index) else { continue };
+            let found = self.storage.look(index).map_err(|e| disk_error(&self.storage.path(index), &e))?;
+            let stamp = match found {
                 Present::Nothing => continue,
-                Present::InTheWay(what) => return Err(in_the_way(&path, what)),
-                Present::File(size) if size > length && !ours => {
-                    let what = format!("a file of {size} bytes is there, and the torrent's has {length}");
-                    return Err(in_the_way(&path, what));
-                }
-                Present::File(size) if size > length => self.too_long.push(index),
-                Present::File(0) => continue,
-                Present::File(_) if !ours => self.doubtful.push(index),
-                Present::File(_) => {}
+                Present::InTheWay(what) => return Err(in_the_way(&self.storage.path(index), what)),
+                Present::File(stamp) => stamp,
+            };
+            if stamp.size > length && !ours {
+                let what = format!("a file of {} bytes is there, and the torrent's has {length}", stamp.size);
+                return Err(in_the_way(&self.storage.path(index), what));
             }
-            for piece in info.layout().touching(offset, length) {
-                touched.set(piece.get(), true);
+            if stamp.size > length {
+                self.too_long.push(index);
+            } else if stamp.size > 0 && !ours {
+                self.doubtful.push(index);
             }
+            self.stamps[index] = Some(stamp);
         }
-        self.to_check = touched.iter().filter_map(|i| info.layout().piece(i)).collect();
         Ok(())
     }
 
@@ -130,8 +156,11 @@ impl Place {
         Ok(())
     }
 
-    /// The download is complete: the claim goes.
+    /// The download is complete: the claim goes, and what was kept of the pieces.
     pub fn release(&self) -> Result<(), TransferError> {
+        if let (Some(resume), Some(claim)) = (&self.resume, &self.claim) {
+            resume.remove().map_err(|e| disk_error(claim, &e))?;
+        }
         match self.claim.as_ref().map(|claim| (claim, std::fs::remove_file(claim))) {
             Some((claim, Err(e))) if e.kind() != io::ErrorKind::NotFound => Err(disk_error(claim, &e)),
             _ => Ok(()),
@@ -182,8 +211,7 @@ fn in_the_way(path: &Path, what: String) -> TransferError {
 }
 
 fn disk_error(path: &Path, error: &io::Error) -> TransferError {
-    let full = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
-    TransferError::Disk { path: shown(path), cause: error.to_string(), full }
+    TransferError::Disk { path: shown(path), cause: error.to_string(), full: disk_full(error) }
 }
 
 #[cfg(test)]
@@ -197,6 +225,10 @@ mod tests {
         w.begin_dict().bytes(b"length").int(content.len() as i64).bytes(b"name").bytes(b"x");
         w.bytes(b"piece length").int(16384).bytes(b"pieces").bytes(&Sha1::digest(content)).end();
         Info::parse(out.into()).unwrap()
+    }
+
+    fn look(placement: &Placement, info: &Info) -> Result<Option<Place>, TransferError> {
+        super::look(placement, info, DiskOptions::default())
     }
 
     fn folder(dir: &Path, overwrite: bool) -> Placement {

@@ -3,6 +3,7 @@
 //! Owns opening files below one folder without ever following a symbolic link out of it. Must not know
 //! pieces under way, peers or threads.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -11,6 +12,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags};
 
 use crate::wire::metainfo::{FileKind, Info};
+use crate::wire::resume::Stamp;
 
 /// One file below the root.
 #[derive(Debug)]
@@ -38,8 +40,8 @@ pub struct Segment {
 pub enum Present {
     /// Nothing.
     Nothing,
-    /// A regular file of this many bytes.
-    File(u64),
+    /// A regular file, as it is.
+    File(Stamp),
     /// Something that cannot be this file, in words.
     InTheWay(String),
 }
@@ -186,7 +188,7 @@ impl Storage {
             Err(e) => return Err(e.into()),
         };
         Ok(match FileType::from_raw_mode(stat.st_mode) {
-            FileType::RegularFile => Present::File(stat.st_size.max(0) as u64),
+            FileType::RegularFile => Present::File(stamp_of(&stat)),
             FileType::Directory => Present::InTheWay("a folder stands where a file must go".into()),
             FileType::Symlink => Present::InTheWay("a symbolic link stands in the way".into()),
             _ => Present::InTheWay("it is neither a file nor a folder".into()),
@@ -224,10 +226,67 @@ impl Storage {
         Ok(current)
     }
 
+    /// A file as it is; none where there is none.
+    pub fn stamp(&self, index: usize) -> io::Result<Option<Stamp>> {
+        Ok(match self.look(index)? {
+            Present::File(stamp) => Some(stamp),
+            Present::Nothing | Present::InTheWay(_) => None,
+        })
+    }
+
+    /// Makes the names of these files last, and those of the folders above them.
+    pub fn sync_names(&self, files: &[usize]) -> io::Result<()> {
+        let mut done = BTreeSet::new();
+        for slot in files.iter().filter_map(|&index| self.slots.get(index)) {
+            let folders = slot.path.split_last().map_or(&[][..], |(_, folders)| folders);
+            // From the file's own folder up, until one that another file has brought.
+            for depth in (0..=folders.len()).rev() {
+                let folders = &folders[..depth];
+                if !done.insert(folders) {
+                    break;
+                }
+                match self.enter(folders, false) {
+                    Ok(folder) => sync_folder(folder.as_ref().unwrap_or(&self.folder)),
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes everything last that was written to the target's file system; false where that is no single call.
+    pub fn sync_everything(&self) -> io::Result<bool> {
+        #[cfg(target_os = "linux")]
+        {
+            fs::syncfs(&self.folder)?;
+            Ok(true)
+        }
+        #[cfg(not(target_os = "linux"))]
+        Ok(false)
+    }
+
     /// Bytes free for us on the target's file system; none where it does not tell.
     pub fn free_space(&self) -> Option<u64> {
         let stat = fs::fstatvfs(&self.folder).ok()?;
         Some(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+}
+
+/// A folder that cannot be synced, as on some file systems, keeps its names as it can.
+fn sync_folder(folder: &OwnedFd) {
+    if let Err(error) = fs::fsync(folder) {
+        tracing::debug!(%error, "cannot sync a folder");
+    }
+}
+
+#[allow(clippy::unnecessary_cast, reason = "the widths differ from system to system")]
+fn stamp_of(stat: &fs::Stat) -> Stamp {
+    let nanoseconds = |s: i64, ns: i64| s.saturating_mul(1_000_000_000).saturating_add(ns);
+    Stamp {
+        size: stat.st_size.max(0) as u64,
+        mtime_ns: nanoseconds(stat.st_mtime as i64, stat.st_mtime_nsec as i64),
+        ctime_ns: nanoseconds(stat.st_ctime as i64, stat.st_ctime_nsec as i64),
     }
 }
 
@@ -288,7 +347,7 @@ mod tests {
         let storage = Storage::for_download(&target, Some("other"), &info(&[("d/e/b", 20)])).unwrap();
         assert_eq!(storage.look(0).unwrap(), Present::Nothing);
         storage.file(0).unwrap();
-        assert_eq!(storage.look(0).unwrap(), Present::File(20));
+        assert_eq!(storage.stamp(0).unwrap().map(|s| s.size), Some(20));
         assert_eq!(std::fs::metadata(target.join("other/d/e/b")).unwrap().len(), 20);
         std::fs::create_dir(dir.path().join("top")).unwrap();
         std::fs::create_dir(dir.path().join("top/d")).unwrap();

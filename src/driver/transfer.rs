@@ -48,6 +48,13 @@ pub enum Placement {
     InPlace(PathBuf),
 }
 
+/// How downloads treat the disk.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DiskOptions {
+    /// Verify all that is there, whatever an earlier run has noted of it.
+    pub check: bool,
+}
+
 /// One transfer to start.
 #[derive(Debug, Clone)]
 pub struct Job {
@@ -188,6 +195,11 @@ pub enum TransferError {
     /// The info dictionary is authentic and still unusable.
     #[error("the metadata of this torrent cannot be used: {0}")]
     Metadata(#[from] MetainfoError),
+}
+
+/// Whether it is room that is missing.
+pub fn disk_full(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
 }
 
 /// How the search for peers goes, and what it taught us; the client fills it in.
