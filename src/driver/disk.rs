@@ -15,12 +15,12 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use lru::LruCache;
 use sha1::{Digest as _, Sha1};
 use tokio::sync::mpsc as tokio_mpsc;
 
+use super::handles::Handles;
 use super::resume::{Ground, Keeper, SaveError};
-use super::storage::{Segment, Storage};
+use super::storage::{Access, Segment, Storage};
 use super::stored::{self, Stored, Stretch};
 use super::transfer::disk_full;
 use crate::swarm::PeerKey;
@@ -28,8 +28,6 @@ use crate::swarm::resume::Plan;
 use crate::wire::metainfo::{BLOCK_LEN, Info, PieceIndex};
 use crate::wire::resume::Stamp;
 
-/// Files one thread keeps open.
-const OPEN_FILES: NonZeroUsize = NonZeroUsize::new(64).expect("not zero");
 /// Blocks gathered into one write.
 const RUN_BLOCKS: usize = 64;
 /// Jobs taken from the queue before answers are sent.
@@ -122,7 +120,7 @@ impl Disk {
                 stop: stop.clone(),
                 leaving: leaving.clone(),
                 failed: false,
-                open: LruCache::new(OPEN_FILES),
+                open: Handles::default(),
                 looking: false,
                 partial: BTreeMap::new(),
                 run: Run::default(),
@@ -201,8 +199,7 @@ struct Worker {
     leaving: Arc<AtomicBool>,
     /// A write has failed: what follows is not vouched for.
     failed: bool,
-    /// By number, and whether it was opened only to be looked at.
-    open: LruCache<(usize, bool), Arc<File>>,
+    open: Handles,
     /// While the place is not ours yet, or only read, nothing in it may be created or resized.
     looking: bool,
     partial: BTreeMap<PieceIndex, Partial>,
@@ -257,10 +254,7 @@ impl Worker {
             Job::Read(peer, piece, begin, length) => {
                 self.write_run();
                 let offset = self.info.layout().offset(piece) + u64::from(begin);
-                // Serving never creates or changes a file: it may have been moved away meanwhile.
-                self.looking = true;
                 let data = self.warm_up(offset, u64::from(length));
-                self.looking = false;
                 if let Err(error) = &data {
                     let root = self.storage.root().display();
                     let _ = self.done.send(Done::Unreadable(format!("{root} cannot be read: {error}")));
@@ -367,7 +361,10 @@ impl Worker {
                 rest = later;
             }
             if let Some(index) = segment.file {
-                let file = self.file(index).map_err(|e| (index, e))?;
+                let whole = segment.offset == 0
+                    && storage.range(index).is_some_and(|(_, length)| length == segment.length);
+                let access = Access::Write { whole };
+                let file = self.open.file(&storage, index, access).map_err(|e| (index, e))?;
                 write_all(file, &mut slices, segment.offset).map_err(|e| (index, e))?;
             }
         }
@@ -381,34 +378,28 @@ impl Worker {
             let begin = out.len();
             out.resize(begin + segment.length as usize, 0);
             if let Some(index) = segment.file {
-                self.file(index)?.read_exact_at(&mut out[begin..], segment.offset)?;
+                let access = if self.looking { Access::Look } else { Access::Write { whole: false } };
+                let file = self.open.file(&storage, index, access)?;
+                file.read_exact_at(&mut out[begin..], segment.offset)?;
             }
         }
         Ok(out)
     }
 
-    /// Where a range lies, once it is in the system's memory.
+    /// Where a range lies, once it is in the system's memory. Serving never creates or changes a file: it may
+    /// have been moved away meanwhile.
     fn warm_up(&mut self, offset: u64, length: u64) -> io::Result<Stored> {
         let storage = self.storage.clone();
         let mut stored = Stored::default();
         for Segment { file, offset, length } in storage.segments(offset, length) {
-            let file = file.map(|index| self.file(index).cloned()).transpose()?;
+            let open = file.map(|index| self.open.file(&storage, index, Access::Look).cloned());
+            let file = open.transpose()?;
             if let Some(file) = &file {
                 stored::warm(file, offset, length)?;
             }
             stored.push(Stretch { file, offset, length });
         }
         Ok(stored)
-    }
-
-    fn file(&mut self, index: usize) -> io::Result<&Arc<File>> {
-        let key = (index, self.looking);
-        if !self.open.contains(&key) {
-            let file =
-                if self.looking { self.storage.file_as_it_is(index)? } else { self.storage.file(index)? };
-            self.open.put(key, Arc::new(file));
-        }
-        self.open.get(&key).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Each file is one thin task or a few plain functions round one machine; deciding is the machines' work.
 //! The DHT's side: `udp`, `bootstrap`, `state`. A transfer's side: `download` (the task), `tcp` with `chunks`
-//! and `throttle`, `lsd` for all of them, `disk` with `storage` and `place`, `resume`; `create` makes torrents,
+//! and `throttle`, `lsd` for all of them, `disk` with `handles`, `storage` and `place`, `resume`; `create` makes torrents,
 //! `resident` gives memory back.
 
 pub mod bootstrap;
@@ -11,6 +11,7 @@ pub mod clock;
 pub mod create;
 pub mod disk;
 pub mod download;
+pub mod handles;
 pub mod keyfile;
 pub mod listen;
 pub mod lsd;

@@ -46,6 +46,22 @@ pub enum Present {
     InTheWay(String),
 }
 
+/// What a file is opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// To read what is there; nothing is created or resized.
+    Look,
+    /// To write; it is made where it is missing, and gets its full length.
+    Write {
+        /// All of it is about to be written: its length comes with that.
+        whole: bool,
+    },
+}
+
+/// The folder in which a file was opened last: the next one most likely lies there too.
+#[derive(Debug, Default)]
+pub struct Parent(Option<(usize, Option<OwnedFd>)>);
+
 /// The files of one torrent at their place.
 #[derive(Debug)]
 pub struct Storage {
@@ -147,28 +163,46 @@ impl Storage {
 
     /// Opens a file, making its folders and giving it its full length where it is writable.
     pub fn file(&self, index: usize) -> io::Result<File> {
-        if !self.writable {
-            return self.file_as_it_is(index);
-        }
-        let slot = self.slots.get(index).ok_or(io::ErrorKind::NotFound)?;
-        let (name, folders) = slot.path.split_last().ok_or(io::ErrorKind::NotFound)?;
-        let folder = self.enter(folders, true)?;
-        let folder = folder.as_ref().unwrap_or(&self.folder);
-        let flags = OFlags::RDWR | OFlags::CREATE | PATIENT;
-        let file = File::from(fs::openat(folder, name.as_str(), flags, NEW_FILE)?);
-        if file.metadata()?.len() != slot.length {
-            file.set_len(slot.length)?;
-        }
-        Ok(file)
+        self.open_file(index, Access::Write { whole: false }, &mut Parent::default())
     }
 
     /// Opens a file to read what is there, changing nothing.
     pub fn file_as_it_is(&self, index: usize) -> io::Result<File> {
+        self.open_file(index, Access::Look, &mut Parent::default())
+    }
+
+    /// Opens a file; `parent` spares the way down where the last one lay in the same folder.
+    pub fn open_file(&self, index: usize, access: Access, parent: &mut Parent) -> io::Result<File> {
         let slot = self.slots.get(index).ok_or(io::ErrorKind::NotFound)?;
         let (name, folders) = slot.path.split_last().ok_or(io::ErrorKind::NotFound)?;
-        let folder = self.enter(folders, false)?;
-        let folder = folder.as_ref().unwrap_or(&self.folder);
-        Ok(File::from(fs::openat(folder, name.as_str(), OFlags::RDONLY | PATIENT, Mode::empty())?))
+        let access = if self.writable { access } else { Access::Look };
+        let (flags, create) = match access {
+            Access::Look => (OFlags::RDONLY | PATIENT, false),
+            Access::Write { .. } => (OFlags::RDWR | OFlags::CREATE | PATIENT, true),
+        };
+        let kept = parent.0.take().filter(|(other, _)| {
+            self.slots.get(*other).and_then(|s| s.path.split_last()).is_some_and(|(_, f)| f == folders)
+        });
+        let was_kept = kept.is_some();
+        let mut folder = match kept {
+            Some((_, folder)) => folder,
+            None => self.enter(folders, create)?,
+        };
+        let open = |folder: &Option<OwnedFd>| {
+            fs::openat(folder.as_ref().unwrap_or(&self.folder), name.as_str(), flags, NEW_FILE)
+        };
+        let mut opened = open(&folder);
+        // The folder may have been taken away since.
+        if was_kept && matches!(opened, Err(rustix::io::Errno::NOENT)) {
+            folder = self.enter(folders, create)?;
+            opened = open(&folder);
+        }
+        parent.0 = Some((index, folder));
+        let file = File::from(opened?);
+        if access == (Access::Write { whole: false }) && file.metadata()?.len() != slot.length {
+            file.set_len(slot.length)?;
+        }
+        Ok(file)
     }
 
     /// Looks at what stands at a file's place, without changing anything.
