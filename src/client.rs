@@ -22,7 +22,8 @@ use crate::driver::state::StateFolder;
 use crate::driver::tcp::{Doors, Links};
 use crate::driver::throttle::Throttle;
 pub use crate::driver::transfer::{
-    Bottleneck, DiskOptions, Finding, Job, Placement, Source, Stage, Status, TransferError, TransferEvent,
+    Allocation, Bottleneck, DiskOptions, Finding, Job, Placement, Source, Stage, Status, TransferError,
+    TransferEvent,
 };
 use crate::driver::{Dht, SearchEvent, clock, place, state};
 use crate::id::InfoHash;

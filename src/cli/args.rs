@@ -14,6 +14,10 @@ use super::node::flags::NodeArgs;
 use super::values::{duration, host_port, memory, rate, ratio, size};
 use crate::wire::magnet::HostPort;
 
+mod disk;
+
+pub use self::disk::{DemoArgs, DiskArgs, VerifyArgs};
+
 /// The whole command line.
 #[derive(Debug, Parser)]
 #[command(
@@ -41,6 +45,8 @@ pub enum Command {
     Share(ShareArgs),
     /// Show what a torrent holds, without fetching it
     Info(InfoArgs),
+    /// Compare what lies on disk with a torrent, changing nothing
+    Verify(VerifyArgs),
     /// Take part in the DHT until stopped
     Node(Box<NodeArgs>),
     /// Print the peers that the DHT knows for a torrent
@@ -156,9 +162,9 @@ pub struct GetArgs {
     /// Write over files that are there already and are not this torrent's
     #[arg(long)]
     pub overwrite: bool,
-    /// Verify all that is there, whatever an earlier run has noted of it
-    #[arg(long)]
-    pub check_integrity: bool,
+    /// How to treat the disk.
+    #[command(flatten)]
+    pub disk: DiskArgs,
     /// Stay and serve others when it is complete
     #[arg(long)]
     pub seed: bool,
@@ -364,20 +370,6 @@ pub struct PingArgs {
     /// The node
     #[arg(value_name = "HOST:PORT", value_parser = host_port)]
     pub address: HostPort,
-    /// How to report.
-    #[command(flatten)]
-    pub report: ReportArgs,
-}
-
-/// `dhtget demo`.
-#[derive(Debug, Args)]
-pub struct DemoArgs {
-    /// Bytes to generate, share and fetch (k, M, G: 1024-based)
-    #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = size)]
-    pub size: u64,
-    /// Make the temporary folder here [default: the system's]
-    #[arg(short, long, value_name = "DIR")]
-    pub dir: Option<PathBuf>,
     /// How to report.
     #[command(flatten)]
     pub report: ReportArgs,

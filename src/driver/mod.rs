@@ -2,7 +2,7 @@
 //!
 //! Each file is one thin task or a few plain functions round one machine; deciding is the machines' work.
 //! The DHT's side: `udp`, `bootstrap`, `state`. A transfer's side: `download` (the task), `tcp` with `chunks`
-//! and `throttle`, `lsd` for all of them, `disk` with `handles`, `storage` and `place`, `resume`; `create` makes torrents,
+//! and `throttle`, `lsd` for all of them, `disk` with `handles`, `storage` and `place`, `resume`; `create` makes torrents, `verify` compares with them,
 //! `resident` gives memory back.
 
 pub mod bootstrap;
@@ -27,5 +27,6 @@ pub mod tcp;
 pub mod throttle;
 pub mod transfer;
 pub mod udp;
+pub mod verify;
 
 pub use udp::{Dht, DhtStatus, PeerSearch, PingError, PingReply, SampleReply, SearchEvent};

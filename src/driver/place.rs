@@ -73,7 +73,7 @@ pub fn look(
             let resume = Arc::new(ResumeFile::beside(&claim));
             let saved = if claimed && !options.check { resume.load() } else { None };
             let mut place = Place {
-                storage: Arc::new(storage),
+                storage: Arc::new(storage.allocating(options.allocation)),
                 to_check: Vec::new(),
                 trusted: Bitfield::none(info.layout().count()),
                 stamps: Vec::new(),

@@ -8,9 +8,12 @@ use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::{self, AtFlags, FileType, Mode, OFlags};
+use rustix::fs::{self, AtFlags, FallocateFlags, FileType, Mode, OFlags};
+use rustix::io::Errno;
 
+use super::transfer::Allocation;
 use crate::wire::metainfo::{FileKind, Info};
 use crate::wire::resume::Stamp;
 
@@ -70,6 +73,9 @@ pub struct Storage {
     name: String,
     slots: Vec<Slot>,
     writable: bool,
+    allocation: Allocation,
+    /// It was said that room cannot be taken beforehand here.
+    told: AtomicBool,
 }
 
 const PATIENT: OFlags = OFlags::CLOEXEC.union(OFlags::NOFOLLOW);
@@ -82,6 +88,12 @@ impl Storage {
         std::fs::create_dir_all(folder)?;
         let name = name.unwrap_or(info.name());
         Self::open(folder, name, info, true)
+    }
+
+    /// The same, with files that get their length in this way.
+    pub fn allocating(mut self, allocation: Allocation) -> Self {
+        self.allocation = allocation;
+        self
     }
 
     /// Files that stand at `path` already and are only read.
@@ -108,6 +120,8 @@ impl Storage {
             name: name.to_owned(),
             slots: slots.collect(),
             writable,
+            allocation: Allocation::default(),
+            told: AtomicBool::new(false),
         })
     }
 
@@ -193,16 +207,40 @@ impl Storage {
         };
         let mut opened = open(&folder);
         // The folder may have been taken away since.
-        if was_kept && matches!(opened, Err(rustix::io::Errno::NOENT)) {
+        if was_kept && matches!(opened, Err(Errno::NOENT)) {
             folder = self.enter(folders, create)?;
             opened = open(&folder);
         }
         parent.0 = Some((index, folder));
         let file = File::from(opened?);
-        if access == (Access::Write { whole: false }) && file.metadata()?.len() != slot.length {
-            file.set_len(slot.length)?;
+        if let Access::Write { whole } = access {
+            self.fit(&file, slot.length, whole)?;
         }
         Ok(file)
+    }
+
+    /// Gives a file its length, as far as it is to have it now.
+    fn fit(&self, file: &File, length: u64, whole: bool) -> io::Result<()> {
+        if whole && self.allocation != Allocation::Full {
+            return Ok(());
+        }
+        let now = file.metadata()?.len();
+        if now > length || (now < length && self.allocation == Allocation::Sparse) {
+            return file.set_len(length);
+        }
+        if now == length || self.allocation == Allocation::None {
+            return Ok(());
+        }
+        match fs::fallocate(file, FallocateFlags::empty(), 0, length) {
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
+                if !self.told.swap(true, Ordering::Relaxed) {
+                    let place = self.root.display();
+                    tracing::warn!("{place}: this file system takes no room beforehand; files are sparse");
+                }
+                file.set_len(length)
+            }
+            other => Ok(other?),
+        }
     }
 
     /// Looks at what stands at a file's place, without changing anything.
@@ -218,7 +256,7 @@ impl Storage {
         let folder = folder.as_ref().unwrap_or(&self.folder);
         let stat = match fs::statat(folder, name.as_str(), AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => stat,
-            Err(rustix::io::Errno::NOENT) => return Ok(Present::Nothing),
+            Err(Errno::NOENT) => return Ok(Present::Nothing),
             Err(e) => return Err(e.into()),
         };
         Ok(match FileType::from_raw_mode(stat.st_mode) {
@@ -231,8 +269,8 @@ impl Storage {
 
     fn explain_folder(&self, folders: &[String], error: io::Error) -> io::Result<Present> {
         // ELOOP and ENOTDIR: a component of the path is a link or a file.
-        let errno = rustix::io::Errno::from_io_error(&error);
-        if matches!(errno, Some(rustix::io::Errno::LOOP | rustix::io::Errno::NOTDIR)) {
+        let errno = Errno::from_io_error(&error);
+        if matches!(errno, Some(Errno::LOOP | Errno::NOTDIR)) {
             let what = format!("`{}` is a file or a symbolic link, not a folder", folders.join("/"));
             return Ok(Present::InTheWay(what));
         }
@@ -246,9 +284,9 @@ impl Storage {
         for name in folders {
             let parent = current.as_ref().unwrap_or(&self.folder);
             let next = match fs::openat(parent, name.as_str(), flags, Mode::empty()) {
-                Err(rustix::io::Errno::NOENT) if create => {
+                Err(Errno::NOENT) if create => {
                     match fs::mkdirat(parent, name.as_str(), NEW_FOLDER) {
-                        Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+                        Ok(()) | Err(Errno::EXIST) => {}
                         Err(e) => return Err(e.into()),
                     }
                     fs::openat(parent, name.as_str(), flags, Mode::empty())?
@@ -372,6 +410,27 @@ mod tests {
         assert!(matches!(storage.look(1), Ok(Present::InTheWay(what)) if what.contains("symbolic link")));
         assert!(storage.file(0).is_err() && storage.file(1).is_err());
         assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn files_get_their_length_as_they_are_told() {
+        use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+        const LENGTH: u64 = 1 << 20;
+        for allocation in [Allocation::None, Allocation::Sparse, Allocation::Full] {
+            let dir = tempfile::tempdir().unwrap();
+            let storage = Storage::for_download(dir.path(), None, &info(&[("a", LENGTH)])).unwrap();
+            let storage = storage.allocating(allocation);
+            let file = storage.file(0).unwrap();
+            file.write_all_at(b"something", 5000).unwrap();
+            let found = file.metadata().unwrap();
+            assert_eq!(found.len(), if allocation == Allocation::None { 5009 } else { LENGTH });
+            let has_room = found.blocks() * 512 >= LENGTH;
+            // Where the file system cannot do it, the file is sparse.
+            let cannot = storage.told.load(Ordering::Relaxed);
+            assert_eq!(has_room, allocation == Allocation::Full && !cannot, "{allocation:?}");
+            file.set_len(LENGTH + 5).unwrap();
+            assert_eq!(storage.file(0).unwrap().metadata().unwrap().len(), LENGTH, "{allocation:?}");
+        }
     }
 
     #[test]
