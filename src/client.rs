@@ -24,7 +24,8 @@ pub use crate::driver::stream::Sink;
 use crate::driver::tcp::{Doors, Links};
 use crate::driver::throttle::Throttle;
 pub use crate::driver::transfer::{
-    Bottleneck, Finding, Job, Placement, Source, Stage, Status, TransferError, TransferEvent,
+    Allocation, Bottleneck, DiskOptions, Finding, Job, Placement, Source, Stage, Status, TransferError,
+    TransferEvent,
 };
 use crate::driver::{Dht, SearchEvent, clock, place, state};
 use crate::id::InfoHash;
@@ -73,6 +74,8 @@ pub struct ClientConfig {
     pub limit_download: Option<u64>,
     /// Bytes a second, all transfers together.
     pub limit_upload: Option<u64>,
+    /// How downloads treat the disk.
+    pub disk: DiskOptions,
 }
 
 /// Whether a run's DHT node answers others and lets itself be remembered.
@@ -141,7 +144,8 @@ impl Client {
             upload: Throttle::new(config.limit_upload),
             source,
         };
-        let around = Surroundings { links, doors, port: listening.port, dht: !config.no_dht };
+        let (port, dht_on, disk) = (listening.port, !config.no_dht, config.disk);
+        let around = Surroundings { links, doors, port, dht: dht_on, disk };
         let locals = if config.lsd { local_ips(config.listen) } else { Vec::new() };
         let lsd = Lsd::spawn(listening.port, &locals, rng.u64());
         raise_file_limit();

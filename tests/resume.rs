@@ -3,13 +3,17 @@
 
 use std::fs;
 use std::future::Future;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use dhtget::client::DiskOptions;
 use dhtget::client::{Client, ClientConfig, Job, Placement, Source, Status, Transfer, TransferEvent};
+use dhtget::driver::choice::Chosen;
+use dhtget::driver::place;
 use dhtget::rng::Rng;
 use dhtget::wire::bencode::Writer;
 use dhtget::wire::metainfo::Info;
@@ -165,6 +169,31 @@ fn a_stopped_download_goes_on_and_fetches_no_piece_twice() {
             assert_eq!(status.downloaded - status.wasted, SIZE - found);
         });
     }
+}
+
+#[test]
+fn what_a_stopped_download_has_verified_is_not_read_again_unless_asked_for() {
+    run(async {
+        let lab = Lab::new();
+        let (_client, _seed, peer) = lab.seed().await;
+        let seen = lab.interrupt_at(&peer, SIZE / 2).await;
+        let placement = Placement::Folder { dir: lab.here(), name: None, overwrite: false };
+        let look =
+            |options| place::look(&placement, &lab.info, &Chosen::all(&lab.info), options).unwrap().unwrap();
+        let place = look(DiskOptions::default());
+        assert_eq!(place.to_check, []);
+        assert!(u64::from(place.trusted.ones()) * PIECE >= seen);
+        let place = look(DiskOptions { check: true, ..DiskOptions::default() });
+        assert!(!place.to_check.is_empty() && place.trusted.ones() == 0);
+        // The resume file's word holds for the files it saw.
+        fs::File::options().write(true).open(lab.file(0)).unwrap().set_len(FILES[0].1).unwrap();
+        let place = look(DiskOptions::default());
+        assert_eq!(place.trusted.iter().filter(|p| u64::from(*p) * PIECE < FILES[0].1).count(), 0);
+        fs::write(lab.claim().with_extension("dhtget-resume"), b"d5:cleani1e").unwrap();
+        assert_eq!(look(DiskOptions::default()).trusted.ones(), 0);
+        let (found, _) = lab.finish(&[peer]).await;
+        assert!(found >= seen);
+    });
 }
 
 #[test]
@@ -389,4 +418,70 @@ fn the_same_command_again_finishes_what_was_killed_and_then_has_nothing_to_do() 
         assert!(again(&lab).await.unwrap().success());
         lab.assert_whole();
     });
+}
+
+// ---- a full disk
+
+/// Mounts a small disk of its own over `$0`, runs the rest there, and compares what it fetched with `$SEED`.
+const ON_A_SMALL_DISK: &str = r#"mount -t tmpfs -o size=4m none "$0" || exit 99
+"$@" || exit $?
+cmp "$SEED/a.bin" "$0/top/a.bin" && cmp "$SEED/sub/b.bin" "$0/top/sub/b.bin" || exit 98"#;
+
+fn may_mount() -> bool {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = Command::new("unshare");
+    command.args(["-r", "-m", "mount", "-t", "tmpfs", "none"]).arg(dir.path()).stderr(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
+}
+
+/// Fills the disk with something else until nothing more goes in.
+fn fill(ballast: &Path) {
+    let mut file = fs::File::create(ballast).unwrap();
+    for size in [64 << 10, 4096, 1] {
+        while file.write_all(&vec![1; size]).is_ok() {}
+    }
+}
+
+async fn a_full_disk_is_waited_for(allocation: &str) {
+    let lab = Lab::new();
+    let (_client, _seed, peer) = lab.seed().await;
+    let mut command = Command::new("unshare");
+    command.args(["-r", "-m", "sh", "-c", ON_A_SMALL_DISK]).arg(lab.here());
+    command.arg(env!("CARGO_BIN_EXE_dhtget")).arg(lab.info.hash().to_string()).arg("--dir").arg(lab.here());
+    command.args(["--no-dht", "--no-state", "--listen", "127.0.0.1:0", "--json", "--limit-rate", "400k"]);
+    command.args(["--stop-timeout", "30", "--peer", &peer, "--file-allocation", allocation]);
+    command.env("SEED", lab.dir.path().join("seed/top"));
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = Killed(command.spawn().unwrap());
+    let (lines, mut events) = tokio::sync::mpsc::unbounded_channel();
+    let stdout = child.0.stdout.take().unwrap();
+    std::thread::spawn(move || {
+        BufReader::new(stdout).lines().map_while(Result::ok).all(|line| lines.send(line).is_ok())
+    });
+    let mut until = async |what: &str| loop {
+        let line = events.recv().await.unwrap_or_else(|| panic!("it ended before `{what}`"));
+        if line.contains(what) {
+            break;
+        }
+    };
+    until(r#""event":"checked""#).await;
+    let root = PathBuf::from(format!("/proc/{}/root", child.0.id()));
+    let ballast = root.join(lab.here().strip_prefix("/").unwrap()).join("ballast");
+    fill(&ballast);
+    until("waiting for the disk").await;
+    fs::remove_file(&ballast).unwrap();
+    until(r#""event":"finished""#).await;
+    let ended = tokio::task::spawn_blocking(move || child.0.wait().unwrap()).await.unwrap();
+    assert_eq!(ended.code(), Some(0), "{allocation}");
+}
+
+#[test]
+fn a_download_waits_for_room_says_so_and_goes_on() {
+    if !may_mount() {
+        println!("skipped: no disk can be mounted here (unshare -r -m mount)");
+        return;
+    }
+    for allocation in ["sparse", "full", "none"] {
+        run(a_full_disk_is_waited_for(allocation));
+    }
 }

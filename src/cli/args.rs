@@ -15,6 +15,10 @@ use super::select::SelectArgs;
 use super::values::{duration, host_port, memory, rate, ratio, size};
 use crate::wire::magnet::HostPort;
 
+mod disk;
+
+pub use self::disk::{DemoArgs, DiskArgs, VerifyArgs};
+
 /// The whole command line.
 #[derive(Debug, Parser)]
 #[command(
@@ -42,6 +46,8 @@ pub enum Command {
     Share(ShareArgs),
     /// Show what a torrent holds, without fetching it
     Info(InfoArgs),
+    /// Compare what lies on disk with a torrent, changing nothing
+    Verify(VerifyArgs),
     /// Take part in the DHT until stopped
     Node(Box<NodeArgs>),
     /// Print the peers that the DHT knows for a torrent
@@ -160,6 +166,9 @@ pub struct GetArgs {
     /// Which files, and in what order.
     #[command(flatten)]
     pub selection: SelectArgs,
+    /// How to treat the disk.
+    #[command(flatten)]
+    pub disk: DiskArgs,
     /// Stay and serve others when it is complete
     #[arg(long)]
     pub seed: bool,
@@ -365,20 +374,6 @@ pub struct PingArgs {
     /// The node
     #[arg(value_name = "HOST:PORT", value_parser = host_port)]
     pub address: HostPort,
-    /// How to report.
-    #[command(flatten)]
-    pub report: ReportArgs,
-}
-
-/// `dhtget demo`.
-#[derive(Debug, Args)]
-pub struct DemoArgs {
-    /// Bytes to generate, share and fetch (k, M, G: 1024-based)
-    #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = size)]
-    pub size: u64,
-    /// Make the temporary folder here [default: the system's]
-    #[arg(short, long, value_name = "DIR")]
-    pub dir: Option<PathBuf>,
     /// How to report.
     #[command(flatten)]
     pub report: ReportArgs,

@@ -9,8 +9,10 @@ use std::time::Instant;
 use serde::Serialize;
 
 use super::error::CliError;
+use super::verify::word;
 use crate::client::Status;
 use crate::driver::clock;
+use crate::driver::verify::FileReport;
 use crate::wire::metainfo::{FileEntry, FileKind, Info};
 
 /// One event.
@@ -51,6 +53,12 @@ pub enum Event<'a> {
         name: &'a str,
         done: u64,
         total: u64,
+    },
+    File(VerifiedFileEvent),
+    Verified {
+        files: usize,
+        bad: usize,
+        bytes: u64,
     },
     Progress(ProgressEvent),
     Explain {
@@ -169,6 +177,28 @@ pub struct MetadataEvent {
     pub private: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file_list: Option<Vec<FileEvent>>,
+}
+
+/// One file as `verify` found it.
+#[derive(Debug, Serialize)]
+#[expect(missing_docs, reason = "docs/CLI.md describes each field")]
+pub struct VerifiedFileEvent {
+    pub path: String,
+    pub length: u64,
+    pub state: &'static str,
+    pub pieces: u32,
+    pub missing: u32,
+    pub damaged: u32,
+    pub surplus: u64,
+}
+
+impl VerifiedFileEvent {
+    /// The event of a report.
+    pub fn new(report: &FileReport) -> Self {
+        let FileReport { length, surplus, pieces, missing, damaged, state, .. } = *report;
+        let path = report.path.display().to_string();
+        Self { path, length, state: word(state), pieces, missing, damaged, surplus }
+    }
 }
 
 /// One file of it.

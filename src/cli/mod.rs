@@ -25,6 +25,7 @@ mod signals;
 pub mod target;
 mod text;
 mod values;
+mod verify;
 
 use std::ffi::OsString;
 use std::io::Write as _;
@@ -107,6 +108,7 @@ async fn dispatch(plan: &Plan, reporter: &mut Reporter, signals: &mut Signals) -
         Action::Node(plan) => node::run(plan, reporter, signals).await,
         Action::NodeStatus(address) => node::ask::run(*address, reporter, signals).await,
         Action::PrintConfig(text) => node::print_config(text, reporter),
+        Action::Verify(plan) => verify::run(plan, reporter, signals).await,
         Action::Lookup(plan) => lookup::run(plan, reporter, signals).await,
         Action::ItemPut(plan) => item::put(plan, reporter, signals).await,
         Action::ItemGet(plan) => item::get(plan, reporter, signals).await,

@@ -18,11 +18,13 @@ use super::node::flags::LogFormat;
 use super::node::{self, plan::NodePlan};
 use super::select;
 use super::target::Target;
-use crate::client::{Choice, ClientConfig, Placement, Presence};
+use crate::client::{Choice, ClientConfig, DiskOptions, Placement, Presence};
 use crate::driver::bootstrap;
 use crate::wire::magnet::HostPort;
 
-pub use self::small::{FollowPlan, ItemGetPlan, ItemName, ItemPutPlan, PublishPlan, value_of_stdin};
+pub use self::small::{
+    FollowPlan, ItemGetPlan, ItemName, ItemPutPlan, PublishPlan, VerifyPlan, value_of_stdin,
+};
 
 /// Bytes read of a bootstrap file: thousands of entries, more than a join can use.
 const MAX_BOOTSTRAP_BYTES: u64 = 256 << 10;
@@ -159,6 +161,8 @@ pub enum Action {
     Share(Box<SharePlan>),
     /// Describe.
     Info(Box<InfoPlan>),
+    /// Compare.
+    Verify(VerifyPlan),
     /// Take part.
     Node(Box<NodePlan>),
     /// Tell of a node that runs.
@@ -204,6 +208,7 @@ impl Plan {
             Action::Get(_) => "get",
             Action::Share(_) => "share",
             Action::Info(_) => "info",
+            Action::Verify(_) => "verify",
             Action::Node(_) | Action::NodeStatus(_) | Action::PrintConfig(_) => "node",
             Action::Lookup(_) => "lookup",
             Action::ItemPut(_) | Action::ItemGet(_) => "item",
@@ -226,6 +231,7 @@ impl Plan {
             Command::Get(args) => (Action::Get(Box::new(get(&args, env)?)), args.report),
             Command::Share(args) => (Action::Share(Box::new(share(&args, env)?)), args.report),
             Command::Info(args) => (Action::Info(Box::new(info(&args, env)?)), args.report),
+            Command::Verify(args) => (Action::Verify(small::verify(&args, env)?), args.report),
             Command::Node(args) => node::plan::action(*args, env)?,
             Command::Lookup(args) => {
                 needs_dht(&args.network)?;
@@ -290,6 +296,7 @@ fn get(args: &GetArgs, env: &Env) -> Result<GetPlan, CliError> {
     let goal = goal(&args.seeding);
     let seed = (args.seed || goal != SeedGoal::default()).then_some(goal);
     let mut client = client(&args.network, &args.transfer, target.nodes(), env)?;
+    client.disk = args.disk.options();
     // Who stays to seed is no passer-by.
     client.presence = if seed.is_some() { Presence::Serving } else { Presence::ServingIfReachable };
     let peers = peers(&args.transfer.peer, &target);
@@ -391,6 +398,7 @@ pub(super) fn client(
         max_memory: transfer.max_memory,
         limit_download: transfer.limit_rate,
         limit_upload: transfer.limit_upload,
+        disk: DiskOptions::default(),
     })
 }
 

@@ -106,6 +106,11 @@ impl Reporter {
         self.start
     }
 
+    /// Whether more is to be told.
+    pub fn is_verbose(&self) -> bool {
+        self.output.verbose > 0
+    }
+
     /// Whether stdout carries events.
     pub fn json(&self) -> bool {
         self.output.json

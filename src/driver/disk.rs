@@ -15,17 +15,19 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use lru::LruCache;
 use sha1::{Digest as _, Sha1};
 use tokio::sync::mpsc as tokio_mpsc;
 
-use super::storage::{Segment, Storage};
+use super::handles::Handles;
+use super::resume::{Ground, Keeper, SaveError};
+use super::storage::{Access, Segment, Storage};
 use super::stored::{self, Stored, Stretch};
+use super::transfer::disk_full;
 use crate::swarm::PeerKey;
+use crate::swarm::resume::Plan;
 use crate::wire::metainfo::{BLOCK_LEN, Info, PieceIndex};
+use crate::wire::resume::Stamp;
 
-/// Files one thread keeps open.
-const OPEN_FILES: NonZeroUsize = NonZeroUsize::new(64).expect("not zero");
 /// Blocks gathered into one write.
 const RUN_BLOCKS: usize = 64;
 /// Jobs taken from the queue before answers are sent.
@@ -73,6 +75,8 @@ pub enum Done {
     RoomAgain,
     /// A file cannot be written or read: its path, and the system's words.
     Failed(String, String),
+    /// The answer to [`Disk::save`]: the files as they were when their bytes were synced.
+    Saved(Result<Vec<Option<Stamp>>, SaveError>),
 }
 
 /// The threads of one torrent. Dropping it ends them.
@@ -83,6 +87,9 @@ pub struct Disk {
     /// Nobody waits for room on a full disk any more.
     leaving: Arc<AtomicBool>,
     threads: Vec<std::thread::JoinHandle<()>>,
+    done: tokio_mpsc::UnboundedSender<Done>,
+    /// Syncs and saves beside them; started when there is something to save.
+    keeper: Option<Keeper>,
 }
 
 impl Disk {
@@ -96,8 +103,14 @@ impl Disk {
         let stop = Arc::new(AtomicBool::new(false));
         let count = std::thread::available_parallelism().map_or(2, NonZeroUsize::get).clamp(1, MAX_THREADS);
         let leaving = Arc::new(AtomicBool::new(false));
-        let mut disk =
-            Self { queues: Vec::new(), stop: stop.clone(), leaving: leaving.clone(), threads: Vec::new() };
+        let mut disk = Self {
+            queues: Vec::new(),
+            stop: stop.clone(),
+            leaving: leaving.clone(),
+            threads: Vec::new(),
+            done: done.clone(),
+            keeper: None,
+        };
         for number in 0..count {
             let (queue, jobs) = mpsc::channel();
             let mut worker = Worker {
@@ -107,7 +120,7 @@ impl Disk {
                 stop: stop.clone(),
                 leaving: leaving.clone(),
                 failed: false,
-                open: LruCache::new(OPEN_FILES),
+                open: Handles::default(),
                 looking: false,
                 partial: BTreeMap::new(),
                 run: Run::default(),
@@ -132,13 +145,26 @@ impl Disk {
         }
     }
 
-    /// Does what has been handed over, then ends the threads. Blocks.
-    pub fn finish(mut self) {
+    /// Syncs and saves on a thread of its own, so that no write waits for a sync. What is verified by now
+    /// was written by now.
+    pub fn save(&mut self, plan: Plan, ground: impl FnOnce() -> Ground) -> io::Result<()> {
+        if self.keeper.is_none() {
+            self.keeper = Some(Keeper::start(ground(), self.done.clone())?);
+        }
+        if let Some(keeper) = &self.keeper {
+            keeper.send(plan);
+        }
+        Ok(())
+    }
+
+    /// Does what has been handed over, then ends the threads; what the syncing one worked with. Blocks.
+    pub fn finish(mut self) -> Option<Ground> {
         self.leaving.store(true, Ordering::Relaxed);
         self.queues.clear();
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
+        self.keeper.take().and_then(Keeper::finish)
     }
 }
 
@@ -173,8 +199,7 @@ struct Worker {
     leaving: Arc<AtomicBool>,
     /// A write has failed: what follows is not vouched for.
     failed: bool,
-    /// By number, and whether it was opened only to be looked at.
-    open: LruCache<(usize, bool), Arc<File>>,
+    open: Handles,
     /// While the place is not ours yet, or only read, nothing in it may be created or resized.
     looking: bool,
     partial: BTreeMap<PieceIndex, Partial>,
@@ -229,10 +254,7 @@ impl Worker {
             Job::Read(peer, piece, begin, length) => {
                 self.write_run();
                 let offset = self.info.layout().offset(piece) + u64::from(begin);
-                // Serving never creates or changes a file: it may have been moved away meanwhile.
-                self.looking = true;
                 let data = self.warm_up(offset, u64::from(length));
-                self.looking = false;
                 if let Err(error) = &data {
                     let root = self.storage.root().display();
                     let _ = self.done.send(Done::Unreadable(format!("{root} cannot be read: {error}")));
@@ -296,7 +318,7 @@ impl Worker {
         loop {
             match self.try_write(&run) {
                 Ok(()) => break,
-                Err((_, error)) if is_full(&error) && self.may_wait() => {
+                Err((_, error)) if disk_full(&error) && self.may_wait() => {
                     if !std::mem::replace(&mut waited, true) {
                         let _ = self.done.send(Done::Full(error.to_string()));
                     }
@@ -339,7 +361,10 @@ impl Worker {
                 rest = later;
             }
             if let Some(index) = segment.file {
-                let file = self.file(index).map_err(|e| (index, e))?;
+                let whole = segment.offset == 0
+                    && storage.range(index).is_some_and(|(_, length)| length == segment.length);
+                let access = Access::Write { whole };
+                let file = self.open.file(&storage, index, access).map_err(|e| (index, e))?;
                 write_all(file, &mut slices, segment.offset).map_err(|e| (index, e))?;
             }
         }
@@ -353,34 +378,28 @@ impl Worker {
             let begin = out.len();
             out.resize(begin + segment.length as usize, 0);
             if let Some(index) = segment.file {
-                self.file(index)?.read_exact_at(&mut out[begin..], segment.offset)?;
+                let access = if self.looking { Access::Look } else { Access::Write { whole: false } };
+                let file = self.open.file(&storage, index, access)?;
+                file.read_exact_at(&mut out[begin..], segment.offset)?;
             }
         }
         Ok(out)
     }
 
-    /// Where a range lies, once it is in the system's memory.
+    /// Where a range lies, once it is in the system's memory. Serving never creates or changes a file: it may
+    /// have been moved away meanwhile.
     fn warm_up(&mut self, offset: u64, length: u64) -> io::Result<Stored> {
         let storage = self.storage.clone();
         let mut stored = Stored::default();
         for Segment { file, offset, length } in storage.segments(offset, length) {
-            let file = file.map(|index| self.file(index).cloned()).transpose()?;
+            let open = file.map(|index| self.open.file(&storage, index, Access::Look).cloned());
+            let file = open.transpose()?;
             if let Some(file) = &file {
                 stored::warm(file, offset, length)?;
             }
             stored.push(Stretch { file, offset, length });
         }
         Ok(stored)
-    }
-
-    fn file(&mut self, index: usize) -> io::Result<&Arc<File>> {
-        let key = (index, self.looking);
-        if !self.open.contains(&key) {
-            let file =
-                if self.looking { self.storage.file_as_it_is(index)? } else { self.storage.file(index)? };
-            self.open.put(key, Arc::new(file));
-        }
-        self.open.get(&key).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 }
 
@@ -394,8 +413,4 @@ fn write_all(file: &File, mut slices: &mut [IoSlice<'_>], mut offset: u64) -> io
         IoSlice::advance_slices(&mut slices, written);
     }
     Ok(())
-}
-
-fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }

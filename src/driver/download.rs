@@ -21,13 +21,17 @@ use super::stored::Stored;
 use super::strain::Strain;
 use super::stream::{Stream, Taken};
 use super::tcp::{Doors, Incoming, Link, Links, Net};
-use super::transfer::{Finding, Job, Placement, Source, Stage, Status, TransferError, TransferEvent};
+use super::transfer::{
+    DiskOptions, Finding, Job, Placement, Source, Stage, Status, TransferError, TransferEvent,
+};
 use crate::peer::Payload;
+use crate::swarm::resume::Ledger;
 use crate::swarm::{Action, Config, Input, Origin, PeerKey, Report, Swarm, Wanted};
 use crate::wire::metainfo::Info;
 use crate::wire::peer::BlockRef;
 
 mod choosing;
+mod keeping;
 mod placing;
 mod telling;
 
@@ -53,6 +57,8 @@ pub struct Surroundings {
     pub port: u16,
     /// Whether a DHT node runs on that port.
     pub dht: bool,
+    /// How downloads treat the disk.
+    pub disk: DiskOptions,
 }
 
 /// The ends that the owner of a transfer holds.
@@ -109,6 +115,7 @@ struct Download {
     place: Option<Place>,
     placing: Option<oneshot::Receiver<Result<Option<Place>, TransferError>>>,
     check: Option<Check>,
+    ledger: Option<Ledger>,
     disk: Option<(Disk, mpsc::UnboundedReceiver<Done>)>,
     unwritten: usize,
     /// What the disk has made ready, and where in its piece it begins, while the swarm is told.
@@ -169,6 +176,7 @@ impl Download {
             place: None,
             placing: None,
             check: None,
+            ledger: None,
             disk: None,
             unwritten: 0,
             stored: None,
@@ -211,6 +219,7 @@ impl Download {
             self.look_at_finding();
             self.act();
             self.publish(false);
+            self.keep();
             let held_since = (!self.room()).then(clock::now);
             let wake = self.wake(&mut candidates, &mut stop, &mut incoming, &mut net).await;
             if let Some(since) = held_since {
@@ -354,7 +363,12 @@ impl Download {
         let now = clock::now();
         match done {
             Done::Wrote(bytes) => self.unwritten = self.unwritten.saturating_sub(bytes),
-            Done::Hashed(piece, valid) => self.swarm.handle(now, Input::Hashed(piece, valid)),
+            Done::Hashed(piece, valid) => {
+                if valid {
+                    self.note_verified(piece);
+                }
+                self.swarm.handle(now, Input::Hashed(piece, valid));
+            }
             Done::Checked(piece, valid) => self.on_checked(piece, valid),
             Done::Digested(piece, digests) => self.swarm.handle(now, Input::Digested(piece, digests)),
             Done::Read(peer, piece, begin, stored) => {
@@ -376,6 +390,7 @@ impl Download {
                     self.disk_trouble = None;
                 }
             }
+            Done::Saved(outcome) => self.on_saved(outcome),
             Done::Unreadable(cause) => self.disk_trouble = Some(cause),
             Done::Failed(path, cause) => self.fail(TransferError::Disk { path, cause, full: false }),
         }
@@ -405,6 +420,7 @@ impl Download {
                 Action::SendStored(peer, block) => self.send_stored(peer, &block),
                 Action::Write { piece, begin, data } => {
                     self.unwritten += data.len();
+                    self.note_written(piece);
                     self.to_disk(DiskJob::Write(piece, begin, data));
                 }
                 Action::Hash(piece) => self.to_disk(DiskJob::Hash(piece)),
@@ -445,7 +461,7 @@ impl Download {
 
     // ---- the end
 
-    /// Lets the disk finish what it was given, then says so.
+    /// Lets the disk finish what it was given, then says so to whoever waits.
     async fn end(mut self, answer: Option<oneshot::Sender<()>>) {
         if self.stage != Stage::Seeding {
             self.stage = Stage::Finished;
@@ -453,14 +469,7 @@ impl Download {
         self.publish(true);
         self.links.clear();
         self.dials.values().for_each(AbortHandle::abort);
-        if let Some((disk, _)) = self.disk.take() {
-            // A full disk never finishes; what it was given is not lost knowledge, only unwritten.
-            if self.waiting_threads > 0 {
-                drop(disk);
-            } else if tokio::task::spawn_blocking(move || disk.finish()).await.is_err() {
-                debug!("a disk thread did not end well");
-            }
-        }
+        self.end_disk().await;
         if let (Stage::Seeding, Some(place)) = (self.stage, &self.place) {
             place.leave();
         }

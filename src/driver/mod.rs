@@ -2,7 +2,8 @@
 //!
 //! Each file is one thin task or a few plain functions round one machine; deciding is the machines' work.
 //! The DHT's side: `udp`, `bootstrap`, `state`. A transfer's side: `download` (the task), `tcp` with `chunks`
-//! and `throttle`, `lsd` for all of them, `disk` with `storage`, `place` and `parts`, `choice` and `stream`; `create` makes torrents,
+//! and `throttle`, `lsd` for all of them, `disk` with `handles`, `storage`, `place` and `parts`, `resume`, `choice` and `stream`; `create`
+//! makes torrents, `verify` compares with them,
 //! `resident` gives memory back.
 
 pub mod bootstrap;
@@ -12,6 +13,7 @@ pub mod clock;
 pub mod create;
 pub mod disk;
 pub mod download;
+pub mod handles;
 pub mod keyfile;
 pub mod listen;
 pub mod lsd;
@@ -19,6 +21,7 @@ pub mod outbox;
 pub mod parts;
 pub mod place;
 pub mod resident;
+pub mod resume;
 pub mod state;
 pub mod storage;
 pub mod stored;
@@ -28,5 +31,6 @@ pub mod tcp;
 pub mod throttle;
 pub mod transfer;
 pub mod udp;
+pub mod verify;
 
 pub use udp::{Dht, DhtStatus, PeerSearch, PingError, PingReply, SampleReply, SearchEvent};

@@ -143,15 +143,15 @@ fn from_file(socket: &impl AsFd, file: &std::fs::File, offset: u64, length: usiz
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs::File;
+    use crate::driver::handles::OpenFile;
     use std::io::{Read as _, Write as _};
     use std::os::unix::net::UnixStream;
     use std::sync::Arc;
 
-    fn file(bytes: &[u8]) -> Arc<File> {
+    fn file(bytes: &[u8]) -> Arc<OpenFile> {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(bytes).unwrap();
-        Arc::new(file)
+        Arc::new(file.into())
     }
 
     #[test]

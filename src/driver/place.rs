@@ -2,7 +2,7 @@
 //!
 //! The claim is a hidden file beside the target, `.<info-hash>.dhtget`. It holds the torrent, so that a
 //! second run knows the metadata and that what lies there is its own; it goes when the download is complete.
-//! It claims nothing about pieces: those are hashed again. Plain blocking code.
+//! What is known of its pieces stands in a second file beside it (`resume`). Plain blocking code.
 
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
@@ -13,21 +13,31 @@ use bytes::Bytes;
 
 use super::choice::Chosen;
 use super::parts::{PARTS, Parts};
+use super::resume::ResumeFile;
 use super::storage::{Present, Storage};
-use super::transfer::{Placement, TransferError};
+use super::transfer::{DiskOptions, Placement, TransferError, disk_full};
 use crate::id::InfoHash;
 use crate::peer::Bitfield;
-use crate::swarm::{Sequence, Wanted};
+use crate::swarm::{Sequence, Wanted, resume};
 use crate::wire::bencode::{Limits, Value, Writer};
 use crate::wire::metainfo::{FileKind, Info, MAX_METADATA_BYTES, Metainfo, PieceIndex};
+use crate::wire::resume::Stamp;
 
 /// A place that has been looked at.
 #[derive(Debug)]
 pub struct Place {
     /// The files.
     pub storage: Arc<Storage>,
-    /// Pieces of which something is on disk.
+    /// Pieces of which something is on disk, to be verified.
     pub to_check: Vec<PieceIndex>,
+    /// Pieces that the last run saved and nobody has touched.
+    pub trusted: Bitfield,
+    /// The files as they were found.
+    pub stamps: Vec<Option<Stamp>>,
+    /// What is known of the pieces is kept here; nothing is for data that is only read.
+    pub resume: Option<Arc<ResumeFile>>,
+    /// The last run ended in order, and its state says so.
+    pub reopened: bool,
     /// Existing files with content, of which a piece must verify unless they are ours for sure.
     doubtful: Vec<usize>,
     /// Files of ours that are longer than they must be.
@@ -42,18 +52,25 @@ pub struct Place {
 }
 
 /// Looks at the place without changing anything in it, except that missing folders above it are made.
-pub fn look(placement: &Placement, info: &Info, chosen: &Chosen) -> Result<Option<Place>, TransferError> {
+pub fn look(
+    placement: &Placement,
+    info: &Info,
+    chosen: &Chosen,
+    options: DiskOptions,
+) -> Result<Option<Place>, TransferError> {
     match placement {
         Placement::Nowhere => Ok(None),
         Placement::InPlace(path) => {
             let storage = Storage::in_place(path, info).map_err(|e| disk_error(path, &e))?;
-            Ok(Some(Place::new(storage, chosen)))
+            let mut place = Place::new(storage, info, chosen);
+            place.trusted = Bitfield::all(info.layout().count());
+            Ok(Some(place))
         }
         Placement::Stream { dir, .. } => {
             let storage = Storage::for_download(dir, None, info)
                 .and_then(|storage| Ok(storage.with_parts(Some(Parts::unnamed(dir, info)?))))
                 .map_err(|e| disk_error(dir, &e))?;
-            let mut place = Place::new(storage, chosen);
+            let mut place = Place::new(storage, info, chosen);
             place.to_check = padding(info).collect();
             Ok(Some(place))
         }
@@ -64,10 +81,16 @@ pub fn look(placement: &Placement, info: &Info, chosen: &Chosen) -> Result<Optio
                 .map_err(|e| disk_error(dir, &e))?
                 .with_parts(Parts::beside(parts.clone(), info, chosen));
             // A claim under another name says nothing about what stands under this one.
-            let ours = *overwrite || claimed_name(&claim).as_deref() == Some(storage.name());
-            let mut place = Place::new(storage, chosen);
-            (place.claim, place.parts) = (Some(claim), Some(parts));
-            place.survey(info, ours)?;
+            let claimed = claimed_name(&claim).as_deref() == Some(storage.name());
+            let mut place = Place::new(storage.allocating(options.allocation), info, chosen);
+            let resume = Arc::new(ResumeFile::beside(&claim));
+            let saved = if claimed && !options.check { resume.load() } else { None };
+            (place.claim, place.parts, place.resume) = (Some(claim), Some(parts), Some(resume));
+            place.reopened = saved.as_ref().is_some_and(|s| s.clean);
+            let beside = place.survey(info, *overwrite || claimed)?;
+            let verdict = resume::judge(info, place.storage.name(), saved.as_ref(), &place.stamps);
+            place.trusted = verdict.trusted;
+            place.to_check = place.also(info, verdict.check, &beside);
             Ok(Some(place))
         }
     }
@@ -82,10 +105,14 @@ fn padding(info: &Info) -> impl Iterator<Item = PieceIndex> + '_ {
 }
 
 impl Place {
-    fn new(storage: Storage, chosen: &Chosen) -> Self {
+    fn new(storage: Storage, info: &Info, chosen: &Chosen) -> Self {
         Self {
             storage: Arc::new(storage),
             to_check: Vec::new(),
+            trusted: Bitfield::none(info.layout().count()),
+            stamps: Vec::new(),
+            resume: None,
+            reopened: false,
             doubtful: Vec::new(),
             too_long: Vec::new(),
             claim: None,
@@ -100,47 +127,65 @@ impl Place {
         &self.chosen
     }
 
-    fn survey(&mut self, info: &Info, ours: bool) -> Result<(), TransferError> {
-        let mut touched = Bitfield::none(info.layout().count());
-        padding(info).for_each(|piece| {
-            touched.set(piece.get(), true);
+    /// Pieces to be checked: these, and those `beside` them that are neither trusted nor among them.
+    fn also(&self, info: &Info, mut check: Vec<PieceIndex>, beside: &Bitfield) -> Vec<PieceIndex> {
+        let mut all = self.trusted.clone();
+        check.iter().for_each(|piece| {
+            all.set(piece.get(), true);
         });
+        let more = beside.iter().filter(|index| !all.has(*index));
+        check.extend(more.filter_map(|index| info.layout().piece(index)));
+        check.sort_unstable();
+        check
+    }
+
+    /// Looks at each file; returns the pieces that are worth a look beside those of the files that were found.
+    fn survey(&mut self, info: &Info, ours: bool) -> Result<Bitfield, TransferError> {
+        let mut beside = Bitfield::none(info.layout().count());
+        padding(info).for_each(|piece| {
+            beside.set(piece.get(), true);
+        });
+        self.stamps = vec![None; self.storage.len()];
         for index in 0..self.storage.len() {
-            let Some((offset, length)) = self.storage.range(index) else { continue };
+            let Some((_, length)) = self.storage.range(index) else { continue };
             if !self.chosen.has(index) {
-                self.survey_unwanted(info, index, ours, &mut touched);
+                self.survey_unwanted(info, index, ours, &mut beside);
                 continue;
             }
-            let path = self.storage.path(index);
-            match self.storage.look(index).map_err(|e| disk_error(&path, &e))? {
+            let found = self.storage.look(index).map_err(|e| disk_error(&self.storage.path(index), &e))?;
+            let stamp = match found {
                 Present::Nothing => continue,
-                Present::InTheWay(what) => return Err(in_the_way(&path, what)),
-                Present::File(size) if size > length && !ours => {
-                    let what = format!("a file of {size} bytes is there, and the torrent's has {length}");
-                    return Err(in_the_way(&path, what));
-                }
-                Present::File(size) if size > length => self.too_long.push(index),
-                Present::File(0) => continue,
-                Present::File(_) if !ours => self.doubtful.push(index),
-                Present::File(_) => {}
+                Present::InTheWay(what) => return Err(in_the_way(&self.storage.path(index), what)),
+                Present::File(stamp) => stamp,
+            };
+            if stamp.size > length && !ours {
+                let what = format!("a file of {} bytes is there, and the torrent's has {length}", stamp.size);
+                return Err(in_the_way(&self.storage.path(index), what));
             }
-            for piece in info.layout().touching(offset, length) {
-                touched.set(piece.get(), true);
+            if stamp.size > length {
+                self.too_long.push(index);
+            } else if stamp.size > 0 && !ours {
+                self.doubtful.push(index);
             }
+            self.stamps[index] = Some(stamp);
         }
-        self.to_check = touched.iter().filter_map(|i| info.layout().piece(i)).collect();
-        Ok(())
+        Ok(beside)
     }
 
     /// A file that nobody asked for now: it may be here from an earlier run, or its neighbours' pieces may hold parts of it.
-    fn survey_unwanted(&mut self, info: &Info, index: usize, ours: bool, touched: &mut Bitfield) {
+    fn survey_unwanted(&mut self, info: &Info, index: usize, ours: bool, beside: &mut Bitfield) {
         let Some((offset, length)) = self.storage.range(index).filter(|(_, length)| *length > 0) else {
             return;
         };
         let Some(parts) = self.storage.parts() else { return };
-        let here = matches!(self.storage.look(index), Ok(Present::File(size)) if size == length);
+        let found = match self.storage.look(index) {
+            Ok(Present::File(stamp)) if stamp.size == length => Some(stamp),
+            _ => None,
+        };
+        let here = found.is_some();
         if here {
             parts.set_out(index, false);
+            self.stamps[index] = found;
             if !ours {
                 self.doubtful.push(index);
             }
@@ -148,7 +193,7 @@ impl Place {
         if here || parts.exists() {
             let wanted = |p: &PieceIndex| here || parts.hold(index, info.layout().offset(*p).max(offset)).0;
             for piece in info.layout().touching(offset, length).filter(wanted) {
-                touched.set(piece.get(), true);
+                beside.set(piece.get(), true);
             }
         }
     }
@@ -226,8 +271,11 @@ impl Place {
         Ok(())
     }
 
-    /// The download is complete: the claim goes.
+    /// The download is complete: the claim goes, and what was kept of the pieces.
     pub fn release(&self) -> Result<(), TransferError> {
+        if let (Some(resume), Some(claim)) = (&self.resume, &self.claim) {
+            resume.remove().map_err(|e| disk_error(claim, &e))?;
+        }
         if self.keeps_claim.load(Ordering::Relaxed) {
             return Ok(());
         }
@@ -289,8 +337,7 @@ fn in_the_way(path: &Path, what: String) -> TransferError {
 }
 
 fn disk_error(path: &Path, error: &io::Error) -> TransferError {
-    let full = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
-    TransferError::Disk { path: shown(path), cause: error.to_string(), full }
+    TransferError::Disk { path: shown(path), cause: error.to_string(), full: disk_full(error) }
 }
 
 #[cfg(test)]
@@ -300,7 +347,7 @@ mod tests {
 
     /// With every file.
     fn look(placement: &Placement, info: &Info) -> Result<Option<Place>, TransferError> {
-        super::look(placement, info, &Chosen::all(info))
+        super::look(placement, info, &Chosen::all(info), DiskOptions::default())
     }
 
     fn info(content: &[u8]) -> Info {

@@ -3,16 +3,21 @@
 //! Owns opening files below one folder without ever following a symbolic link out of it. Must not know
 //! pieces under way, peers or threads.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::{self, AtFlags, FileType, Mode, OFlags};
+use rustix::fs::{self, AtFlags, FallocateFlags, FileType, Mode, OFlags};
+use rustix::io::Errno;
 
 use super::parts::{PARTS, Parts};
+use super::transfer::Allocation;
 use crate::wire::metainfo::{FileKind, Info};
+use crate::wire::resume::Stamp;
 
 /// One file below the root.
 #[derive(Debug)]
@@ -40,11 +45,27 @@ pub struct Segment {
 pub enum Present {
     /// Nothing.
     Nothing,
-    /// A regular file of this many bytes.
-    File(u64),
+    /// A regular file, as it is.
+    File(Stamp),
     /// Something that cannot be this file, in words.
     InTheWay(String),
 }
+
+/// What a file is opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// To read what is there; nothing is created or resized.
+    Look,
+    /// To write; it is made where it is missing, and gets its full length.
+    Write {
+        /// All of it is about to be written: its length comes with that.
+        whole: bool,
+    },
+}
+
+/// The folder in which a file was opened last: the next one most likely lies there too.
+#[derive(Debug, Default)]
+pub struct Parent(Option<(usize, Option<OwnedFd>)>);
 
 /// The files of one torrent at their place.
 #[derive(Debug)]
@@ -56,6 +77,9 @@ pub struct Storage {
     /// Where bytes of files lie that are not fetched.
     parts: Option<Parts>,
     writable: bool,
+    allocation: Allocation,
+    /// It was said that room cannot be taken beforehand here.
+    told: AtomicBool,
 }
 
 const PATIENT: OFlags = OFlags::CLOEXEC.union(OFlags::NOFOLLOW);
@@ -68,6 +92,12 @@ impl Storage {
         std::fs::create_dir_all(folder)?;
         let name = name.unwrap_or(info.name());
         Self::open(folder, name, info, true)
+    }
+
+    /// The same, with files that get their length in this way.
+    pub fn allocating(mut self, allocation: Allocation) -> Self {
+        self.allocation = allocation;
+        self
     }
 
     /// Files that stand at `path` already and are only read.
@@ -95,6 +125,8 @@ impl Storage {
             slots: slots.collect(),
             parts: None,
             writable,
+            allocation: Allocation::default(),
+            told: AtomicBool::new(false),
         })
     }
 
@@ -181,33 +213,73 @@ impl Storage {
 
     /// Opens a file, making its folders and giving it its full length where it is writable.
     pub fn file(&self, index: usize) -> io::Result<File> {
-        if !self.writable {
-            return self.file_as_it_is(index);
-        } else if index == PARTS {
-            return self.open_parts(true);
-        }
-        let slot = self.slots.get(index).ok_or(io::ErrorKind::NotFound)?;
-        let (name, folders) = slot.path.split_last().ok_or(io::ErrorKind::NotFound)?;
-        let folder = self.enter(folders, true)?;
-        let folder = folder.as_ref().unwrap_or(&self.folder);
-        let flags = OFlags::RDWR | OFlags::CREATE | PATIENT;
-        let file = File::from(fs::openat(folder, name.as_str(), flags, NEW_FILE)?);
-        if file.metadata()?.len() != slot.length {
-            file.set_len(slot.length)?;
-        }
-        Ok(file)
+        self.open_file(index, Access::Write { whole: false }, &mut Parent::default())
     }
 
     /// Opens a file to read what is there, changing nothing.
     pub fn file_as_it_is(&self, index: usize) -> io::Result<File> {
+        self.open_file(index, Access::Look, &mut Parent::default())
+    }
+
+    /// Opens a file; `parent` spares the way down where the last one lay in the same folder.
+    pub fn open_file(&self, index: usize, access: Access, parent: &mut Parent) -> io::Result<File> {
         if index == PARTS {
-            return self.open_parts(false);
+            return self.open_parts(self.writable && access != Access::Look);
         }
         let slot = self.slots.get(index).ok_or(io::ErrorKind::NotFound)?;
         let (name, folders) = slot.path.split_last().ok_or(io::ErrorKind::NotFound)?;
-        let folder = self.enter(folders, false)?;
-        let folder = folder.as_ref().unwrap_or(&self.folder);
-        Ok(File::from(fs::openat(folder, name.as_str(), OFlags::RDONLY | PATIENT, Mode::empty())?))
+        let access = if self.writable { access } else { Access::Look };
+        let (flags, create) = match access {
+            Access::Look => (OFlags::RDONLY | PATIENT, false),
+            Access::Write { .. } => (OFlags::RDWR | OFlags::CREATE | PATIENT, true),
+        };
+        let kept = parent.0.take().filter(|(other, _)| {
+            self.slots.get(*other).and_then(|s| s.path.split_last()).is_some_and(|(_, f)| f == folders)
+        });
+        let was_kept = kept.is_some();
+        let mut folder = match kept {
+            Some((_, folder)) => folder,
+            None => self.enter(folders, create)?,
+        };
+        let open = |folder: &Option<OwnedFd>| {
+            fs::openat(folder.as_ref().unwrap_or(&self.folder), name.as_str(), flags, NEW_FILE)
+        };
+        let mut opened = open(&folder);
+        // The folder may have been taken away since.
+        if was_kept && matches!(opened, Err(Errno::NOENT)) {
+            folder = self.enter(folders, create)?;
+            opened = open(&folder);
+        }
+        parent.0 = Some((index, folder));
+        let file = File::from(opened?);
+        if let Access::Write { whole } = access {
+            self.fit(&file, slot.length, whole)?;
+        }
+        Ok(file)
+    }
+
+    /// Gives a file its length, as far as it is to have it now.
+    fn fit(&self, file: &File, length: u64, whole: bool) -> io::Result<()> {
+        if whole && self.allocation != Allocation::Full {
+            return Ok(());
+        }
+        let now = file.metadata()?.len();
+        if now > length || (now < length && self.allocation == Allocation::Sparse) {
+            return file.set_len(length);
+        }
+        if now == length || self.allocation == Allocation::None {
+            return Ok(());
+        }
+        match fs::fallocate(file, FallocateFlags::empty(), 0, length) {
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
+                if !self.told.swap(true, Ordering::Relaxed) {
+                    let place = self.root.display();
+                    tracing::warn!("{place}: this file system takes no room beforehand; files are sparse");
+                }
+                file.set_len(length)
+            }
+            other => Ok(other?),
+        }
     }
 
     /// Looks at what stands at a file's place, without changing anything.
@@ -223,11 +295,11 @@ impl Storage {
         let folder = folder.as_ref().unwrap_or(&self.folder);
         let stat = match fs::statat(folder, name.as_str(), AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => stat,
-            Err(rustix::io::Errno::NOENT) => return Ok(Present::Nothing),
+            Err(Errno::NOENT) => return Ok(Present::Nothing),
             Err(e) => return Err(e.into()),
         };
         Ok(match FileType::from_raw_mode(stat.st_mode) {
-            FileType::RegularFile => Present::File(stat.st_size.max(0) as u64),
+            FileType::RegularFile => Present::File(stamp_of(&stat)),
             FileType::Directory => Present::InTheWay("a folder stands where a file must go".into()),
             FileType::Symlink => Present::InTheWay("a symbolic link stands in the way".into()),
             _ => Present::InTheWay("it is neither a file nor a folder".into()),
@@ -236,8 +308,8 @@ impl Storage {
 
     fn explain_folder(&self, folders: &[String], error: io::Error) -> io::Result<Present> {
         // ELOOP and ENOTDIR: a component of the path is a link or a file.
-        let errno = rustix::io::Errno::from_io_error(&error);
-        if matches!(errno, Some(rustix::io::Errno::LOOP | rustix::io::Errno::NOTDIR)) {
+        let errno = Errno::from_io_error(&error);
+        if matches!(errno, Some(Errno::LOOP | Errno::NOTDIR)) {
             let what = format!("`{}` is a file or a symbolic link, not a folder", folders.join("/"));
             return Ok(Present::InTheWay(what));
         }
@@ -251,9 +323,9 @@ impl Storage {
         for name in folders {
             let parent = current.as_ref().unwrap_or(&self.folder);
             let next = match fs::openat(parent, name.as_str(), flags, Mode::empty()) {
-                Err(rustix::io::Errno::NOENT) if create => {
+                Err(Errno::NOENT) if create => {
                     match fs::mkdirat(parent, name.as_str(), NEW_FOLDER) {
-                        Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+                        Ok(()) | Err(Errno::EXIST) => {}
                         Err(e) => return Err(e.into()),
                     }
                     fs::openat(parent, name.as_str(), flags, Mode::empty())?
@@ -265,10 +337,71 @@ impl Storage {
         Ok(current)
     }
 
+    /// A file as it is; none where there is none.
+    pub fn stamp(&self, index: usize) -> io::Result<Option<Stamp>> {
+        // Whose bytes are kept elsewhere: what stands at its place says nothing of them.
+        if self.parts.as_ref().is_some_and(|parts| parts.is_out(index)) {
+            return Ok(None);
+        }
+        Ok(match self.look(index)? {
+            Present::File(stamp) => Some(stamp),
+            Present::Nothing | Present::InTheWay(_) => None,
+        })
+    }
+
+    /// Makes the names of these files last, and those of the folders above them.
+    pub fn sync_names(&self, files: &[usize]) -> io::Result<()> {
+        let mut done = BTreeSet::new();
+        for slot in files.iter().filter_map(|&index| self.slots.get(index)) {
+            let folders = slot.path.split_last().map_or(&[][..], |(_, folders)| folders);
+            // From the file's own folder up, until one that another file has brought.
+            for depth in (0..=folders.len()).rev() {
+                let folders = &folders[..depth];
+                if !done.insert(folders) {
+                    break;
+                }
+                match self.enter(folders, false) {
+                    Ok(folder) => sync_folder(folder.as_ref().unwrap_or(&self.folder)),
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes everything last that was written to the target's file system; false where that is no single call.
+    pub fn sync_everything(&self) -> io::Result<bool> {
+        #[cfg(target_os = "linux")]
+        {
+            fs::syncfs(&self.folder)?;
+            Ok(true)
+        }
+        #[cfg(not(target_os = "linux"))]
+        Ok(false)
+    }
+
     /// Bytes free for us on the target's file system; none where it does not tell.
     pub fn free_space(&self) -> Option<u64> {
         let stat = fs::fstatvfs(&self.folder).ok()?;
         Some(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+}
+
+/// A folder that cannot be synced, as on some file systems, keeps its names as it can.
+fn sync_folder(folder: &OwnedFd) {
+    if let Err(error) = fs::fsync(folder) {
+        tracing::debug!(%error, "cannot sync a folder");
+    }
+}
+
+#[allow(clippy::unnecessary_cast, reason = "the widths differ from system to system")]
+fn stamp_of(stat: &fs::Stat) -> Stamp {
+    let nanoseconds = |s: i64, ns: i64| s.saturating_mul(1_000_000_000).saturating_add(ns);
+    Stamp {
+        size: stat.st_size.max(0) as u64,
+        mtime_ns: nanoseconds(stat.st_mtime as i64, stat.st_mtime_nsec as i64),
+        ctime_ns: nanoseconds(stat.st_ctime as i64, stat.st_ctime_nsec as i64),
     }
 }
 
@@ -323,13 +456,34 @@ mod tests {
     }
 
     #[test]
+    fn files_get_their_length_as_they_are_told() {
+        use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+        const LENGTH: u64 = 1 << 20;
+        for allocation in [Allocation::None, Allocation::Sparse, Allocation::Full] {
+            let dir = tempfile::tempdir().unwrap();
+            let storage = Storage::for_download(dir.path(), None, &info(&[("a", LENGTH)])).unwrap();
+            let storage = storage.allocating(allocation);
+            let file = storage.file(0).unwrap();
+            file.write_all_at(b"something", 5000).unwrap();
+            let found = file.metadata().unwrap();
+            assert_eq!(found.len(), if allocation == Allocation::None { 5009 } else { LENGTH });
+            let has_room = found.blocks() * 512 >= LENGTH;
+            // Where the file system cannot do it, the file is sparse.
+            let cannot = storage.told.load(Ordering::Relaxed);
+            assert_eq!(has_room, allocation == Allocation::Full && !cannot, "{allocation:?}");
+            file.set_len(LENGTH + 5).unwrap();
+            assert_eq!(storage.file(0).unwrap().metadata().unwrap().len(), LENGTH, "{allocation:?}");
+        }
+    }
+
+    #[test]
     fn files_get_their_folders_and_full_length() {
         let dir = tempfile::tempdir().unwrap();
         let target = dir.path().join("new/folder");
         let storage = Storage::for_download(&target, Some("other"), &info(&[("d/e/b", 20)])).unwrap();
         assert_eq!(storage.look(0).unwrap(), Present::Nothing);
         storage.file(0).unwrap();
-        assert_eq!(storage.look(0).unwrap(), Present::File(20));
+        assert_eq!(storage.stamp(0).unwrap().map(|s| s.size), Some(20));
         assert_eq!(std::fs::metadata(target.join("other/d/e/b")).unwrap().len(), 20);
         std::fs::create_dir(dir.path().join("top")).unwrap();
         std::fs::create_dir(dir.path().join("top/d")).unwrap();

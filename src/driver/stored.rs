@@ -11,11 +11,13 @@ use std::sync::Arc;
 use rustix::fs::Advice;
 use rustix::io::ReadWriteFlags;
 
+use super::handles::OpenFile;
+
 /// Bytes of one file that follow each other.
 #[derive(Debug, Clone)]
 pub struct Stretch {
     /// The file; none for padding, which is zeros.
-    pub file: Option<Arc<File>>,
+    pub file: Option<Arc<OpenFile>>,
     /// Where in the file.
     pub offset: u64,
     /// Bytes.
@@ -79,13 +81,13 @@ pub fn warm(file: &File, offset: u64, length: u64) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    fn stretch(file: Option<&Arc<File>>, offset: u64, length: u64) -> Stretch {
+    fn stretch(file: Option<&Arc<OpenFile>>, offset: u64, length: u64) -> Stretch {
         Stretch { file: file.cloned(), offset, length }
     }
 
     #[test]
     fn a_block_is_cut_out_across_files_and_padding() {
-        let file = Arc::new(tempfile::tempfile().unwrap());
+        let file = Arc::new(OpenFile::from(tempfile::tempfile().unwrap()));
         let mut stored = Stored::default();
         stored.push(stretch(Some(&file), 100, 10));
         stored.push(stretch(None, 0, 6));

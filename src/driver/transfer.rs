@@ -57,6 +57,27 @@ pub enum Placement {
     InPlace(PathBuf),
 }
 
+/// How a file gets its length.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Allocation {
+    /// It grows as it is written.
+    None,
+    /// At once, without taking room: what is not written yet is a hole.
+    #[default]
+    Sparse,
+    /// At once, with all its room, where the file system can do that.
+    Full,
+}
+
+/// How downloads treat the disk.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DiskOptions {
+    /// Verify all that is there, whatever an earlier run has noted of it.
+    pub check: bool,
+    /// How files get their length.
+    pub allocation: Allocation,
+}
+
 /// One transfer to start.
 #[derive(Debug, Clone)]
 pub struct Job {
@@ -212,6 +233,11 @@ pub enum TransferError {
     /// Whoever read the stream has gone.
     #[error("nobody reads what is written")]
     ReaderGone,
+}
+
+/// Whether it is room that is missing.
+pub fn disk_full(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
 }
 
 /// How the search for peers goes, and what it taught us; the client fills it in.

@@ -5,7 +5,8 @@
 //! (tit-for-tat), `priority` (whom to prefer where there is no room for all), `suspects` (who sent a false block). `fetch`, `serve`, `fast`, `exchange` and `pex` are the conversations
 //! that [`Swarm`] wires together.
 //! `explain` reads off the machine why it is not faster.
-//! `neighbours` is a second machine: discovery in the local network, for all swarms of a client.
+//! `neighbours` is a second machine: discovery in the local network, for all swarms of a client. `resume` is a
+//! third: what of an interrupted download may be believed, and when its state is saved.
 //! No socket, disk, clock or random source of its own.
 
 mod candidates;
@@ -24,6 +25,7 @@ mod pex;
 mod picker;
 mod pieces;
 mod priority;
+pub mod resume;
 mod serve;
 mod stats;
 mod suggest;

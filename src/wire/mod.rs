@@ -15,3 +15,4 @@ pub mod peer;
 pub mod pex;
 pub mod pointer;
 pub mod reach;
+pub mod resume;

@@ -1,20 +1,23 @@
-//! Plans of the commands about the DHT's store: `item`, `publish` and `follow`.
+//! Plans of the commands about the DHT's store: `item`, `publish` and `follow`; and of `verify`.
 //!
 //! Owns what names, keys and values mean. Reads the value from stdin where that was asked for.
 
 use std::io::Read as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Env, asking, bad_option, client, needs_dht, no_transfers};
-use crate::cli::args::{FollowArgs, ItemGetArgs, ItemPutArgs, PublishArgs};
+use crate::cli::args::{FollowArgs, ItemGetArgs, ItemPutArgs, PublishArgs, VerifyArgs};
 use crate::cli::error::{CliError, Code};
 use crate::cli::target::Target;
-use crate::client::ClientConfig;
+use crate::client::{ClientConfig, Source};
+use crate::driver::place;
 use crate::id::Id160;
 use crate::wire::bencode::{Limits, Value, Writer};
 use crate::wire::item::{MAX_SALT, MAX_VALUE};
 use crate::wire::magnet::Magnet;
+use crate::wire::metainfo::Info;
 use crate::wire::pointer::{Pointer, parse_key};
 
 /// A run of `item put`.
@@ -34,6 +37,37 @@ pub struct ItemPutPlan {
     pub cas: Option<i64>,
     /// The node.
     pub client: ClientConfig,
+}
+
+/// A run of `verify`.
+#[derive(Debug)]
+pub struct VerifyPlan {
+    /// What it should be.
+    pub info: Arc<Info>,
+    /// Where it lies.
+    pub path: PathBuf,
+}
+
+/// The torrent's metadata is at hand, or was left beside the data by a download.
+pub(super) fn verify(args: &VerifyArgs, env: &Env) -> Result<VerifyPlan, CliError> {
+    let target = Target::resolve(&args.target, &env.cwd)?;
+    let given = args.path.as_ref().map(|path| env.cwd.join(path));
+    let folder = given.as_deref().and_then(Path::parent).unwrap_or(&env.cwd);
+    let info = match target.torrent().map(|t| t.source) {
+        Some(Source::Info(info)) => Some(info),
+        Some(Source::Hash(hash)) => place::claimed_metadata(folder, hash).map(Arc::new),
+        None => None,
+    };
+    let Some(info) = info else {
+        let message = format!("{}: what it should hold is not known here", args.target.display());
+        return Err(CliError::new(Code::BadTarget, message)
+            .hint("fetch the metadata first: dhtget info TARGET --torrent OUT, then dhtget verify OUT"));
+    };
+    let mut path = given.unwrap_or_else(|| env.cwd.join(info.name()));
+    if !info.is_multi_file() && path.is_dir() {
+        path.push(info.name());
+    }
+    Ok(VerifyPlan { info, path })
 }
 
 /// How an item is named.

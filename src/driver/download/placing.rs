@@ -36,12 +36,12 @@ impl Download {
         }
         let Some(chosen) = self.choose(&info) else { return };
         self.stage = Stage::Checking;
-        let placement = self.job.placement.clone();
+        let (placement, options) = (self.job.placement.clone(), self.around.disk);
         let (answer, outcome) = oneshot::channel();
         self.placing = Some(outcome);
         tokio::task::spawn_blocking(move || {
             // Nobody listens when the transfer has ended meanwhile.
-            let _ = answer.send(place::look(&placement, &info, &chosen));
+            let _ = answer.send(place::look(&placement, &info, &chosen, options));
         });
     }
 
@@ -59,9 +59,7 @@ impl Download {
                 return self.fail(TransferError::Disk { path, cause: error.to_string(), full: false });
             }
         }
-        let count = info.layout().count();
-        let in_place = matches!(self.job.placement, Placement::InPlace(_));
-        let have = if in_place { Bitfield::all(count) } else { Bitfield::none(count) };
+        let have = place.trusted.clone();
         let bytes = place.to_check.iter().map(|&p| u64::from(info.layout().len_of(p))).sum();
         self.place = Some(place);
         self.check = Some(Check { next: 0, done: 0, have, bytes: (0, bytes) });
@@ -100,6 +98,7 @@ impl Download {
         }
         let verified = self.wanted.verified(info.layout(), &check.have);
         let path = place.storage.root().to_owned();
+        self.begin_keeping(&check.have);
         self.stage = Stage::Downloading;
         self.tell(TransferEvent::Checked { verified, path });
         self.begin_stream(&check.have);

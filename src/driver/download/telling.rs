@@ -71,6 +71,7 @@ impl Download {
             // Complete is what the reader has; he is still at it.
             return;
         }
+        self.ledger = None;
         if let Some(Err(error)) = self.place.as_ref().map(Place::release) {
             return self.fail(error);
         }

@@ -1,0 +1,257 @@
+//! Verifying what lies on disk against a torrent, on all cores, changing nothing.
+//!
+//! Owns that reading and the summary of each file. Plain blocking code.
+
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use sha1::{Digest as _, Sha1};
+
+use super::handles::Handles;
+use super::storage::{Access, Storage};
+use crate::wire::metainfo::{FileKind, Info, PieceIndex};
+
+/// Bytes read at once: hashed while they are in cache.
+const READ: usize = 128 * 1024;
+/// Threads beyond this do not help: one disk, one memory bus.
+const MAX_THREADS: usize = 16;
+
+/// What a piece was found to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PieceState {
+    /// Nobody has looked.
+    #[default]
+    Unknown,
+    /// Its bytes are right.
+    Right,
+    /// A file of it is not there, or too short.
+    Missing,
+    /// Its bytes are not what they should be, or cannot be read.
+    Wrong,
+}
+
+/// What a file was found to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileState {
+    /// Every byte is right.
+    Right,
+    /// It is not there.
+    Missing,
+    /// Some of its bytes are wrong or missing, or it is longer than it must be.
+    Damaged,
+    /// The pieces that fail are shared with other files: whose bytes are wrong cannot be told.
+    Unproven,
+}
+
+/// One file's summary.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileReport {
+    /// Where it stands.
+    pub path: PathBuf,
+    /// Bytes it should have.
+    pub length: u64,
+    /// Bytes it has beyond them.
+    pub surplus: u64,
+    /// Pieces it lies in, and those of them that are missing or wrong.
+    pub pieces: u32,
+    /// Of these, pieces with bytes that are not there.
+    pub missing: u32,
+    /// Of these, pieces with other bytes.
+    pub damaged: u32,
+    /// All of that in a word.
+    pub state: FileState,
+}
+
+/// Reads every piece; `done` is told the bytes of each. None when it was stopped.
+pub fn pieces(
+    storage: &Storage,
+    info: &Info,
+    done: &(dyn Fn(u64) + Sync),
+    stop: &AtomicBool,
+) -> Option<Vec<PieceState>> {
+    let count = info.layout().count() as usize;
+    let (next, states) = (AtomicUsize::new(0), Mutex::new(vec![PieceState::Unknown; count]));
+    let threads = std::thread::available_parallelism().map_or(2, |n| n.get()).clamp(1, MAX_THREADS);
+    let work = || {
+        let (mut handles, mut buffer) = (Handles::default(), vec![0; READ]);
+        while !stop.load(Ordering::Relaxed) {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            let Some(piece) = u32::try_from(index).ok().and_then(|i| info.layout().piece(i)) else { break };
+            let state = look(storage, info, piece, &mut handles, &mut buffer);
+            if let Some(slot) = states.lock().unwrap_or_else(PoisonError::into_inner).get_mut(index) {
+                *slot = state;
+            }
+            done(u64::from(info.layout().len_of(piece)));
+        }
+    };
+    std::thread::scope(|scope| {
+        (1..threads).for_each(|_| drop(scope.spawn(work)));
+        work();
+    });
+    let states = states.into_inner().unwrap_or_else(PoisonError::into_inner);
+    (!states.contains(&PieceState::Unknown)).then_some(states)
+}
+
+fn look(
+    storage: &Storage,
+    info: &Info,
+    piece: PieceIndex,
+    handles: &mut Handles,
+    buffer: &mut [u8],
+) -> PieceState {
+    let mut hasher = Sha1::new();
+    let (offset, length) = (info.layout().offset(piece), u64::from(info.layout().len_of(piece)));
+    for segment in storage.segments(offset, length) {
+        let read = match segment.file {
+            None => {
+                buffer.fill(0);
+                hash(segment.length, buffer, &mut hasher, |_, _| Ok(()))
+            }
+            Some(index) => handles.file(storage, index, Access::Look).and_then(|file| {
+                hash(segment.length, buffer, &mut hasher, |part, at| {
+                    file.read_exact_at(part, segment.offset + at)
+                })
+            }),
+        };
+        match read.map_err(|e| e.kind()) {
+            Ok(()) => {}
+            Err(io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof) => return PieceState::Missing,
+            Err(_) => return PieceState::Wrong,
+        }
+    }
+    let digest: [u8; 20] = hasher.finalize().into();
+    if digest == info.piece_hash(piece) { PieceState::Right } else { PieceState::Wrong }
+}
+
+fn hash(
+    length: u64,
+    buffer: &mut [u8],
+    hasher: &mut Sha1,
+    read: impl Fn(&mut [u8], u64) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut at = 0;
+    while at < length {
+        let take = (length - at).min(buffer.len() as u64);
+        let part = &mut buffer[..take as usize];
+        read(part, at)?;
+        hasher.update(&*part);
+        at += take;
+    }
+    Ok(())
+}
+
+/// The summary of each file, in the torrent's order; pads and links have none.
+pub fn files(storage: &Storage, info: &Info, states: &[PieceState]) -> Vec<FileReport> {
+    let layout = info.layout();
+    let regular = info.files().iter().enumerate().filter(|(_, f)| f.kind == FileKind::Regular);
+    let report = regular.map(|(index, file)| {
+        let size = storage.stamp(index).ok().flatten().map(|s| s.size);
+        let (mut missing, mut damaged, mut own, mut pieces) = (0, 0, 0, 0);
+        for piece in layout.touching(file.offset, file.length) {
+            let state = states.get(piece.at()).copied().unwrap_or_default();
+            let begin = layout.offset(piece);
+            let alone =
+                begin >= file.offset && begin + u64::from(layout.len_of(piece)) <= file.offset + file.length;
+            pieces += 1;
+            missing += u32::from(state == PieceState::Missing);
+            damaged += u32::from(matches!(state, PieceState::Wrong | PieceState::Unknown));
+            own += u32::from(state != PieceState::Right && alone);
+        }
+        let surplus = size.unwrap_or_default().saturating_sub(file.length);
+        let state = match size {
+            None => FileState::Missing,
+            Some(size) if size != file.length || own > 0 => FileState::Damaged,
+            Some(_) if missing + damaged > 0 => FileState::Unproven,
+            Some(_) => FileState::Right,
+        };
+        let path = storage.path(index);
+        FileReport { path, length: file.length, surplus, pieces, missing, damaged, state }
+    });
+    report.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::bencode::Writer;
+    use std::sync::atomic::AtomicU64;
+
+    const PIECE: usize = 16384;
+    /// `a` has two pieces of its own and shares the third with `b` and `c`.
+    const FILES: [(&str, usize); 5] =
+        [("a", PIECE * 5 / 2), ("b", 100), ("c", PIECE / 2), ("empty", 0), ("d/e", PIECE * 2)];
+
+    fn summary(damage: impl Fn(&std::path::Path)) -> Vec<(String, FileState, u32, u32)> {
+        let dir = tempfile::tempdir().unwrap();
+        let total: usize = FILES.iter().map(|f| f.1).sum();
+        let content: Vec<u8> = (0..total).map(|i| (i * 7 / 3) as u8).collect();
+        let hashes: Vec<u8> = content.chunks(PIECE).flat_map(Sha1::digest).collect();
+        let mut out = Vec::new();
+        let mut w = Writer::new(&mut out);
+        w.begin_dict().bytes(b"files").begin_list();
+        let mut at = 0;
+        for (path, length) in FILES {
+            w.begin_dict().bytes(b"length").int(length as i64).bytes(b"path").begin_list();
+            path.split('/').for_each(|c| {
+                w.bytes(c.as_bytes());
+            });
+            w.end().end();
+            let place = dir.path().join("top").join(path);
+            std::fs::create_dir_all(place.parent().unwrap()).unwrap();
+            std::fs::write(place, &content[at..at + length]).unwrap();
+            at += length;
+        }
+        w.end().bytes(b"name").bytes(b"top").bytes(b"piece length").int(PIECE as i64);
+        w.bytes(b"pieces").bytes(&hashes).end();
+        let info = Info::parse(out.into()).unwrap();
+        let top = dir.path().join("top");
+        damage(&top);
+        let storage = Storage::in_place(&top, &info).unwrap();
+        let read = AtomicU64::new(0);
+        let count = |bytes| {
+            read.fetch_add(bytes, Ordering::Relaxed);
+        };
+        let states = pieces(&storage, &info, &count, &AtomicBool::new(false)).unwrap();
+        assert_eq!(read.into_inner(), total as u64);
+        assert_eq!(pieces(&storage, &info, &|_| (), &AtomicBool::new(true)), None);
+        let reports = files(&storage, &info, &states);
+        let name = |r: &FileReport| r.path.strip_prefix(&top).unwrap().display().to_string();
+        reports.iter().map(|r| (name(r), r.state, r.missing, r.damaged)).collect()
+    }
+
+    fn states(damage: impl Fn(&std::path::Path)) -> Vec<FileState> {
+        summary(damage).into_iter().map(|r| r.1).collect()
+    }
+
+    #[test]
+    fn what_is_right_is_right() {
+        assert_eq!(states(|_| ()), [FileState::Right; 5]);
+    }
+
+    #[test]
+    fn whose_fault_it_is_is_told_where_it_can_be() {
+        use FileState::{Damaged, Missing, Right, Unproven};
+        let flip = |path: &str, at: usize| {
+            let path = path.to_owned();
+            move |top: &std::path::Path| {
+                let mut bytes = std::fs::read(top.join(&path)).unwrap();
+                bytes[at] ^= 1;
+                std::fs::write(top.join(&path), bytes).unwrap();
+            }
+        };
+        assert_eq!(states(flip("a", 5)), [Damaged, Right, Right, Right, Right]);
+        assert_eq!(states(flip("b", 5)), [Unproven, Unproven, Unproven, Right, Right]);
+        assert_eq!(
+            states(|top| std::fs::remove_file(top.join("b")).unwrap()),
+            [Unproven, Missing, Unproven, Right, Right]
+        );
+        let gone = summary(|top| std::fs::remove_dir_all(top.join("d")).unwrap());
+        assert_eq!(gone[4], ("d/e".into(), Missing, 3, 0));
+        assert_eq!(states(|top| std::fs::remove_file(top.join("empty")).unwrap())[3], Missing);
+        assert_eq!(states(|top| std::fs::write(top.join("empty"), b"x").unwrap())[3], Damaged);
+    }
+}
