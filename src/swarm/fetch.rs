@@ -11,7 +11,7 @@ use super::member::Has;
 use super::metadata::Metadata;
 use super::pieces::{Pieces, Received};
 use super::swarm::Swarm;
-use crate::peer::Bitfield;
+use crate::peer::{Bitfield, Connection};
 use crate::wire::metainfo::{BLOCK_LEN, Info, PieceIndex};
 use crate::wire::peer::{BlockRef, Message};
 
@@ -166,6 +166,7 @@ impl Swarm {
             if !pieces.have().has(index) {
                 member.wanted += 1;
             }
+            member.conn.iter_mut().for_each(Connection::welcome);
             self.on_fetched(now, key, piece);
         }
         self.update_interest(now, key);
@@ -293,12 +294,26 @@ impl Swarm {
             return;
         }
         let own = member.backlog(now, 1);
+        let idle = requests == 0;
         let late = |other| {
             let other = self.members.get(&other);
             other.is_none_or(|o| o.backlog(now, 0) >= ENDGAME_AFTER.max(own.saturating_mul(2)))
         };
-        let blocks = pieces.ask_twice(key, |piece| member.has.piece(piece), late, room);
-        let Some(conn) = self.conn(key) else { return };
+        // Who sends nothing at all, however many they are, must not keep a block from one who would.
+        let lost = |other| self.members.get(&other).is_none_or(|o| o.backlog(now, 0) == Duration::MAX);
+        let (blocks, replaced) = pieces.ask_twice(key, |piece| member.has.piece(piece), late, lost, room);
+        for (other, block) in replaced {
+            if let Some(conn) = self.conn(other) {
+                conn.cancel(block);
+            }
+            self.flush(now, other);
+        }
+        let Some(member) = self.members.get_mut(&key) else { return };
+        if idle && !blocks.is_empty() {
+            // It has only just been asked.
+            member.last_block = now;
+        }
+        let Some(conn) = member.conn.as_mut() else { return };
         for block in blocks {
             conn.request(block);
         }
@@ -346,11 +361,12 @@ impl Swarm {
             return;
         }
         let silent = now.saturating_duration_since(member.last_block);
-        if conn.requests() == 0 || silent < SNUB_AFTER {
+        let patience = if member.down.total() == 0 { SNUB_AT_FIRST } else { SNUB_AFTER };
+        if conn.requests() == 0 || silent < patience {
             return;
         }
         if member.snubbed {
-            if silent >= 2 * SNUB_AFTER {
+            if silent >= 2 * patience {
                 // It has lost them. Without them it can be asked for one block again, to notice a recovery.
                 let lost: Vec<BlockRef> = conn.pending().copied().collect();
                 lost.iter().for_each(|&block| conn.cancel(block));
