@@ -194,7 +194,7 @@ fn a_byte_now_and_then_is_no_sign_of_life_and_a_slow_block_is_one() {
     let mut frame = Vec::new();
     Message::Piece { index: 0, begin: 0, data: Bytes::from(vec![0; 16_384]) }.emit(&mut frame);
     for second in 1..=SILENCE_TIMEOUT.as_secs() {
-        let (now, at) = (start + Duration::from_secs(second), second as usize);
+        let (now, at) = (start + Duration::from_secs(second), second as usize - 1);
         assert_eq!(dawdler.handle_bytes(now, Bytes::copy_from_slice(&frame[at..=at])), Ok(()));
         assert_eq!(slow.handle_bytes(now, Bytes::copy_from_slice(&frame[at * 50..at * 50 + 50])), Ok(()));
     }
