@@ -127,6 +127,8 @@ pub(super) struct Member {
     pub(super) unsent: usize,
     /// When it was let in or out, or anything of what it asked for was last on its way.
     pub(super) took: Instant,
+    /// When payload last left for it.
+    pub(super) fed: Option<Instant>,
     /// Pieces that we would have it fetch from us.
     pub(super) named: Vec<PieceIndex>,
     /// Pieces that it would have us fetch, oldest first.
@@ -169,6 +171,7 @@ impl Member {
             finishing: None,
             unsent: 0,
             took: now,
+            fed: None,
             named: Vec::new(),
             suggested: VecDeque::new(),
             metadata_served: 0,
@@ -192,6 +195,7 @@ impl Member {
         self.unsent = self.unsent.saturating_sub(bytes);
         if bytes >= PAYLOAD_AT_LEAST {
             self.took = now;
+            self.fed = Some(now);
         }
         self.metadata_unsent = self.metadata_unsent.saturating_sub(bytes).min(self.unsent);
         self.metadata_moved = now;

@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crowd::Crowd;
@@ -53,6 +53,12 @@ fn outcome(victim: &Program, time: Duration, crowd: &Crowd) -> Outcome {
     Outcome { time, memory: victim.peak(), cpu: victim.cpu(), wasted, left, sessions }
 }
 
+/// A port may come again, and what was fetched before would be there.
+fn new_folder() -> String {
+    static COUNT: AtomicUsize = AtomicUsize::new(0);
+    format!("fetched-{}", COUNT.fetch_add(1, Ordering::Relaxed))
+}
+
 /// A leecher that is told of the liars first, and of one seed last.
 fn leech(stage: &Arc<Stage>, rate: u64, misdeeds: impl Iterator<Item = Misdeed>) -> Outcome {
     let mut honest = stage.seed(Some(rate));
@@ -60,7 +66,7 @@ fn leech(stage: &Arc<Stage>, rate: u64, misdeeds: impl Iterator<Item = Misdeed>)
     honest.wait_for("finished", PATIENCE);
     let crowd = Crowd::start(stage, misdeeds);
     let peers = [crowd.addrs(), vec![honest_addr]].concat();
-    let folder = format!("leech-{}", honest_addr.port());
+    let folder = new_folder();
     let mut victim = stage.leech(&folder, &stage.magnet(), &peers, None);
     crowd.attack(victim.addr());
     let time = victim.finish(PATIENCE);
@@ -76,7 +82,7 @@ fn seed(stage: &Arc<Stage>, rate: u64, misdeeds: impl Iterator<Item = Misdeed>) 
     let crowd = Crowd::start(stage, misdeeds);
     crowd.attack(addr);
     crowd.until_all_have_come();
-    let folder = format!("fed-{}", addr.port());
+    let folder = new_folder();
     let mut honest = stage.leech(&folder, &stage.torrent(), &[addr], Some(rate));
     let time = honest.finish(PATIENCE);
     stage.compare(&folder);
