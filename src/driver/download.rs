@@ -407,7 +407,9 @@ impl Download {
                 }
                 Action::Close(peer, reason) => {
                     debug!(%reason, "closing a connection");
-                    self.links.remove(&peer);
+                    if let Some(link) = self.links.remove(&peer).filter(|_| reason.is_fault()) {
+                        link.cut();
+                    }
                     if let Some(dial) = self.dials.remove(&peer) {
                         dial.abort();
                     }

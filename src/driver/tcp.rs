@@ -66,6 +66,7 @@ pub enum Net {
 pub struct Link {
     queue: mpsc::UnboundedSender<Out>,
     reader: AbortHandle,
+    writer: AbortHandle,
     /// Its end tells a writer that waits for a peer to read that we have left.
     _held: oneshot::Sender<()>,
 }
@@ -75,6 +76,11 @@ impl Link {
     pub fn send(&self, out: Out) {
         // The writer has ended with its connection, which is told by `Net::Closed`.
         let _ = self.queue.send(out);
+    }
+
+    /// Closes at once: what is queued for a peer that reads nothing, and comes back again and again, would add up.
+    pub fn cut(self) {
+        self.writer.abort();
     }
 }
 
@@ -126,8 +132,8 @@ impl Links {
         let (queue, queued) = mpsc::unbounded_channel();
         let reader = tokio::spawn(read(peer, stream.clone(), self.clone(), net.clone())).abort_handle();
         let (held, left) = oneshot::channel();
-        tokio::spawn(write(peer, stream, queued, left, self.upload.clone(), net));
-        Link { queue, reader, _held: held }
+        let writer = tokio::spawn(write(peer, stream, queued, left, self.upload.clone(), net)).abort_handle();
+        Link { queue, reader, writer, _held: held }
     }
 }
 

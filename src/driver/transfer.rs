@@ -146,7 +146,7 @@ pub struct Status {
     pub peers_interesting: usize,
     /// Connections that failed or were refused in this run.
     pub dials_failed: usize,
-    /// Peers banned in this run: they sent what is false or impossible.
+    /// Peers banned in this run: they sent what is false or impossible, or floods.
     pub peers_banned: usize,
     /// Metadata blocks here and in all; (0, 0) before a peer has named the size.
     pub metadata_blocks: (u32, u32),

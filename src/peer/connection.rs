@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::event::{Event, Payload, ProtocolError, Settings, Transmit};
+use super::patience::{BLOCK_SENT, MESSAGE, Patience, price};
 use crate::wire::extended::{ExtendedHandshake, OUR_REQUEST_QUEUE};
 use crate::wire::peer::{BlockRef, Frames, HANDSHAKE_LEN, Handshake, Message, Reserved, piece_header};
 
@@ -23,11 +24,18 @@ use self::extensions::MAX_EXTENDED_HANDSHAKES;
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A peer silent for this long is gone; BEP 3 asks for a sign of life every two minutes.
 pub const SILENCE_TIMEOUT: Duration = Duration::from_secs(125);
+/// Room for events that is kept while there are none: a flood of tiny messages makes thousands of one buffer, and
+/// hundreds of peers might each hold room for as many.
+const MAX_IDLE_EVENTS: usize = 64;
+/// Blocks that may come late, after they were cancelled or given up: a long pipeline.
+const MAX_LATE: usize = 4096;
+/// Bytes of an unfinished message that are a sign of life too: a byte now and then would hold a place for ever.
+const SIGN_OF_LIFE: usize = 1024;
 /// After this long without sending, a keep-alive goes out: well before the other side's two minutes.
 pub const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
 /// What a peer that names no queue length is trusted to queue (libtorrent and others: 250).
 const DEFAULT_REQUEST_QUEUE: u32 = 250;
-/// Blocks that come without being asked for before the connection ends; cancelled ones arrive late and count.
+/// Blocks that come without ever being asked for before the connection ends, beside those that are late.
 const MAX_UNREQUESTED: u32 = 512;
 /// Bitfields a peer may send at once, beside one a second: aria2 sends one in place of several haves, at any time.
 const MAX_FIELDS: u64 = 16;
@@ -38,7 +46,10 @@ pub struct Connection {
     settings: Settings,
     incoming: bool,
     opened: Instant,
+    /// When the last whole message came, or as much of one as counts.
     last_received: Instant,
+    /// Bytes of an unfinished message since then.
+    unheard: usize,
     last_sent: Instant,
     remote: Option<Handshake>,
     extended: ExtendedHandshake,
@@ -53,6 +64,9 @@ pub struct Connection {
     peer_interested: bool,
     asked: VecDeque<BlockRef>,
     unrequested: u32,
+    /// Blocks that were asked for and given up: they may be on their way.
+    late: usize,
+    patience: Patience,
     small: Vec<u8>,
     transmits: VecDeque<Transmit>,
     events: VecDeque<Event>,
@@ -66,6 +80,7 @@ impl Connection {
             incoming,
             opened: now,
             last_received: now,
+            unheard: 0,
             last_sent: now,
             remote: None,
             extended: ExtendedHandshake::default(),
@@ -79,6 +94,8 @@ impl Connection {
             peer_interested: false,
             asked: VecDeque::new(),
             unrequested: 0,
+            late: 0,
+            patience: Patience::new(now),
             small: Vec::new(),
             transmits: VecDeque::new(),
             events: VecDeque::new(),
@@ -93,17 +110,25 @@ impl Connection {
 
     /// Takes the next bytes of the stream. An error is final.
     pub fn handle_bytes(&mut self, now: Instant, mut bytes: Bytes) -> Result<(), ProtocolError> {
-        self.last_received = now;
         if self.remote.is_none() {
             let missing = (HANDSHAKE_LEN - self.greeting.len()).min(bytes.len());
             self.greeting.extend_from_slice(&bytes.split_to(missing));
             match Handshake::parse(&self.greeting)? {
-                Some(handshake) => self.on_handshake(handshake)?,
+                Some(handshake) => {
+                    self.last_received = now;
+                    self.on_handshake(handshake)?;
+                }
                 None => return Ok(()),
             }
         }
+        self.unheard += bytes.len();
+        if self.unheard >= SIGN_OF_LIFE {
+            self.hear(now);
+        }
         self.frames.push(bytes);
         while let Some(message) = self.frames.next_message()? {
+            self.hear(now);
+            self.bear(price(&message))?;
             self.on_message(message)?;
         }
         Ok(())
@@ -128,7 +153,11 @@ impl Connection {
 
     /// What happened, oldest first.
     pub fn poll_event(&mut self) -> Option<Event> {
-        self.events.pop_front()
+        let event = self.events.pop_front();
+        if event.is_none() && self.events.capacity() > MAX_IDLE_EVENTS {
+            self.events = VecDeque::new();
+        }
+        event
     }
 
     /// What to send, in order.
@@ -228,12 +257,14 @@ impl Connection {
     /// Takes a request back, where it is still under way.
     pub fn cancel(&mut self, block: BlockRef) {
         if self.forget(&block) {
+            self.late = (self.late + 1).min(MAX_LATE);
             self.send(&Message::Cancel(block));
         }
     }
 
     /// Forgets every request under way and returns them, oldest first.
     pub fn take_requests(&mut self) -> Vec<BlockRef> {
+        self.late = (self.late + self.asked.len()).min(MAX_LATE);
         self.asked.drain(..).collect()
     }
 
@@ -250,6 +281,12 @@ impl Connection {
             Payload::Bytes(bytes) => Transmit::Bytes(bytes),
             Payload::Stored(length) => Transmit::Stored(BlockRef { index, begin, length }),
         });
+        self.patience.earn(BLOCK_SENT);
+    }
+
+    /// What the peer has just said was news.
+    pub fn welcome(&mut self) {
+        self.patience.earn(MESSAGE);
     }
 
     // ---- inside
@@ -278,6 +315,15 @@ impl Connection {
         self.greeting = Vec::new();
         self.events.push_back(Event::Handshaken);
         Ok(())
+    }
+
+    fn hear(&mut self, now: Instant) {
+        (self.last_received, self.unheard) = (now, 0);
+    }
+
+    /// Something was said that is of no use so far.
+    fn bear(&mut self, price: u64) -> Result<(), ProtocolError> {
+        if self.patience.spend(self.last_received, price) { Ok(()) } else { Err(ProtocolError::Flood) }
     }
 
     fn on_message(&mut self, message: Message) -> Result<(), ProtocolError> {
@@ -315,7 +361,10 @@ impl Connection {
             Message::Cancel(block) => Event::Cancel(block),
             Message::Piece { index, begin, data } => return self.on_block(index, begin, data),
             Message::Reject(block) => match self.forget(&block) {
-                true => Event::Rejected(block),
+                true => {
+                    self.welcome();
+                    Event::Rejected(block)
+                }
                 false => return Ok(()),
             },
             Message::AllowedFast(index) => Event::AllowedFast(index),
@@ -341,8 +390,13 @@ impl Connection {
             self.events.push_back(Event::Rejected(asked));
             return Ok(());
         }
-        self.unrequested += 1;
         self.events.push_back(Event::Unrequested(block.length));
+        if self.late > 0 {
+            self.late -= 1;
+            return Ok(());
+        }
+        self.bear(MESSAGE + u64::from(block.length))?;
+        self.unrequested += 1;
         if self.unrequested > MAX_UNREQUESTED { Err(ProtocolError::Unrequested) } else { Ok(()) }
     }
 

@@ -162,6 +162,9 @@ pub enum ProtocolError {
     /// Extended handshakes without end.
     #[error("too many extended handshakes")]
     Handshakes,
+    /// Far more talk than use.
+    #[error("it floods us with messages")]
+    Flood,
     /// No handshake in time.
     #[error("no handshake in time")]
     HandshakeTimeout,

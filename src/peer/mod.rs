@@ -6,6 +6,7 @@ pub mod allowed_fast;
 pub mod bitfield;
 pub mod connection;
 pub mod event;
+pub mod patience;
 pub mod rate;
 
 pub use bitfield::Bitfield;

@@ -56,12 +56,18 @@ pub const TICK: Duration = Duration::from_secs(1);
 pub const CHOKE_ROUND: Duration = Duration::from_secs(10);
 /// Rounds until the optimistic unchoke moves on (BEP 3: 30 s).
 pub const OPTIMISTIC_ROUNDS: u32 = 3;
+/// Who holds a slot and asks for nothing for this long, while others wait, makes room for them.
+pub const IDLE_SLOT: Duration = Duration::from_secs(2);
+/// The same for who has asked and takes nothing of it: longer, since a small upload limit serves one after the other.
+pub const STALLED_SLOT: Duration = Duration::from_secs(4);
 /// Slots there may be where most of those who hold one ask for nothing.
 pub const MAX_UPLOAD_SLOTS: usize = 20;
 /// Regular upload slots.
 pub const UPLOAD_SLOTS: usize = 4;
 /// A peer that owes us blocks and sends none for this long is snubbed: others may have its blocks.
 pub const SNUB_AFTER: Duration = Duration::from_secs(20);
+/// The same for a peer that has not sent any block yet: it may never have meant to.
+pub const SNUB_AT_FIRST: Duration = Duration::from_secs(6);
 /// A peer that rejects or drops our requests is asked again after this; doubles up to 32 times.
 pub const STRIKE_REST: Duration = Duration::from_secs(1);
 /// Requests a new peer gets before its rate is known; slow start doubles it each round trip.
@@ -86,7 +92,7 @@ pub const MIN_UPLOAD_AHEAD: usize = 32 << 10;
 /// Bytes that the disk is asked for at once, where blocks follow each other: one look at the file, one answer.
 pub const READ_RUN: u32 = 256 << 10;
 /// Bytes unsent for one peer, answers to its questions included: who asks on and reads nothing is let go.
-pub const MAX_UNSENT: usize = 4 << 20;
+pub const MAX_UNSENT: usize = 2 << 20;
 /// Bytes of a piece under way that are still served after a choke.
 pub const MAX_FINISHING: usize = 1 << 20;
 /// Requests of one peer we queue; a little over what we announce.

@@ -182,3 +182,25 @@ pub enum CloseReason {
     #[error("reconnecting to announce our pieces")]
     Refresh,
 }
+
+impl CloseReason {
+    /// Whether the peer did wrong: what is left to say to it need not be sent.
+    pub fn is_fault(self) -> bool {
+        match self {
+            Self::Protocol(ProtocolError::Ourselves | ProtocolError::OtherTorrent) => false,
+            Self::Protocol(_) | Self::Impossible(_) | Self::Liar | Self::Deaf | Self::Talkative => true,
+            Self::Displaced
+            | Self::Duplicate
+            | Self::Private
+            | Self::BothComplete
+            | Self::Finished
+            | Self::Refresh => false,
+        }
+    }
+
+    /// Whether it is dealt with never again.
+    pub fn is_for_ever(self) -> bool {
+        let flood = matches!(self, Self::Protocol(ProtocolError::Flood | ProtocolError::Handshakes));
+        flood || matches!(self, Self::Liar | Self::Impossible(_))
+    }
+}

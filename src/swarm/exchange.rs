@@ -125,10 +125,11 @@ impl Swarm {
         }
         // Who asks faster than he reads may ask again later.
         if !fits || full || member.unsent >= UPLOAD_AHEAD {
+            // Sent with what else the peer's bytes have set off: thousands of such answers are one buffer, not thousands.
             if let Some(conn) = member.conn.as_mut() {
                 conn.send_metadata(&MetadataMessage::Reject { block });
             }
-            return self.flush(now, key);
+            return;
         }
         self.metadata_queue.push_back((key, block));
         self.pump_metadata(now);
@@ -189,13 +190,14 @@ impl Swarm {
 mod tests {
     use super::*;
     use crate::id::Id160;
-    use crate::peer::Bitfield;
+    use crate::peer::{Bitfield, ProtocolError};
     use crate::swarm::Config;
     use crate::swarm::config::MAX_UNSENT;
     use crate::wire::bencode::Writer;
     use crate::wire::extended::ExtendedHandshake;
     use crate::wire::peer::{BlockRef, Handshake, Message, Reserved};
     use bytes::Bytes;
+    use std::time::Duration;
 
     /// A seeding swarm with 8 MiB of metadata, and a peer that has shaken hands.
     fn seeder(now: Instant) -> (Swarm, PeerKey) {
@@ -219,13 +221,14 @@ mod tests {
     }
 
     /// What a message sent many times over by a peer that reads nothing makes us queue, and our goodbye.
-    fn flood(message: &Message, turns: usize) -> (usize, Option<CloseReason>) {
-        let now = Instant::now();
-        let (mut swarm, key) = seeder(now);
+    fn flood(message: &Message, turns: u64, pause: u32) -> (usize, Option<CloseReason>) {
+        let start = Instant::now();
+        let (mut swarm, key) = seeder(start);
         let mut chunk = Vec::new();
-        (0..500).for_each(|_| message.emit(&mut chunk));
+        (0..400).for_each(|_| message.emit(&mut chunk));
         let (mut queued, mut closed) = (0, None);
-        for _ in 0..turns {
+        for turn in 0..turns {
+            let now = start + Duration::from_secs(turn) * pause;
             swarm.handle(now, Input::Received(key, Bytes::copy_from_slice(&chunk)));
             while let Some(action) = swarm.poll_action() {
                 match action {
@@ -241,7 +244,7 @@ mod tests {
     #[test]
     fn metadata_is_not_piled_up_for_a_peer_that_does_not_read() {
         let request = MetadataMessage::Request { block: 0 }.emit();
-        let (queued, closed) = flood(&Message::Extended { id: 1, payload: request.into() }, 4);
+        let (queued, closed) = flood(&Message::Extended { id: 1, payload: request.into() }, 4, 0);
         assert!(queued < UPLOAD_AHEAD + 200_000, "{queued} bytes queued");
         assert_eq!(closed, None);
     }
@@ -249,9 +252,17 @@ mod tests {
     #[test]
     fn a_peer_that_asks_for_ever_and_never_reads_is_dropped() {
         let block = BlockRef { index: 0, begin: 0, length: u32::MAX };
-        let (queued, closed) = flood(&Message::Request(block), 1000);
+        let (queued, closed) = flood(&Message::Request(block), 1000, 1);
         assert!(queued <= MAX_UNSENT + 100_000, "{queued} bytes queued");
         assert_eq!(closed, Some(CloseReason::Deaf));
+    }
+
+    #[test]
+    fn a_peer_that_floods_us_is_dropped_before_it_costs_much() {
+        let block = BlockRef { index: 0, begin: 0, length: u32::MAX };
+        let (queued, closed) = flood(&Message::Request(block), 1000, 0);
+        assert!(queued <= 1 << 20, "{queued} bytes queued");
+        assert_eq!(closed, Some(CloseReason::Protocol(ProtocolError::Flood)));
     }
 
     #[test]

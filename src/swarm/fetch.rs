@@ -11,7 +11,7 @@ use super::member::Has;
 use super::metadata::Metadata;
 use super::pieces::{Pieces, Received};
 use super::swarm::Swarm;
-use crate::peer::Bitfield;
+use crate::peer::{Bitfield, Connection};
 use crate::wire::metainfo::{BLOCK_LEN, Info, PieceIndex};
 use crate::wire::peer::{BlockRef, Message};
 
@@ -164,6 +164,7 @@ impl Swarm {
         if let (true, Some(pieces)) = (news, &mut self.pieces) {
             pieces.picker_mut().increment(piece);
             member.wanted += u32::from(pieces.lacks(piece));
+            member.conn.iter_mut().for_each(Connection::welcome);
             self.on_fetched(now, key, piece);
         }
         self.update_interest(now, key);
@@ -294,12 +295,26 @@ impl Swarm {
             return;
         }
         let own = member.backlog(now, 1);
+        let idle = requests == 0;
         let late = |other| {
             let other = self.members.get(&other);
             other.is_none_or(|o| o.backlog(now, 0) >= ENDGAME_AFTER.max(own.saturating_mul(2)))
         };
-        let blocks = pieces.ask_twice(key, |piece| member.has.piece(piece), late, room);
-        let Some(conn) = self.conn(key) else { return };
+        // Who sends nothing at all, however many they are, must not keep a block from one who would.
+        let lost = |other| self.members.get(&other).is_none_or(|o| o.backlog(now, 0) == Duration::MAX);
+        let (blocks, replaced) = pieces.ask_twice(key, |piece| member.has.piece(piece), late, lost, room);
+        for (other, block) in replaced {
+            if let Some(conn) = self.conn(other) {
+                conn.cancel(block);
+            }
+            self.flush(now, other);
+        }
+        let Some(member) = self.members.get_mut(&key) else { return };
+        if idle && !blocks.is_empty() {
+            // It has only just been asked.
+            member.last_block = now;
+        }
+        let Some(conn) = member.conn.as_mut() else { return };
         for block in blocks {
             conn.request(block);
         }
@@ -338,7 +353,6 @@ impl Swarm {
     /// Once a second: depth follows rate, and a peer that owes blocks for too long is snubbed.
     pub(super) fn check_progress(&mut self, now: Instant, key: PeerKey) {
         let in_order = self.pieces.as_ref().is_some_and(Pieces::is_in_order);
-        let patience = if in_order { SNUB_IN_ORDER_AFTER } else { SNUB_AFTER };
         let Some(member) = self.members.get_mut(&key) else { return };
         member.adapt_depth(now);
         let Some(conn) = member.conn.as_mut() else { return };
@@ -349,11 +363,16 @@ impl Swarm {
             return;
         }
         let silent = now.saturating_duration_since(member.last_block);
+        let patience = match member.down.total() {
+            _ if in_order => SNUB_IN_ORDER_AFTER,
+            0 => SNUB_AT_FIRST,
+            _ => SNUB_AFTER,
+        };
         if conn.requests() == 0 || silent < patience {
             return;
         }
         if member.snubbed {
-            if silent >= 2 * SNUB_AFTER {
+            if silent >= 2 * patience {
                 // It has lost them. Without them it can be asked for one block again, to notice a recovery.
                 let lost: Vec<BlockRef> = conn.pending().copied().collect();
                 lost.iter().for_each(|&block| conn.cancel(block));

@@ -19,6 +19,9 @@ use crate::wire::peer::BlockRef;
 /// Marks a piece that was lost, in [`Has::Early`]; far above every piece of the largest torrent.
 const LOST: u32 = 1 << 31;
 
+/// Less than this leaving at once is talk: haves go to those who ask for nothing too.
+const PAYLOAD_AT_LEAST: usize = 1024;
+
 /// Which pieces a peer has.
 #[derive(Debug)]
 pub(super) enum Has {
@@ -122,6 +125,10 @@ pub(super) struct Member {
     /// The same, when it was choked: what it had asked for of it is still served.
     pub(super) finishing: Option<u32>,
     pub(super) unsent: usize,
+    /// When it was let in or out, or anything of what it asked for was last on its way.
+    pub(super) took: Instant,
+    /// When payload last left for it.
+    pub(super) fed: Option<Instant>,
     /// Pieces that we would have it fetch from us.
     pub(super) named: Vec<PieceIndex>,
     /// Pieces that it would have us fetch, oldest first.
@@ -163,6 +170,8 @@ impl Member {
             serving: None,
             finishing: None,
             unsent: 0,
+            took: now,
+            fed: None,
             named: Vec::new(),
             suggested: VecDeque::new(),
             metadata_served: 0,
@@ -184,6 +193,10 @@ impl Member {
     /// Bytes have left for it. What part of them was metadata is not known; too little waiting harms nobody.
     pub(super) fn on_sent(&mut self, now: Instant, bytes: usize) {
         self.unsent = self.unsent.saturating_sub(bytes);
+        if bytes >= PAYLOAD_AT_LEAST {
+            self.took = now;
+            self.fed = Some(now);
+        }
         self.metadata_unsent = self.metadata_unsent.saturating_sub(bytes).min(self.unsent);
         self.metadata_moved = now;
     }

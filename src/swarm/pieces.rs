@@ -182,29 +182,36 @@ impl Pieces {
     }
 
     /// Chooses up to `count` blocks that others were asked for and that `peer` may bring sooner: those of
-    /// which everyone who was asked is `late`.
+    /// which everyone who was asked is `late`. Where enough were asked, it takes the place of one who is `lost`; such
+    /// come second, with what is to be taken back from them.
     pub fn ask_twice(
         &mut self,
         peer: PeerKey,
         has: impl Fn(PieceIndex) -> bool,
         late: impl Fn(PeerKey) -> bool,
+        lost: impl Fn(PeerKey) -> bool,
         count: usize,
-    ) -> Vec<BlockRef> {
-        let mut out = Vec::new();
+    ) -> (Vec<BlockRef>, Vec<(PeerKey, BlockRef)>) {
+        let (mut out, mut replaced) = (Vec::new(), Vec::new());
         for (&piece, open) in self.open.iter_mut().filter(|(p, o)| !o.exclusive && has(**p)) {
             for (index, block) in open.blocks.iter_mut().enumerate() {
                 if out.len() >= count {
-                    return out;
+                    return (out, replaced);
                 }
                 let Block::Asked(peers) = block else { continue };
-                let idle = peers.iter().flatten().all(|&p| p != peer && late(p));
-                if let Some(slot) = peers.iter_mut().find(|p| p.is_none()).filter(|_| idle) {
-                    *slot = Some(peer);
-                    out.push(block_ref(&self.layout, piece, index as u32));
+                if !peers.iter().flatten().all(|&p| p != peer && late(p)) {
+                    continue;
                 }
+                let free = peers.iter().position(Option::is_none);
+                let Some(at) = free.or_else(|| peers.iter().position(|p| p.is_some_and(&lost))) else {
+                    continue;
+                };
+                let block = block_ref(&self.layout, piece, index as u32);
+                replaced.extend(peers[at].replace(peer).map(|other| (other, block)));
+                out.push(block);
             }
         }
-        out
+        (out, replaced)
     }
 
     /// Whether every block has come; the last pieces are being hashed.
@@ -426,12 +433,30 @@ mod tests {
         assert_eq!((all.len(), all[3].length), (4, 16384 - 5));
         assert!(p.nothing_free());
         assert_eq!(p.ask(peer(2), |_| true, true, &VecDeque::new(), 100, &mut rng), []);
-        assert_eq!(p.ask_twice(peer(2), |_| true, |_| false, 2), []);
-        assert_eq!(p.ask_twice(peer(2), |_| true, |_| true, 2), all[..2]);
+        let nobody = |_| false;
+        assert_eq!(p.ask_twice(peer(2), |_| true, nobody, nobody, 2).0, []);
+        assert_eq!(p.ask_twice(peer(2), |_| true, |_| true, nobody, 2).0, all[..2]);
         let piece = p.layout.piece(0).unwrap();
         let wanted = Received::Wanted { cancel: vec![peer(1)], complete: false };
         assert_eq!(p.on_block(peer(2), piece, 0), wanted);
         assert_eq!(p.on_block(peer(1), piece, 0), Received::Duplicate);
+    }
+
+    #[test]
+    fn those_who_never_answer_keep_no_block_from_one_who_would() {
+        let (mut p, mut rng) = pieces(1);
+        let all = p.ask(peer(1), |_| true, true, &VecDeque::new(), 4, &mut rng);
+        for silent in 2..=1 + ENDGAME_EXTRA as u32 {
+            let (asked, replaced) = p.ask_twice(peer(silent), |_| true, |_| true, |_| false, 4);
+            assert!(asked == all && replaced.is_empty());
+        }
+        let slow = |p| p == peer(1);
+        assert_eq!(p.ask_twice(peer(9), |_| true, |_| true, |_| false, 4).0, []);
+        let (asked, replaced) = p.ask_twice(peer(9), |_| true, |_| true, |p| !slow(p), 4);
+        assert_eq!((asked.len(), replaced[0]), (4, (peer(2), all[0])));
+        let piece = p.layout.piece(0).unwrap();
+        let Received::Wanted { cancel, .. } = p.on_block(peer(9), piece, 0) else { panic!() };
+        assert!(cancel.contains(&peer(1)) && !cancel.contains(&peer(2)));
     }
 
     #[test]
@@ -464,7 +489,7 @@ mod tests {
         assert_eq!(p.on_hashed(piece, false), [peer(1), peer(1), peer(2), peer(2)]);
         assert_eq!(p.ask(peer(2), |_| true, true, &VecDeque::new(), 2, &mut rng).len(), 2);
         assert_eq!(p.ask(peer(1), |_| true, false, &VecDeque::new(), 2, &mut rng), []);
-        assert_eq!(p.ask_twice(peer(1), |_| true, |_| true, 2), []);
+        assert_eq!(p.ask_twice(peer(1), |_| true, |_| true, |_| true, 2).0, []);
         assert_eq!(p.on_block(peer(1), piece, 3), Received::Duplicate);
         p.ask(peer(2), |_| true, true, &VecDeque::new(), 2, &mut rng);
         for block in 0..4 {
@@ -488,7 +513,11 @@ mod tests {
                         let blocks = p.ask(who, |_| true, kind == 0, &VecDeque::new(), 3, rng);
                         asked.extend(blocks.into_iter().map(|b| (who, b)));
                     }
-                    3 => asked.extend(p.ask_twice(who, |_| true, |_| true, 1).into_iter().map(|b| (who, b))),
+                    3 => {
+                        let (blocks, replaced) = p.ask_twice(who, |_| true, |_| true, |_| true, 1);
+                        asked.retain(|one| !replaced.contains(one));
+                        asked.extend(blocks.into_iter().map(|b| (who, b)));
+                    }
                     4 if !asked.is_empty() => {
                         let (who, block) = asked.swap_remove(rng.below(asked.len()));
                         p.release(who, &block);

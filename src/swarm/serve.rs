@@ -3,7 +3,10 @@
 use std::time::{Duration, Instant};
 
 use super::choker::Contender;
-use super::config::{MAX_FINISHING, MAX_NAMED, MAX_PEER_REQUESTS, MAX_SUGGESTED, MIN_NAMED};
+use super::config::{
+    IDLE_SLOT, MAX_FINISHING, MAX_NAMED, MAX_PEER_REQUESTS, MAX_SUGGESTED, MAX_UPLOAD_SLOTS, MIN_NAMED,
+    STALLED_SLOT,
+};
 use super::event::{Action, CloseReason, PeerKey};
 use super::member::Member;
 use super::pieces::Pieces;
@@ -130,18 +133,43 @@ impl Swarm {
                     .is_some_and(|c| c.is_peer_interested() && c.is_choking() && !c.is_upload_only())
         };
         let mut waiting: Vec<_> =
-            self.members.iter().filter(|(_, m)| waits(m)).map(|(key, m)| (m.since, *key)).collect();
+            self.members.iter().filter(|(_, m)| waits(m)).map(|(key, m)| (m.took, *key)).collect();
         waiting.sort_unstable();
+        let cleared = if waiting.is_empty() { 0 } else { self.clear_slots(now) };
+        // Whoever was let in takes nothing: one who would may be far behind, and more slots cost nothing now.
+        let fed = |m: &Member| m.fed.is_some_and(|at| now.saturating_duration_since(at) < IDLE_SLOT);
+        let unused = cleared > 0 && !self.members.values().any(fed);
         // Who is served and asks for nothing just now holds a slot, and no bandwidth.
         let served = self.members.values().filter(|m| m.conn.as_ref().is_some_and(|c| !c.is_choking()));
         let served = served.filter(|_| !seeding);
         let idle = served.filter(|m| m.queue.is_empty() && m.reading == 0 && m.unsent == 0).count();
+        let extra = if unused { MAX_UPLOAD_SLOTS } else { idle };
         for (_, key) in waiting {
-            if !self.choker.admit(key, idle) {
+            if !self.choker.admit(key, extra) {
                 return;
             }
             self.set_choke(now, key, false);
         }
+    }
+
+    /// Others wait: whoever holds a slot and takes nothing, be it that it asks for nothing or reads nothing, goes to
+    /// their end. Without this a few who only say that they are interested would keep a seed to themselves.
+    fn clear_slots(&mut self, now: Instant) -> usize {
+        let idle = |m: &Member| {
+            let most = if m.unsent == 0 && m.queue.is_empty() { IDLE_SLOT } else { STALLED_SLOT };
+            m.reading == 0
+                && now.saturating_duration_since(m.took) >= most
+                && m.conn.as_ref().is_some_and(|c| !c.is_choking())
+        };
+        let idle: Vec<PeerKey> = self.members.iter().filter(|(_, m)| idle(m)).map(|(key, _)| *key).collect();
+        for &key in &idle {
+            self.choker.release(key);
+            self.set_choke(now, key, true);
+            if let Some(member) = self.members.get_mut(&key) {
+                member.took = now;
+            }
+        }
+        idle.len()
     }
 
     fn set_choke(&mut self, now: Instant, key: PeerKey, choking: bool) {
@@ -149,6 +177,7 @@ impl Swarm {
         let Some(member) = self.members.get_mut(&key) else { return };
         let Some(conn) = member.conn.as_mut().filter(|c| c.is_choking() != choking) else { return };
         conn.choke(choking);
+        member.took = now;
         // BEP 6: what was asked for before a choke may still be served. A piece that is nearly there is of use to the whole
         // swarm, and half of one to nobody.
         member.finishing = member.serving.filter(|_| choking && keeps_requests(conn));
@@ -343,6 +372,36 @@ mod tests {
         swarm.choker.release(first);
         let key = join(&mut swarm, 6, now);
         assert!(swarm.members[&key].named.iter().all(|p| returned.contains(p)));
+    }
+
+    #[test]
+    fn who_takes_nothing_keeps_a_seed_from_nobody() {
+        let mut now = Instant::now();
+        let mut swarm = seed(now);
+        for id in 1..=50 {
+            let key = join(&mut swarm, id, now);
+            // Every other asks for everything and reads nothing.
+            let asked = (0..PIECES).filter(|_| id % 2 == 0).flat_map(|index| {
+                (0..4).map(move |b| BlockRef { index, begin: b * BLOCK_LEN, length: BLOCK_LEN })
+            });
+            let mut bytes = Vec::new();
+            asked.for_each(|block| Message::Request(block).emit(&mut bytes));
+            swarm.handle(now, Input::Received(key, bytes.into()));
+        }
+        let last = join(&mut swarm, 99, now);
+        let mut seconds = 0;
+        while swarm.conn(last).unwrap().is_choking() {
+            now += Duration::from_secs(1);
+            seconds += 1;
+            assert!(seconds <= 20, "it still waits");
+            swarm.handle_timeout(now);
+            let reads: Vec<Action> = std::iter::from_fn(|| swarm.poll_action()).collect();
+            for action in reads {
+                let Action::Read { peer, piece, begin, length } = action else { continue };
+                let data = Some(Bytes::from(vec![0; length as usize]).into());
+                swarm.handle(now, Input::Read { peer, piece, begin, data });
+            }
+        }
     }
 
     #[test]

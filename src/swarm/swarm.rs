@@ -369,7 +369,7 @@ impl Swarm {
             self.forget_pieces(key, &member.has, &requests);
         }
         self.ask_metadata(now);
-        if let Some(CloseReason::Liar | CloseReason::Impossible(_)) = reason {
+        if reason.is_some_and(CloseReason::is_for_ever) {
             // Where it came from, and where it listens: one may be all that we know.
             self.banned += 1;
             self.candidates.ban(member.addr);

@@ -8,11 +8,14 @@ import random
 import re
 import shutil
 import socket
+import struct
+import time
 
 import torrents
 from clients import Aria2, Dhtget, Libtorrent, Transmission, dhtget_binary
 from dht import DhtgetDht, LibtorrentDht
-from lab import SIGINT, SIGKILL, SIGTERM, Failed, Traffic, wait_until
+from lab import SIGINT, SIGKILL, SIGTERM, Failed, Traffic, Watch, connections, wait_until
+from wire import HAVE_ALL, HAVE_NONE, INTERESTED, PIECE, REQUEST, UNCHOKE, Wire
 
 # Transmission 3.00 refuses a piece length that halving does not bring to a block size; its blocks are 10,000 bytes here.
 ODD_PIECE = 49_157
@@ -308,6 +311,137 @@ def allowed_fast(lab, folder):
     never = {"unchoke_slots_limit": 0, "allowed_fast_set_size": 10}
     seeder = Libtorrent(lab, folder, (), "seeder").seed([torrent], settings=never)
     Dhtget(lab, folder).fetch(torrent.magnet, "--no-dht", peers=[seeder.address]).wait_exit(torrent, 40)
+    seeder.stop()
+
+
+@case
+def peers_named_by_transmission(lab, folder):
+    """No DHT; a slow Transmission, the one peer that was named, names the seeder (BEP 11)."""
+    torrent = torrents.large(lab.folder(folder, "payload"), folder, 8).pack(ODD_PIECE_TRANSMISSION)
+    hub = Transmission(lab, folder, (), "hub")
+    hub.leech([torrent.magnet], **{"pex-enabled": True, "speed-limit-down-enabled": True, "speed-limit-down": SLOW_RATE // 1000})
+    seeder = Libtorrent(lab, folder, (), "seeder").seed([torrent], connect=[hub.address])
+    getter = Dhtget(lab, folder).fetch(torrent.magnet, "--no-dht", peers=[hub.address])
+    getter.wait_exit(torrent, 200)
+    if hub.is_done(torrent):
+        raise Failed("the hub is done itself: its limit does not hold")
+    for client in (hub, seeder):
+        client.stop()
+
+
+@case
+def transmission_is_named_peers(lab, folder):
+    """The same the other way: Transmission is dialled by a slow dhtget, which names the seeder."""
+    torrent = torrents.large(lab.folder(folder, "payload"), folder, 8).pack(ODD_PIECE_TRANSMISSION)
+    seeder = Libtorrent(lab, folder, (), "seeder").seed([torrent])
+    leecher = Transmission(lab, folder).leech([torrent.magnet], **{"pex-enabled": True})
+    hub = Dhtget(lab, folder, (), "hub")
+    hub.fetch(torrent.magnet, "--no-dht", "--limit-rate", str(SLOW_RATE), peers=[seeder.address, leecher.address])
+    leecher.wait_done([torrent], 150)
+    if hub.is_done(torrent):
+        raise Failed("the hub is done itself: its limit does not hold")
+    for client in (leecher, hub, seeder):
+        client.stop()
+
+
+@case
+def private_torrent(lab, folder):
+    """Of a private torrent (BEP 27) neither the DHT nor the local network nor peers are told; of another they all are."""
+    dht = shared_dht(lab)
+    for private in (False, True):
+        kind = "private" if private else "public"
+        torrent = torrents.album(lab.folder(folder, f"payload {kind}"), f"{kind} {folder}").pack(ODD_PIECE, private)
+        seeder = Libtorrent(lab, folder, (), f"seeder {kind}").seed([torrent], pex=True)
+        getter = Dhtget(lab, folder, dht.bootstrap, f"getter {kind}")
+        getter.lsd = True
+        watch = Watch(getter.ip)
+        watch.start()
+        getter.fetch(torrent.file, "--limit-rate", "600K", peers=[seeder.address]).wait_exit(torrent, 60)
+        seen = said_of(torrent, watch.finish())
+        if private and any(seen.values()) or not private and not all(seen.values()):
+            raise Failed(f"{kind}: {seen}")
+        seeder.stop()
+
+
+def said_of(torrent, watch):
+    """Whether a torrent was told of, each way there is."""
+    raw, text = bytes.fromhex(torrent.info_hash), torrent.info_hash.encode()
+    group = [to for payload, to in watch.udp if text in payload.lower() and to.startswith("239.")]
+    pex = re.findall(rb"6:ut_pexi(\d+)e", bytes(watch.tcp))
+    if not pex:
+        raise Failed("the extended handshake does not say whether peers are exchanged")
+    return {
+        "in the DHT": sum(raw in payload for payload, _ in watch.udp) > 0,
+        "in the local network": len(group) > 0,
+        "peers exchanged": any(int(number) for number in pex),
+    }
+
+
+@case
+def upload_only(lab, folder):
+    """Whoever wants nothing more is let go (BEP 21): a libtorrent with the one file of several that it wants leaves a
+    complete dhtget, and a peer played by hand, since libtorrent says it to nobody here, is left when it says so."""
+    torrent = torrents.large(lab.folder(folder, "payload"), folder, 4)
+    sharer = Dhtget(lab, folder, (), "sharer").share(torrent, "--no-dht")
+    one_file = [4] + [0] * (len(torrents.walk(torrent.path)) - 1)
+    partial = Libtorrent(lab, folder, (), "partial")
+    partial._run(torrents=[[torrent.file, partial.out]], priorities=one_file, connect=[sharer.address])
+    wait_until(lambda: partial.is_done(torrent), 40, "libtorrent has the one file it wants", [partial.process])
+    wait_until(lambda: not connections(sharer.address), 20, "the connection ended", [partial.process, sharer.process])
+    for client in (partial, sharer):
+        client.stop()
+    by_hand = Wire(lab, torrent.info_hash)
+    sharer.share(torrent, "--no-dht", f"--peer={by_hand.address}")
+    by_hand.accept(20)
+    by_hand.send(HAVE_NONE)
+    by_hand.send(INTERESTED)
+    until_said(by_hand, UNCHOKE)
+    if by_hand.until_ended(3):
+        raise Failed("dhtget left a peer that wants everything")
+    by_hand.extended(by_hand.ids["upload_only"], b"\1")
+    if not by_hand.until_ended(10):
+        raise Failed("dhtget stays with a peer that wants nothing")
+    by_hand.close()
+    sharer.stop()
+
+
+def until_said(peer, kind, seconds=20):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        said = peer.next(end - time.monotonic())
+        if said is None:
+            break
+        if said[0] == kind:
+            return said[1]
+    raise Failed(f"dhtget does not say {kind}")
+
+
+@case
+def lost_piece(lab, folder):
+    """A peer that had everything loses a piece (BEP 54): it is asked for all others, and libtorrent for that one."""
+    torrent = torrents.large(lab.folder(folder, "payload"), folder, 2).pack(1 << 16)
+    content, lost = torrents.content(torrent), 3
+    by_hand = Wire(lab, torrent.info_hash)
+    seeder = Libtorrent(lab, folder, (), "seeder")
+    getter = Dhtget(lab, folder).fetch(torrent.file, "--no-dht", peers=[by_hand.address, seeder.address])
+    by_hand.accept(20)
+    by_hand.send(HAVE_ALL)
+    until_said(by_hand, INTERESTED)
+    by_hand.extended(by_hand.ids["lt_donthave"], struct.pack(">I", lost))
+    by_hand.send(UNCHOKE)
+    given = set()
+    while len(given) < len(content) - min(1 << 16, len(content) - lost * (1 << 16)):
+        index, begin, length = struct.unpack(">III", until_said(by_hand, REQUEST))
+        if index == lost:
+            raise Failed("dhtget asks for what the peer has lost")
+        at = index * (1 << 16) + begin
+        given.update(range(at, at + length))
+        by_hand.send(PIECE, struct.pack(">II", index, begin) + content[at : at + length])
+    seeder.seed([torrent])
+    getter.wait_exit(torrent, 60)
+    if seeder.uploaded(torrent) > 2 << 16:
+        raise Failed(f"libtorrent gave {seeder.uploaded(torrent)} bytes of one piece of {1 << 16}")
+    by_hand.close()
     seeder.stop()
 
 

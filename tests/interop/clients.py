@@ -177,12 +177,12 @@ class Transmission(Client):
     def seed(self, torrents):
         return self._run([{"metainfo": _base64(t.file), "download-dir": t.parent} for t in torrents])
 
-    def leech(self, magnets, peers=()):
+    def leech(self, magnets, peers=(), **settings):
         assert not peers, "Transmission takes no peer by hand"
-        return self._run([{"filename": m, "download-dir": self.out} for m in magnets])
+        return self._run([{"filename": m, "download-dir": self.out} for m in magnets], settings)
 
-    def _run(self, adds):
-        settings = {**self.settings, "peer-port": self.port, "dht-enabled": bool(self.bootstrap), "bind-address-ipv4": self.ip,
+    def _run(self, adds, more=None):
+        settings = {**self.settings, **(more or {}), "peer-port": self.port, "dht-enabled": bool(self.bootstrap), "bind-address-ipv4": self.ip,
                     "rpc-bind-address": self.ip, "download-dir": self.out}
         with open(f"{self.work}/settings.json", "w") as out:
             json.dump(settings, out)

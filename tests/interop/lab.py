@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import threading
@@ -274,6 +275,47 @@ class Traffic(threading.Thread):
                 self._owner_of[ends] = self._owners[int(pid[1])]
             if count:
                 self._received[ends] = max(self._received.get(ends, 0), int(count[1]))
+
+
+class Watch(threading.Thread):
+    """What one address sends, as it arrives elsewhere: (UDP payload, destination) pairs, and the bytes of all TCP segments."""
+
+    def __init__(self, ip):
+        super().__init__(daemon=True)
+        self._ip, self._ended = socket.inet_aton(ip), threading.Event()
+        self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(0x0800))
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 24)
+        self._socket.bind(("lo", 0x0800))
+        self._socket.settimeout(0.2)
+        self.udp, self.tcp = [], bytearray()
+
+    def run(self):
+        while not self._ended.is_set():
+            try:
+                packet = self._socket.recv(70_000)
+            except TimeoutError:
+                continue
+            if packet[12:16] == self._ip:
+                self._take(packet)
+
+    def _take(self, packet):
+        body = packet[(packet[0] & 15) * 4 : int.from_bytes(packet[2:4], "big")]
+        if packet[9] == socket.IPPROTO_UDP:
+            self.udp.append((body[8:], f"{socket.inet_ntoa(packet[16:20])}:{int.from_bytes(body[2:4], 'big')}"))
+        elif packet[9] == socket.IPPROTO_TCP:
+            self.tcp += body[(body[12] >> 4) * 4 :]
+
+    def finish(self):
+        self._ended.set()
+        self.join(10)
+        self._socket.close()
+        return self
+
+
+def connections(address):
+    """The other ends of all TCP connections that stand with `address`."""
+    lines = [line.split() for line in _run("ss", "-tnHO", "state", "established").stdout.splitlines()]
+    return [_plain(remote) for _, _, local, remote, *_ in lines if _plain(local) == address]
 
 
 def _plain(end):

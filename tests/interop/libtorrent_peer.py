@@ -2,7 +2,7 @@
 
 Prints a JSON object a line on stdout: {"event": "ready" | "metadata" | "done" | "stats" | "peers" | "announce" | "put" |
 "item" | "samples" | "live"}. Runs until SIGTERM. Keys: role ("peer", "nodes", "obeys"), listen, bootstrap,
-torrents [[file, save]], magnets, save, connect ["ip:port"], lookup [info hash], upload_limit, direct (no DHT), settings {},
+torrents [[file, save]], priorities [one a file], magnets, save, connect ["ip:port"], lookup [info hash], upload_limit, direct (no DHT), settings {},
 commands (a file to which JSON objects are appended, one a line: see `obey`).
 """
 
@@ -114,6 +114,8 @@ def peer(config):
     for magnet in config.get("magnets", []):
         handles.append(add(session, lt.parse_magnet_uri(magnet), config["save"], config))
     for handle in handles:
+        if config.get("priorities"):
+            handle.prioritize_files(config["priorities"])
         if config.get("upload_limit"):
             handle.set_upload_limit(config["upload_limit"])
         if config.get("download_limit"):

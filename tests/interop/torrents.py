@@ -58,7 +58,7 @@ class Torrent:
     def bytes(self):
         return sum(os.path.getsize(p) for p in walk(self.path).values())
 
-    def pack(self, piece_length):
+    def pack(self, piece_length, private=False):
         files, hashes, pending = [], [], b""
         for relative, path in walk(self.path).items():
             files.append({"length": os.path.getsize(path), "path": relative.split("/")})
@@ -71,6 +71,8 @@ class Torrent:
         assert pending, "the last piece is meant to be a short one"
         hashes.append(hashlib.sha1(pending).digest())
         info = {"name": self.name, "piece length": piece_length, "pieces": b"".join(hashes), "files": files}
+        if private:
+            info["private"] = 1
         self.piece_length = piece_length
         self.info_hash = hashlib.sha1(bencode(info)).hexdigest()
         self.file = f"{self.parent}/{self.info_hash}.torrent"
@@ -112,6 +114,15 @@ def _write(torrent, seed, shapes):
         with open(path, "wb") as out:
             out.write(data.randbytes(size))
     return torrent
+
+
+def content(torrent):
+    """All its bytes, as its pieces hold them."""
+    parts = []
+    for path in walk(torrent.path).values():
+        with open(path, "rb") as stream:
+            parts.append(stream.read())
+    return b"".join(parts)
 
 
 def walk(root):

@@ -5,6 +5,7 @@ use bytes::Bytes;
 
 use super::Connection;
 use crate::peer::event::{Event, ProtocolError};
+use crate::peer::patience::{BLOCK_SENT, METADATA_ASKED};
 use crate::wire::extended::{
     ExtendedHandshake, MetadataMessage, OUR_DONT_HAVE_ID, OUR_METADATA_ID, OUR_PEX_ID, OUR_REQUEST_QUEUE,
     OUR_UPLOAD_ONLY_ID,
@@ -54,6 +55,11 @@ impl Connection {
     /// Sends a metadata message under the id that the peer chose, if it has chosen one.
     pub fn send_metadata(&mut self, message: &MetadataMessage) {
         if let Some(id) = self.extended.metadata_id.filter(|&id| id != 0) {
+            match message {
+                MetadataMessage::Request { .. } => self.patience.earn(METADATA_ASKED),
+                MetadataMessage::Data { .. } => self.patience.earn(BLOCK_SENT),
+                MetadataMessage::Reject { .. } => {}
+            }
             self.send(&Message::Extended { id, payload: message.emit().into() });
         }
     }

@@ -185,3 +185,52 @@ proptest::proptest! {
         }
     }
 }
+
+#[test]
+fn a_byte_now_and_then_is_no_sign_of_life_and_a_slow_block_is_one() {
+    let start = Instant::now();
+    let (_, mut dawdler) = pair(start);
+    let (_, mut slow) = pair(start);
+    let mut frame = Vec::new();
+    Message::Piece { index: 0, begin: 0, data: Bytes::from(vec![0; 16_384]) }.emit(&mut frame);
+    for second in 1..=SILENCE_TIMEOUT.as_secs() {
+        let (now, at) = (start + Duration::from_secs(second), second as usize - 1);
+        assert_eq!(dawdler.handle_bytes(now, Bytes::copy_from_slice(&frame[at..=at])), Ok(()));
+        assert_eq!(slow.handle_bytes(now, Bytes::copy_from_slice(&frame[at * 50..at * 50 + 50])), Ok(()));
+    }
+    let now = start + SILENCE_TIMEOUT;
+    assert_eq!(dawdler.handle_timeout(now), Err(ProtocolError::Silent));
+    assert_eq!(slow.handle_timeout(now), Ok(()));
+}
+
+#[test]
+fn blocks_that_come_late_are_no_flood_and_blocks_nobody_asked_for_are() {
+    let now = Instant::now();
+    let (mut a, mut b) = pair(now);
+    let block = |index| BlockRef { index, begin: 0, length: 16_384 };
+    let data = Bytes::from(vec![0; 16_384]);
+    let mut give = |a: &mut Connection, index| {
+        b.send_block(index, 0, data.clone().into());
+        pump(&mut b, a, now)
+    };
+    for index in 0..2000 {
+        a.request(block(index));
+        a.cancel(block(index));
+    }
+    for index in 0..2000 {
+        assert_eq!(give(&mut a, index), Ok(vec![Event::Unrequested(16_384)]));
+    }
+    let more = (0..).take_while(|&index| give(&mut a, index).is_ok()).count();
+    assert!(more < 200, "{more} blocks");
+}
+
+#[test]
+fn a_flood_of_tiny_messages_leaves_no_room_behind() {
+    let now = Instant::now();
+    let (_, mut b) = pair(now);
+    let mut flood = Vec::new();
+    (0..20_000).for_each(|_| Message::Interested.emit(&mut flood));
+    assert_eq!(b.handle_bytes(now, flood.into()), Ok(()));
+    while b.poll_event().is_some() {}
+    assert!(b.events.capacity() <= MAX_IDLE_EVENTS);
+}

@@ -242,7 +242,9 @@ impl Pieces {
             return;
         }
         let soon = due_within(window, pace, DUE_NOW);
-        let again = self.ask_twice(peer, |p| has(p) && soon.iter().any(|(s, _)| *s == p), late, room);
+        // Nobody is asked in the place of another here: whoever is lost is snubbed within seconds.
+        let is_due = |p| has(p) && soon.iter().any(|(s, _)| *s == p);
+        let (again, _) = self.ask_twice(peer, is_due, late, |_| false, room);
         if let Some(course) = &mut self.course {
             course.twice += again.len() as u64 * u64::from(BLOCK_LEN);
         }
