@@ -142,6 +142,7 @@ impl Download {
             dht_port: (around.dht && !private).then_some(around.port),
             metadata_only: matches!(job.placement, Placement::Nowhere),
             download_limit: around.links.download.rate(),
+            upload_limit: around.links.upload.rate(),
         };
         let (net, net_out) = mpsc::channel(MAX_NET);
         Self {

@@ -34,17 +34,24 @@ pub struct Choker {
     rounds_left: u32,
     optimistic: Option<PeerKey>,
     unchoked: Vec<PeerKey>,
+    /// Regular slots; with none, nobody is served.
+    slots: usize,
 }
 
 impl Choker {
     /// A choker whose first round is due now.
     pub fn new(now: Instant) -> Self {
-        Self { next_round: now, rounds_left: 0, optimistic: None, unchoked: Vec::new() }
+        Self { next_round: now, rounds_left: 0, optimistic: None, unchoked: Vec::new(), slots: UPLOAD_SLOTS }
     }
 
     /// Whether ten seconds have passed since the last round.
     pub fn is_due(&self, now: Instant) -> bool {
         now >= self.next_round
+    }
+
+    /// How many peers are served from the next round on, beside the optimistic one.
+    pub fn set_slots(&mut self, slots: usize) {
+        self.slots = slots;
     }
 
     /// Holds a round and returns who is unchoked from now on.
@@ -53,9 +60,12 @@ impl Choker {
         let mut ranked: Vec<&Contender> = contenders.iter().filter(|c| c.interested && !c.snubbed).collect();
         // Among equals, who came first: no flapping without a reason.
         ranked.sort_by_key(|c| (std::cmp::Reverse(c.rate), c.since, c.peer));
-        self.unchoked = ranked.iter().take(UPLOAD_SLOTS).map(|c| c.peer).collect();
+        self.unchoked = ranked.iter().take(self.slots).map(|c| c.peer).collect();
         let still_wanted = |peer| contenders.iter().any(|c| c.interested && c.peer == peer);
         self.rounds_left = self.rounds_left.saturating_sub(1);
+        if self.slots == 0 {
+            return &self.unchoked;
+        }
         if self.rounds_left == 0 || !self.optimistic.is_some_and(still_wanted) {
             self.optimistic = self.draw(now, contenders, rng);
             self.rounds_left = OPTIMISTIC_ROUNDS;
@@ -68,7 +78,8 @@ impl Choker {
 
     /// A peer became interested between rounds: takes it at once where a slot is free, or `idle`.
     pub fn admit(&mut self, peer: PeerKey, idle: usize) -> bool {
-        let free = self.unchoked.len() < (UPLOAD_SLOTS + 1 + idle).min(MAX_UPLOAD_SLOTS);
+        let most = (self.slots + 1 + idle).min(MAX_UPLOAD_SLOTS.max(self.slots + 1));
+        let free = self.slots > 0 && self.unchoked.len() < most;
         if free && !self.unchoked.contains(&peer) {
             self.unchoked.push(peer);
         }

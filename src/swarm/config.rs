@@ -142,11 +142,24 @@ pub struct Config {
     pub metadata_only: bool,
     /// Bytes a second that the driver lets in, where the user set a limit.
     pub download_limit: Option<u64>,
+    /// Bytes a second that the driver lets out, where the user set a limit; with none at all nobody is served.
+    pub upload_limit: Option<u64>,
 }
 
 impl Config {
     /// A swarm that fetches everything, is reachable nowhere, and knows no limit.
     pub fn new(peer_id: Id160) -> Self {
-        Self { peer_id, listen_port: None, dht_port: None, metadata_only: false, download_limit: None }
+        Self {
+            peer_id,
+            listen_port: None,
+            dht_port: None,
+            metadata_only: false,
+            download_limit: None,
+            upload_limit: None,
+        }
+    }
+    /// Upload slots beside the optimistic one.
+    pub fn upload_slots(&self) -> usize {
+        if self.upload_limit == Some(0) { 0 } else { UPLOAD_SLOTS }
     }
 }

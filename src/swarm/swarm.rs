@@ -77,6 +77,8 @@ impl Swarm {
     /// A swarm that knows nobody yet.
     pub fn new(info_hash: InfoHash, config: Config, seed: [u8; 32], now: Instant) -> Self {
         let mut rng = Rng::from_seed(seed);
+        let mut choker = Choker::new(now);
+        choker.set_slots(config.upload_slots());
         Self {
             config,
             info_hash,
@@ -87,7 +89,7 @@ impl Swarm {
             metadata: Metadata::new(info_hash),
             info: None,
             pieces: None,
-            choker: Choker::new(now),
+            choker,
             suggestions: None,
             actions: VecDeque::new(),
             down: Rate::new(now),
