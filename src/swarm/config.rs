@@ -65,13 +65,17 @@ pub const SNUB_AFTER: Duration = Duration::from_secs(20);
 /// A peer that rejects or drops our requests is asked again after this; doubles up to 32 times.
 pub const STRIKE_REST: Duration = Duration::from_secs(1);
 /// Requests a new peer gets before its rate is known; slow start doubles it each round trip.
-pub const FIRST_DEPTH: usize = 16;
-/// Seconds of a peer's rate that are requested ahead.
-pub const DEPTH_SECONDS: u64 = 2;
+pub const FIRST_DEPTH: usize = 8;
+/// What is asked of a peer ahead of its round trip: so much of its time.
+pub const QUEUE_TIME: Duration = Duration::from_secs(1);
+/// Requests that go out together, at most, once the pipeline is full: one for each block that arrives would wake the other side
+/// for each, and more would leave a hole in a long pipeline.
+pub const REQUEST_BATCH: usize = 64;
 /// Seconds of the user's limit that are requested ahead, over all peers: what is on its way waits in sockets.
 pub const LIMIT_SECONDS: u64 = 5;
-/// Requests a peer always may have under way, however slow it seems.
-pub const MIN_DEPTH: usize = 4;
+/// Requests a peer always may have under way, however slow it seems: one on its way and one behind it. Four kept a home
+/// uplink's slot busy for three seconds with what might be had elsewhere by then.
+pub const MIN_DEPTH: usize = 2;
 /// How many peers may be asked for the same block at the end, beside the first.
 pub const ENDGAME_EXTRA: usize = 2;
 /// A block is asked for twice only where its peer needs at least this long for what it was asked; most of the

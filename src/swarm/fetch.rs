@@ -135,7 +135,10 @@ impl Swarm {
         if let Some(member) = self.members.get_mut(&key) {
             (member.has, member.wanted) = (has, wanted);
             let has = &member.has;
-            member.named.retain(|piece| !has.piece(*piece));
+            let got = member.named.extract_if(.., |piece| has.piece(*piece));
+            if let Some(suggestions) = &mut self.suggestions {
+                got.for_each(|piece| suggestions.forget(piece));
+            }
         }
         self.suggest(now, key);
         self.offer_fast(key);
@@ -247,7 +250,7 @@ impl Swarm {
         let depth = member.depth.min(conn.request_limit()).min(most);
         let room = depth.saturating_sub(conn.requests()).min(under_limit);
         // In batches: a request for each block that arrives would wake the other side for each.
-        if room == 0 || (room < depth / 4 && conn.requests() > 8) {
+        if room == 0 || (room < (depth / 4).min(REQUEST_BATCH) && conn.requests() > 8) {
             return;
         }
         let rate = member.down.per_second(now, Duration::from_secs(5));
@@ -433,6 +436,8 @@ impl Swarm {
             if let Some(conn) = self.conn(key) {
                 conn.announce_upload_only();
             }
+            // Whoever is served already may have names at once.
+            self.suggest(now, key);
             self.flush(now, key);
         }
     }

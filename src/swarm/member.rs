@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::config::{
-    DEPTH_SECONDS, ENDGAME_AFTER, FIRST_DEPTH, MAX_EARLY_HAVES, METADATA_STALL, MIN_DEPTH, MIN_UPLOAD_AHEAD,
+    ENDGAME_AFTER, FIRST_DEPTH, MAX_EARLY_HAVES, METADATA_STALL, MIN_DEPTH, MIN_UPLOAD_AHEAD, QUEUE_TIME,
     STRIKE_REST, UPLOAD_AHEAD,
 };
 use super::fast::Fast;
@@ -197,9 +197,17 @@ impl Member {
         self.snubbed = false;
         self.strikes = 0;
         self.rests_until = None;
-        if self.ramping {
+        // Where the rate has not followed, the rest would only wait in the peer's queue.
+        if self.ramping && self.depth < FIRST_DEPTH.max(2 * self.depth_at(now)) {
             self.depth += 1;
         }
+    }
+
+    /// Blocks that keep its link busy for a round trip, and for the time that is asked ahead.
+    fn depth_at(&self, now: Instant) -> usize {
+        let rate = self.down.per_second(now, Duration::from_secs(2));
+        let time = self.round_trip + QUEUE_TIME;
+        (rate as f64 * time.as_secs_f64() / f64::from(BLOCK_LEN)).ceil() as usize
     }
 
     /// How long what it was asked for, and `more` blocks, will take at its rate; for ever where nothing comes.
@@ -236,7 +244,7 @@ impl Member {
         }
         self.last_rate = rate;
         if !self.ramping {
-            self.depth = MIN_DEPTH + (rate * DEPTH_SECONDS / u64::from(BLOCK_LEN)) as usize;
+            self.depth = self.depth_at(now).max(MIN_DEPTH);
         }
         if self.snubbed {
             self.depth = 1;

@@ -116,6 +116,9 @@ impl Swarm {
                 since: m.since,
             })
             .collect();
+        if let Some(suggestions) = &mut self.suggestions {
+            suggestions.start_again();
+        }
         let unchoked = self.choker.round(now, &contenders, &mut self.rng).to_vec();
         for contender in contenders {
             self.set_choke(now, contender.peer, !unchoked.contains(&contender.peer));
@@ -175,7 +178,7 @@ impl Swarm {
             }
         }
         if choking {
-            self.take_back(key);
+            self.take_back(key, true);
         } else {
             self.suggest(now, key);
         }
@@ -204,14 +207,22 @@ impl Swarm {
     pub(super) fn on_fetched(&mut self, now: Instant, key: PeerKey, piece: PieceIndex) {
         let Some(member) = self.members.get_mut(&key).filter(|m| m.named.contains(&piece)) else { return };
         member.named.retain(|p| *p != piece);
+        if let Some(suggestions) = &mut self.suggestions {
+            suggestions.forget(piece);
+        }
         self.suggest(now, key);
     }
 
-    /// What was named to a peer that is not served any more, others may have.
-    pub(super) fn take_back(&mut self, key: PeerKey) {
-        if let (Some(suggestions), Some(member)) = (&mut self.suggestions, self.members.get_mut(&key)) {
-            member.named.drain(..).for_each(|piece| suggestions.give_back(piece));
-        }
+    /// What was named to a peer that is not served any more, others may have; but for a piece that it still gets.
+    pub(super) fn take_back(&mut self, key: PeerKey, stays: bool) {
+        let (Some(suggestions), Some(member)) = (&mut self.suggestions, self.members.get_mut(&key)) else {
+            return;
+        };
+        let finishing = member.finishing.filter(|_| stays);
+        let (kept, free): (Vec<PieceIndex>, Vec<PieceIndex>) =
+            member.named.drain(..).partition(|p| Some(p.get()) == finishing);
+        member.named = kept;
+        free.into_iter().for_each(|piece| suggestions.give_back(piece));
     }
 
     /// A peer names a piece that we should fetch from it.

@@ -346,7 +346,7 @@ impl Swarm {
 
     /// Forgets a connection and everything it owed.
     fn remove(&mut self, now: Instant, key: PeerKey, reason: Option<CloseReason>) {
-        self.take_back(key);
+        self.take_back(key, false);
         let Some(mut member) = self.members.remove(&key) else { return };
         self.dial_soon = true;
         self.choker.release(key);

@@ -5,6 +5,7 @@ mod crowd;
 mod dht;
 mod faults;
 mod million;
+mod pipeline;
 mod swarm;
 mod theory;
 mod world;
