@@ -64,6 +64,7 @@ pub async fn run(plan: &GetPlan, reporter: &mut Reporter, signals: &mut Signals)
         placement: plan.placement.clone(),
         peers: plan.peers.clone(),
         seed: plan.seed.is_some(),
+        super_seed: plan.super_seed,
     });
     let name = plan.target.name().map(visible);
     let patience = Patience::new(plan.stop_timeout, clock::now());

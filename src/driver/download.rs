@@ -143,6 +143,7 @@ impl Download {
             metadata_only: matches!(job.placement, Placement::Nowhere),
             download_limit: around.links.download.rate(),
             upload_limit: around.links.upload.rate(),
+            super_seed: job.super_seed,
         };
         let (net, net_out) = mpsc::channel(MAX_NET);
         Self {

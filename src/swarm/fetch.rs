@@ -43,9 +43,11 @@ impl Swarm {
     pub(super) fn on_disk_ready(&mut self, now: Instant, have: Bitfield) {
         let Some(info) = self.info.clone() else { return };
         let pieces = Pieces::new(*info.layout(), have, &mut self.rng);
-        let late_haves: Vec<u32> = pieces.have().iter().take(MAX_LATE_HAVES as usize + 1).collect();
         let complete = pieces.is_complete();
         self.pieces = Some(pieces);
+        let most = if self.is_super_seeding() { 0 } else { MAX_LATE_HAVES as usize + 1 };
+        let have = self.pieces.iter().flat_map(|p| p.have().iter());
+        let late_haves: Vec<u32> = have.take(most).collect();
         for key in self.keys() {
             let Some(member) = self.members.get_mut(&key).filter(|m| m.is_open()) else { continue };
             let has = std::mem::replace(&mut member.has, Has::All);
@@ -100,7 +102,8 @@ impl Swarm {
 
     /// Says what we have, in the shortest way the peer understands.
     pub(super) fn send_field(&mut self, key: PeerKey) {
-        let field = self.pieces.as_ref().map(Pieces::have).filter(|f| f.ones() > 0);
+        let hidden = self.is_super_seeding();
+        let field = self.pieces.as_ref().map(Pieces::have).filter(|f| f.ones() > 0 && !hidden);
         let complete = field.is_some_and(Bitfield::is_complete);
         let bits = field.map(Bitfield::to_wire);
         let Some(conn) = self.conn(key) else { return };
@@ -169,7 +172,10 @@ impl Swarm {
             if !pieces.have().has(index) {
                 member.wanted += 1;
             }
-            self.on_fetched(now, key, piece);
+            match self.is_super_seeding() {
+                true => self.on_seen(now, key, piece),
+                false => self.on_fetched(now, key, piece),
+            }
         }
         self.update_interest(now, key);
     }
@@ -223,6 +229,7 @@ impl Swarm {
             conn.express_interest(wanted);
         }
         if both_complete {
+            self.on_seed_met();
             self.close(now, key, CloseReason::BothComplete);
         }
     }
@@ -269,6 +276,9 @@ impl Swarm {
         if conn.requests() == 0 {
             // The wait for the first block begins now, not when the last one came.
             member.last_block = now;
+            if !member.stalled {
+                member.owes_since = now;
+            }
         }
         for block in blocks {
             conn.request(block);
@@ -280,7 +290,7 @@ impl Swarm {
     fn room_under_limit(&self) -> usize {
         let Some(limit) = self.config.download_limit else { return usize::MAX };
         let most = (limit * LIMIT_SECONDS / u64::from(BLOCK_LEN)).max(MIN_DEPTH as u64) as usize;
-        let live = self.members.values().filter(|m| !m.snubbed);
+        let live = self.members.values().filter(|m| !m.stalled);
         let asked = live.filter_map(|m| m.conn.as_ref()).map(|c| c.requests()).sum();
         most.saturating_sub(asked)
     }
@@ -292,7 +302,7 @@ impl Swarm {
         // Half a second's worth: what is asked twice comes twice where the cancel is late.
         let soon = member.down.per_second(now, Duration::from_secs(5)) as usize / 2 / BLOCK_LEN as usize;
         let room = soon.clamp(1, ENDGAME_DEPTH).min(member.depth).saturating_sub(requests);
-        if room == 0 || member.snubbed || !pieces.nothing_free() {
+        if room == 0 || member.stalled || !pieces.nothing_free() {
             return;
         }
         let own = member.backlog(now, 1);
@@ -337,23 +347,23 @@ impl Swarm {
         }
     }
 
-    /// Once a second: depth follows rate, and a peer that owes blocks for too long is snubbed.
+    /// Once a second: depth follows rate, and a peer that owes blocks for too long has stalled.
     pub(super) fn check_progress(&mut self, now: Instant, key: PeerKey) {
         let Some(member) = self.members.get_mut(&key) else { return };
         member.adapt_depth(now);
         let Some(conn) = member.conn.as_mut() else { return };
         // Where the user's limit holds blocks back, nobody is to blame.
         let throttled =
-            self.config.download_limit.is_some_and(|l| self.down.per_second(now, SNUB_AFTER) * 5 >= l * 4);
+            self.config.download_limit.is_some_and(|l| self.down.per_second(now, STALL_AFTER) * 5 >= l * 4);
         if throttled {
             return;
         }
         let silent = now.saturating_duration_since(member.last_block);
-        if conn.requests() == 0 || silent < SNUB_AFTER {
+        if conn.requests() == 0 || silent < STALL_AFTER {
             return;
         }
-        if member.snubbed {
-            if silent >= 2 * SNUB_AFTER {
+        if member.stalled {
+            if silent >= 2 * STALL_AFTER {
                 // It has lost them. Without them it can be asked for one block again, to notice a recovery.
                 let lost: Vec<BlockRef> = conn.pending().copied().collect();
                 lost.iter().for_each(|&block| conn.cancel(block));
@@ -364,7 +374,7 @@ impl Swarm {
             }
             return;
         }
-        member.snubbed = true;
+        member.stalled = true;
         // Late blocks are still welcome, but others may bring them first.
         if let Some(pieces) = &mut self.pieces {
             conn.pending().for_each(|block| pieces.release(key, block));
@@ -415,8 +425,10 @@ impl Swarm {
             let Some(member) = self.members.get_mut(&key).filter(|m| m.is_open()) else { continue };
             let has = member.has.piece(piece);
             member.wanted = member.wanted.saturating_sub(u32::from(has));
-            // Who has everything wants to know what is out already; others who have this one need not.
-            if let Some(conn) = member.conn.as_mut().filter(|_| !has || member.has.is_complete()) {
+            // Who has everything wants to know what is out already, and who gave it may hide that it has more (BEP 16);
+            // others who have this one need not.
+            let asks = !has || member.has.is_complete() || authors.contains(&key);
+            if let Some(conn) = member.conn.as_mut().filter(|_| asks) {
                 conn.send(&Message::Have(piece.get()));
             }
             if member.wanted == 0 || complete {
@@ -433,7 +445,8 @@ impl Swarm {
     /// Everything is here: peers learn that we want no more (BEP 21).
     fn retire(&mut self, now: Instant) {
         for key in self.keys() {
-            if let Some(conn) = self.conn(key) {
+            let says_so = !self.is_super_seeding();
+            if let Some(conn) = self.conn(key).filter(|_| says_so) {
                 conn.announce_upload_only();
             }
             // Whoever is served already may have names at once.

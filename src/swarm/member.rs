@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::config::{
-    ENDGAME_AFTER, FIRST_DEPTH, MAX_EARLY_HAVES, METADATA_STALL, MIN_DEPTH, MIN_UPLOAD_AHEAD, QUEUE_TIME,
-    STRIKE_REST, UPLOAD_AHEAD,
+    ENDGAME_AFTER, FIRST_DEPTH, MAX_EARLY_HAVES, MAX_HOARD, METADATA_STALL, MIN_DEPTH, MIN_UPLOAD_AHEAD,
+    QUEUE_TIME, SNUB_AFTER, STRIKE_REST, UPLOAD_AHEAD,
 };
 use super::fast::Fast;
 use super::pex::Exchange;
@@ -107,7 +107,10 @@ pub(super) struct Member {
     ramping: bool,
     last_rate: u64,
     pub(super) last_block: Instant,
-    pub(super) snubbed: bool,
+    /// Since when it has owed us blocks and sent none, where it owes any.
+    pub(super) owes_since: Instant,
+    /// It owes blocks that others may bring now.
+    pub(super) stalled: bool,
     /// Rejects and chokes in a row that cost us requests, without a block between them.
     strikes: u32,
     /// Not asked for anything before this, after a strike.
@@ -122,6 +125,11 @@ pub(super) struct Member {
     pub(super) unsent: usize,
     /// Pieces that we would have it fetch from us.
     pub(super) named: Vec<PieceIndex>,
+    /// Pieces that it was named and has had for a while, and nobody else has; and those that others have by now.
+    pub(super) hoarded: u32,
+    pub(super) passed_on: u32,
+    /// When it was last shown a piece by a super-seed.
+    pub(super) shown_at: Instant,
     /// Pieces that it would have us fetch, oldest first.
     pub(super) suggested: VecDeque<PieceIndex>,
     pub(super) metadata_served: u32,
@@ -152,7 +160,8 @@ impl Member {
             ramping: true,
             last_rate: 0,
             last_block: now,
-            snubbed: false,
+            owes_since: now,
+            stalled: false,
             strikes: 0,
             rests_until: None,
             queue: VecDeque::new(),
@@ -161,6 +170,9 @@ impl Member {
             finishing: None,
             unsent: 0,
             named: Vec::new(),
+            hoarded: 0,
+            passed_on: 0,
+            shown_at: now,
             suggested: VecDeque::new(),
             metadata_served: 0,
             dht_ports: 0,
@@ -194,7 +206,8 @@ impl Member {
     pub(super) fn on_block(&mut self, now: Instant, length: u32) {
         self.down.record(now, u64::from(length));
         self.last_block = now;
-        self.snubbed = false;
+        self.owes_since = now;
+        self.stalled = false;
         self.strikes = 0;
         self.rests_until = None;
         // Where the rate has not followed, the rest would only wait in the peer's queue.
@@ -210,9 +223,19 @@ impl Member {
         (rate as f64 * time.as_secs_f64() / f64::from(BLOCK_LEN)).ceil() as usize
     }
 
+    /// Whether what it gets from a seed stays with it.
+    pub(super) fn hoards(&self) -> bool {
+        self.hoarded > MAX_HOARD.max(self.passed_on)
+    }
+
+    /// Whether it has owed us blocks for too long to be served in return.
+    pub(super) fn snubs(&self, now: Instant) -> bool {
+        self.stalled && now.saturating_duration_since(self.owes_since) >= SNUB_AFTER
+    }
+
     /// How long what it was asked for, and `more` blocks, will take at its rate; for ever where nothing comes.
     pub(super) fn backlog(&self, now: Instant, more: usize) -> Duration {
-        let Some(conn) = self.conn.as_ref().filter(|_| !self.snubbed) else { return Duration::MAX };
+        let Some(conn) = self.conn.as_ref().filter(|_| !self.stalled) else { return Duration::MAX };
         let bytes = (conn.requests() + more) as u64 * u64::from(BLOCK_LEN);
         let rate = self.down.per_second(now, Duration::from_secs(2));
         if rate == 0 && now.saturating_duration_since(self.last_block) < ENDGAME_AFTER {
@@ -246,7 +269,7 @@ impl Member {
         if !self.ramping {
             self.depth = self.depth_at(now).max(MIN_DEPTH);
         }
-        if self.snubbed {
+        if self.stalled {
             self.depth = 1;
         }
     }

@@ -2,8 +2,8 @@
 //!
 //! [`Swarm`] is the machine; the files beside it hold one idea each: `candidates` (whom to dial), `metadata`
 //! (the info dictionary from several peers), `picker` (rarest first), `pieces` (blocks under way), `choker`
-//! (tit-for-tat), `priority` (whom to prefer where there is no room for all), `suspects` (who sent a false block). `fetch`, `serve`, `fast`, `exchange` and `pex` are the conversations
-//! that [`Swarm`] wires together.
+//! (tit-for-tat), `priority` (whom to prefer where there is no room for all), `suspects` (who sent a false block). `fetch`, `serve`,
+//! `super_seed`, `fast`, `exchange` and `pex` are the conversations that [`Swarm`] wires together.
 //! `neighbours` is a second machine: discovery in the local network, for all swarms of a client.
 //! No socket, disk, clock or random source of its own.
 
@@ -24,9 +24,12 @@ mod priority;
 mod serve;
 mod stats;
 mod suggest;
+mod super_seed;
 mod suspects;
 #[allow(clippy::module_inception)] // the machine carries its folder's name, as the plan has it
 mod swarm;
+#[cfg(test)]
+mod testing;
 
 pub use config::Config;
 pub use event::{Action, CloseReason, Input, Origin, PeerKey, Report};

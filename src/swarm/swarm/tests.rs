@@ -213,3 +213,4 @@ fn a_users_limit_bounds_what_all_peers_together_are_asked_for() {
 }
 
 mod extensions;
+mod liars;
