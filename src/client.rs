@@ -523,6 +523,7 @@ mod tests {
             placement: Placement::Nowhere,
             peers: vec![format!("127.0.0.1:{}", first.port())],
             seed: false,
+            super_seed: false,
         });
         joins_and_ends(second, transfer, first).await;
     }
@@ -547,8 +548,13 @@ mod tests {
             (Client::start(config.clone()).await.unwrap(), Client::start(config).await.unwrap());
         let hash = crate::id::Id160([7; 20]);
         let source = Source::Hash(hash);
-        let transfer =
-            second.add(Job { source, placement: Placement::Nowhere, peers: Vec::new(), seed: false });
+        let transfer = second.add(Job {
+            source,
+            placement: Placement::Nowhere,
+            peers: Vec::new(),
+            seed: false,
+            super_seed: false,
+        });
         let mut hello = Vec::new();
         let peer_id = crate::id::Id160([8; 20]);
         Handshake { reserved: Reserved::OURS, info_hash: hash, peer_id }.emit(&mut hello);
@@ -577,11 +583,12 @@ mod tests {
         let hash = info.hash();
         let source = Source::Info(info);
         let placement = Placement::InPlace(path);
-        let sharer = first.add(Job { source, placement, peers: Vec::new(), seed: true });
+        let sharer = first.add(Job { source, placement, peers: Vec::new(), seed: true, super_seed: false });
         assert_eq!(sharer.helpers.len(), 1, "nobody looks for peers of it");
         let placement = Placement::Folder { dir: dir.path().join("out"), name: None, overwrite: false };
         let peers = vec![format!("127.0.0.1:{}", first.port())];
-        let getter = second.add(Job { source: Source::Hash(hash), placement, peers, seed: true });
+        let getter =
+            second.add(Job { source: Source::Hash(hash), placement, peers, seed: true, super_seed: false });
         let mut status = getter.status();
         let told = status.wait_for(|s| s.private && s.stage == Stage::Seeding);
         tokio::time::timeout(Duration::from_secs(30), told).await.unwrap().unwrap();

@@ -85,6 +85,7 @@ impl Lab {
             placement: Placement::Folder { dir, name: None, overwrite: false },
             peers: peers.iter().map(ToString::to_string).collect(),
             seed,
+            super_seed: false,
         });
         let addr = SocketAddr::from(([127, 0, 0, 1], client.port()));
         Victim { addr, transfer, _client: client }
@@ -98,6 +99,7 @@ impl Lab {
             placement: Placement::InPlace(self.dir.path().join("seed/data.bin")),
             peers: vec![victim.to_string()],
             seed: true,
+            super_seed: false,
         });
         (client, transfer)
     }

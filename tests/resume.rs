@@ -112,6 +112,7 @@ impl Lab {
             placement: Placement::InPlace(self.dir.path().join("seed/top")),
             peers: vec![],
             seed: true,
+            super_seed: false,
         });
         let addr = format!("127.0.0.1:{}", client.port());
         (client, transfer, addr)
@@ -124,6 +125,7 @@ impl Lab {
             placement: Placement::Folder { dir: self.here(), name: None, overwrite: false },
             peers: peers.to_vec(),
             seed: false,
+            super_seed: false,
         });
         (client, transfer)
     }
@@ -236,7 +238,7 @@ fn a_complete_file_needs_no_peer() {
         let client = Lab::client((None, None)).await;
         let source = Source::Info(lab.info.clone());
         let placement = Placement::Folder { dir: lab.here(), name: None, overwrite: false };
-        transfer = client.add(Job { source, placement, peers: vec![], seed: false });
+        transfer = client.add(Job { source, placement, peers: vec![], seed: false, super_seed: false });
         while !matches!(transfer.next().await.unwrap(), TransferEvent::Complete) {}
         assert!(transfer.next().await.is_none());
         assert_eq!(transfer.status().borrow().downloaded, 0);

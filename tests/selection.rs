@@ -81,6 +81,7 @@ impl Lab {
             placement: Placement::InPlace(lab.dir.path().join("seed/top")),
             peers: vec![],
             seed: true,
+            super_seed: false,
         });
         lab.seed = Some((client, transfer));
         fs::create_dir(lab.here()).unwrap();
@@ -115,7 +116,7 @@ impl Lab {
         let client = Self::client(None).await;
         let files = files.iter().map(|text| Pattern::parse(text).unwrap()).collect();
         let source = Source::Info(self.info.clone());
-        let job = Job { source, placement, peers, seed: false };
+        let job = Job { source, placement, peers, seed: false, super_seed: false };
         let transfer = client.add_chosen(job, Choice { files, ..Choice::default() });
         (client, transfer)
     }
@@ -263,6 +264,7 @@ fn a_choice_that_is_not_there_writes_nothing() {
             placement: Placement::Folder { dir: lab.here().join("new"), name: None, overwrite: false },
             peers: lab.peers(),
             seed: false,
+            super_seed: false,
         };
         let files = vec![Pattern::parse("*.foo").unwrap()];
         let mut transfer = client.add_chosen(job, Choice { files, ..Choice::default() });

@@ -79,6 +79,8 @@ pub fn run(data: &[u8]) -> u64 {
         dht_port: Some(6882),
         metadata_only: flags & 12 == 12,
         download_limit: (flags & 16 != 0).then_some(1 << 20),
+        upload_limit: None,
+        super_seed: flags & 32 != 0,
     };
     let mut world = World {
         swarm: Swarm::new(info.hash(), config, [flags; 32], start),

@@ -237,6 +237,7 @@ impl Play<'_> {
             placement: Placement::Folder { dir: dir.clone(), name: None, overwrite: false },
             peers: Vec::new(),
             seed: false,
+            super_seed: false,
         });
         let result = self.watch(&mut transfer, begun).await;
         goodbye(client, vec![transfer]).await;
@@ -326,6 +327,7 @@ async fn start_sharer(
         placement: Placement::InPlace(source.to_owned()),
         peers: Vec::new(),
         seed: true,
+        super_seed: false,
     });
     Ok((client, transfer))
 }

@@ -62,6 +62,7 @@ pub async fn run(plan: &GetPlan, reporter: &mut Reporter, signals: &mut Signals)
         placement: plan.placement.clone(),
         peers: plan.peers.clone(),
         seed: plan.seed.is_some(),
+        super_seed: plan.super_seed,
     };
     let mut transfer = client.add_chosen(job, plan.choice.clone());
     let name = plan.target.name().map(visible);

@@ -71,6 +71,7 @@ async fn ask_peers(
         placement: Placement::Nowhere,
         peers: plan.peers.clone(),
         seed: false,
+        super_seed: false,
     });
     let result = wait(plan, &mut transfer, reporter, signals).await;
     reporter.clear();

@@ -101,6 +101,8 @@ pub struct GetPlan {
     pub peers: Vec<String>,
     /// Whether and how long to seed.
     pub seed: Option<SeedGoal>,
+    /// Whether to seed by BEP 16.
+    pub super_seed: bool,
     /// How long nothing may arrive.
     pub stop_timeout: Option<Duration>,
     /// The node.
@@ -120,6 +122,8 @@ pub struct SharePlan {
     pub peers: Vec<String>,
     /// How long to seed.
     pub seed: SeedGoal,
+    /// Whether to seed by BEP 16.
+    pub super_seed: bool,
     /// The node.
     pub client: ClientConfig,
 }
@@ -301,7 +305,16 @@ fn get(args: &GetArgs, env: &Env) -> Result<GetPlan, CliError> {
     client.presence = if seed.is_some() { Presence::Serving } else { Presence::ServingIfReachable };
     let peers = peers(&args.transfer.peer, &target);
     let choice = select::choice(&args.selection, &target)?;
-    Ok(GetPlan { target, placement, choice, peers, seed, stop_timeout: args.patience.stop_timeout, client })
+    Ok(GetPlan {
+        target,
+        placement,
+        choice,
+        peers,
+        seed,
+        super_seed: args.seeding.super_seed,
+        stop_timeout: args.patience.stop_timeout,
+        client,
+    })
 }
 
 fn share(args: &ShareArgs, env: &Env) -> Result<SharePlan, CliError> {
@@ -311,6 +324,7 @@ fn share(args: &ShareArgs, env: &Env) -> Result<SharePlan, CliError> {
         x_pe: args.x_pe.clone(),
         peers: args.transfer.peer.iter().map(ToString::to_string).collect(),
         seed: goal(&args.seeding),
+        super_seed: args.seeding.super_seed,
         client: client(&args.network, &args.transfer, &[], env)?,
     })
 }

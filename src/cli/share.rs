@@ -78,6 +78,7 @@ async fn share_all(
             placement: Placement::InPlace(root.clone()),
             peers: plan.peers.clone(),
             seed: true,
+            super_seed: plan.super_seed,
         }));
         announce(plan, &info, &root, out.as_deref(), reporter)?;
     }

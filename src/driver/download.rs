@@ -163,6 +163,8 @@ impl Download {
             dht_port: (around.dht && !private).then_some(around.port),
             metadata_only: matches!(job.placement, Placement::Nowhere),
             download_limit: around.links.download.rate(),
+            upload_limit: around.links.upload.rate(),
+            super_seed: job.super_seed,
         };
         let (net, net_out) = mpsc::channel(MAX_NET);
         Self {

@@ -89,6 +89,8 @@ pub struct Job {
     pub peers: Vec<String>,
     /// Whether to stay as a seed when it is complete; the transfer ends otherwise.
     pub seed: bool,
+    /// Whether to say that we have nothing, as long as few copies are out (BEP 16).
+    pub super_seed: bool,
 }
 
 /// What a transfer is doing.

@@ -60,24 +60,41 @@ pub const OPTIMISTIC_ROUNDS: u32 = 3;
 pub const IDLE_SLOT: Duration = Duration::from_secs(2);
 /// The same for who has asked and takes nothing of it: longer, since a small upload limit serves one after the other.
 pub const STALLED_SLOT: Duration = Duration::from_secs(4);
-/// Slots there may be where most of those who hold one ask for nothing.
-pub const MAX_UPLOAD_SLOTS: usize = 20;
-/// Regular upload slots.
+/// Regular upload slots at the most.
+pub const MAX_UPLOAD_SLOTS: usize = 50;
+/// Slots there may be where most of those who hold one ask for nothing, if there are not more anyway.
+pub const MAX_IDLE_SLOTS: usize = 20;
+/// Regular upload slots where there is no limit, and nobody takes much (BEP 3: four).
 pub const UPLOAD_SLOTS: usize = 4;
-/// A peer that owes us blocks and sends none for this long is snubbed: others may have its blocks.
-pub const SNUB_AFTER: Duration = Duration::from_secs(20);
+/// Regular upload slots under the lowest limit: with one, whoever takes nothing would stop us.
+pub const MIN_UPLOAD_SLOTS: usize = 2;
+/// Slots are the square root of the rate in this unit: four at a home's 128 KiB/s, 22 at 4 MiB/s. Each gets more where there is
+/// more, so that a piece still passes in seconds.
+pub const SLOT_RATE: u64 = 8 << 10;
+/// As a seed, a slot is held for so long, where others wait: a piece of 4 MiB over a home's slot.
+pub const SEED_TURN: Duration = Duration::from_secs(180);
+/// And for so long by who turns out slow.
+pub const SEED_TRIAL: Duration = Duration::from_secs(30);
+/// A peer that owes us blocks and sends none for this long has stalled: others may have its blocks.
+pub const STALL_AFTER: Duration = Duration::from_secs(20);
 /// The same for a peer that has not sent any block yet: it may never have meant to.
-pub const SNUB_AT_FIRST: Duration = Duration::from_secs(6);
+pub const STALL_AT_FIRST: Duration = Duration::from_secs(6);
+/// A peer that owes us blocks and sends none for this long snubs us: it is served by chance only.
+pub const SNUB_AFTER: Duration = Duration::from_secs(60);
 /// A peer that rejects or drops our requests is asked again after this; doubles up to 32 times.
 pub const STRIKE_REST: Duration = Duration::from_secs(1);
 /// Requests a new peer gets before its rate is known; slow start doubles it each round trip.
-pub const FIRST_DEPTH: usize = 16;
-/// Seconds of a peer's rate that are requested ahead.
-pub const DEPTH_SECONDS: u64 = 2;
+pub const FIRST_DEPTH: usize = 8;
+/// What is asked of a peer ahead of its round trip: so much of its time.
+pub const QUEUE_TIME: Duration = Duration::from_secs(1);
+/// Requests that go out together, at most, once the pipeline is full: one for each block that arrives would wake the other side
+/// for each, and more would leave a hole in a long pipeline.
+pub const REQUEST_BATCH: usize = 64;
 /// Seconds of the user's limit that are requested ahead, over all peers: what is on its way waits in sockets.
 pub const LIMIT_SECONDS: u64 = 5;
-/// Requests a peer always may have under way, however slow it seems.
-pub const MIN_DEPTH: usize = 4;
+/// Requests a peer always may have under way, however slow it seems: one on its way and one behind it. Four kept a home
+/// uplink's slot busy for three seconds with what might be had elsewhere by then.
+pub const MIN_DEPTH: usize = 2;
 /// How many peers may be asked for the same block at the end, beside the first.
 pub const ENDGAME_EXTRA: usize = 2;
 /// A block is asked for twice only where its peer needs at least this long for what it was asked; most of the
@@ -122,8 +139,18 @@ pub const METADATA_DEPTH: usize = 8;
 pub const MIN_NAMED: usize = 4;
 /// The same for the fastest.
 pub const MAX_NAMED: usize = 64;
+/// Pieces that only we and a peer have, and that it may keep to itself: some find no taker.
+pub const MAX_HOARD: u32 = 4;
+/// A piece that nobody else has after this long was not passed on: a slow uplink passes one of 64 KiB within seconds.
+pub const HOARD_AFTER: Duration = Duration::from_secs(20);
 /// Suggestions of one peer that are remembered; the oldest make way.
 pub const MAX_SUGGESTED: usize = 64;
+/// Pieces that a super-seed shows ahead to a peer that has a slot: one to pass on, one to fetch meanwhile.
+pub const SUPER_AHEAD: usize = 2;
+/// A super-seed shows the next piece after this long, if nobody else has taken the last.
+pub const SUPER_PATIENCE: Duration = Duration::from_secs(30);
+/// Copies that make a super-seed an ordinary one.
+pub const SUPER_COPIES: usize = 2;
 /// Metadata blocks that peers wait for: a crowd of 200 asking for eight each, with room to spare.
 pub const MAX_METADATA_QUEUE: usize = 4096;
 /// Bytes of metadata that wait for the sockets: a home uplink must serve one peer after the other, not all at once.
@@ -148,7 +175,7 @@ pub const DUE_SOON: u64 = 2_500;
 /// What is due within so many is asked for twice where it is late.
 pub const DUE_NOW: u64 = 1_000;
 /// The same as [`SNUB_AFTER`] where somebody reads what comes: he would wait as long.
-pub const SNUB_IN_ORDER_AFTER: Duration = Duration::from_secs(5);
+pub const STALL_IN_ORDER_AFTER: Duration = Duration::from_secs(5);
 /// A block that is due is asked for twice only where its peer needs this long for what it was asked; pipelines
 /// are [`DEPTH_SECONDS`] long as a rule.
 pub const LATE_AFTER: Duration = Duration::from_secs(3);
@@ -170,11 +197,23 @@ pub struct Config {
     pub metadata_only: bool,
     /// Bytes a second that the driver lets in, where the user set a limit.
     pub download_limit: Option<u64>,
+    /// Bytes a second that the driver lets out, where the user set a limit; with none at all nobody is served.
+    pub upload_limit: Option<u64>,
+    /// Say that we have nothing, and show each peer a piece at a time, until some copies are out (BEP 16).
+    pub super_seed: bool,
 }
 
 impl Config {
     /// A swarm that fetches everything, is reachable nowhere, and knows no limit.
     pub fn new(peer_id: Id160) -> Self {
-        Self { peer_id, listen_port: None, dht_port: None, metadata_only: false, download_limit: None }
+        Self {
+            peer_id,
+            listen_port: None,
+            dht_port: None,
+            metadata_only: false,
+            download_limit: None,
+            upload_limit: None,
+            super_seed: false,
+        }
     }
 }

@@ -181,7 +181,7 @@ fn fetching_bottleneck(now: Instant, pieces: &Pieces, having: &[&Member], rate: 
             _ => Bottleneck::Refused { peers: refused },
         };
     }
-    if asked.iter().all(|m| m.snubbed || silent(m)) {
+    if asked.iter().all(|m| m.stalled || silent(m)) {
         return Bottleneck::Silent { peers: asked.len(), blocks };
     }
     if pieces.nothing_free() {

@@ -66,7 +66,11 @@ impl Swarm {
         };
         // Not as a seed: its uplink is for what nobody has yet, and in a flash crowd everybody is a newcomer. With all of
         // them allowed ten pieces, the last of 25 was done after 1.75 times the theoretical time instead of 1.30.
-        if field.ones() as usize >= ALLOWED_FAST || pieces.have().ones() == 0 || pieces.is_complete() {
+        if field.ones() as usize >= ALLOWED_FAST
+            || pieces.have().ones() == 0
+            || pieces.is_complete()
+            || self.config.upload_limit == Some(0)
+        {
             return;
         }
         let mut set = allowed_fast(self.info_hash, ip, info.layout().count(), ALLOWED_FAST);

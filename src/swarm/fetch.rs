@@ -44,9 +44,11 @@ impl Swarm {
         let Some(info) = self.info.clone() else { return };
         let wanted = std::mem::take(&mut self.wanted);
         let pieces = Pieces::new(*info.layout(), have, wanted, &mut self.rng);
-        let late_haves: Vec<u32> = pieces.have().iter().take(MAX_LATE_HAVES as usize + 1).collect();
         let complete = pieces.is_complete();
         self.pieces = Some(pieces);
+        let most = if self.is_super_seeding() { 0 } else { MAX_LATE_HAVES as usize + 1 };
+        let have = self.pieces.iter().flat_map(|p| p.have().iter());
+        let late_haves: Vec<u32> = have.take(most).collect();
         for key in self.keys() {
             let Some(member) = self.members.get_mut(&key).filter(|m| m.is_open()) else { continue };
             let has = std::mem::replace(&mut member.has, Has::All);
@@ -100,7 +102,8 @@ impl Swarm {
 
     /// Says what we have, in the shortest way the peer understands.
     pub(super) fn send_field(&mut self, key: PeerKey) {
-        let field = self.pieces.as_ref().map(Pieces::have).filter(|f| f.ones() > 0);
+        let hidden = self.is_super_seeding();
+        let field = self.pieces.as_ref().map(Pieces::have).filter(|f| f.ones() > 0 && !hidden);
         let complete = field.is_some_and(Bitfield::is_complete);
         let bits = field.map(Bitfield::to_wire);
         let Some(conn) = self.conn(key) else { return };
@@ -135,7 +138,10 @@ impl Swarm {
         if let Some(member) = self.members.get_mut(&key) {
             (member.has, member.wanted) = (has, wanted);
             let has = &member.has;
-            member.named.retain(|piece| !has.piece(*piece));
+            let got = member.named.extract_if(.., |piece| has.piece(*piece));
+            if let Some(suggestions) = &mut self.suggestions {
+                got.for_each(|piece| suggestions.forget(piece));
+            }
         }
         self.suggest(now, key);
         self.offer_fast(key);
@@ -165,7 +171,10 @@ impl Swarm {
             pieces.picker_mut().increment(piece);
             member.wanted += u32::from(pieces.lacks(piece));
             member.conn.iter_mut().for_each(Connection::welcome);
-            self.on_fetched(now, key, piece);
+            match self.is_super_seeding() {
+                true => self.on_seen(now, key, piece),
+                false => self.on_fetched(now, key, piece),
+            }
         }
         self.update_interest(now, key);
     }
@@ -219,6 +228,7 @@ impl Swarm {
             conn.express_interest(wanted);
         }
         if both_complete {
+            self.on_seed_met();
             self.close(now, key, CloseReason::BothComplete);
         }
     }
@@ -246,7 +256,7 @@ impl Swarm {
         let depth = member.depth.min(conn.request_limit()).min(most);
         let room = depth.saturating_sub(conn.requests()).min(under_limit);
         // In batches: a request for each block that arrives would wake the other side for each.
-        if room == 0 || (room < depth / 4 && conn.requests() > 8) {
+        if room == 0 || (room < (depth / 4).min(REQUEST_BATCH) && conn.requests() > 8) {
             return;
         }
         let rate = member.down.per_second(now, Duration::from_secs(5));
@@ -268,6 +278,9 @@ impl Swarm {
         if conn.requests() == 0 {
             // The wait for the first block begins now, not when the last one came.
             member.last_block = now;
+            if !member.stalled {
+                member.owes_since = now;
+            }
         }
         for block in blocks {
             conn.request(block);
@@ -279,7 +292,7 @@ impl Swarm {
     fn room_under_limit(&self) -> usize {
         let Some(limit) = self.config.download_limit else { return usize::MAX };
         let most = (limit * LIMIT_SECONDS / u64::from(BLOCK_LEN)).max(MIN_DEPTH as u64) as usize;
-        let live = self.members.values().filter(|m| !m.snubbed);
+        let live = self.members.values().filter(|m| !m.stalled);
         let asked = live.filter_map(|m| m.conn.as_ref()).map(|c| c.requests()).sum();
         most.saturating_sub(asked)
     }
@@ -291,7 +304,7 @@ impl Swarm {
         // Half a second's worth: what is asked twice comes twice where the cancel is late.
         let soon = member.down.per_second(now, Duration::from_secs(5)) as usize / 2 / BLOCK_LEN as usize;
         let room = soon.clamp(1, ENDGAME_DEPTH).min(member.depth).saturating_sub(requests);
-        if room == 0 || member.snubbed || !pieces.nothing_free() {
+        if room == 0 || member.stalled || !pieces.nothing_free() {
             return;
         }
         let own = member.backlog(now, 1);
@@ -350,7 +363,7 @@ impl Swarm {
         }
     }
 
-    /// Once a second: depth follows rate, and a peer that owes blocks for too long is snubbed.
+    /// Once a second: depth follows rate, and a peer that owes blocks for too long has stalled.
     pub(super) fn check_progress(&mut self, now: Instant, key: PeerKey) {
         let in_order = self.pieces.as_ref().is_some_and(Pieces::is_in_order);
         let Some(member) = self.members.get_mut(&key) else { return };
@@ -358,20 +371,20 @@ impl Swarm {
         let Some(conn) = member.conn.as_mut() else { return };
         // Where the user's limit holds blocks back, nobody is to blame.
         let throttled =
-            self.config.download_limit.is_some_and(|l| self.down.per_second(now, SNUB_AFTER) * 5 >= l * 4);
+            self.config.download_limit.is_some_and(|l| self.down.per_second(now, STALL_AFTER) * 5 >= l * 4);
         if throttled {
             return;
         }
         let silent = now.saturating_duration_since(member.last_block);
         let patience = match member.down.total() {
-            _ if in_order => SNUB_IN_ORDER_AFTER,
-            0 => SNUB_AT_FIRST,
-            _ => SNUB_AFTER,
+            _ if in_order => STALL_IN_ORDER_AFTER,
+            0 => STALL_AT_FIRST,
+            _ => STALL_AFTER,
         };
         if conn.requests() == 0 || silent < patience {
             return;
         }
-        if member.snubbed {
+        if member.stalled {
             if silent >= 2 * patience {
                 // It has lost them. Without them it can be asked for one block again, to notice a recovery.
                 let lost: Vec<BlockRef> = conn.pending().copied().collect();
@@ -383,7 +396,7 @@ impl Swarm {
             }
             return;
         }
-        member.snubbed = true;
+        member.stalled = true;
         // Late blocks are still welcome, but others may bring them first.
         if let Some(pieces) = &mut self.pieces {
             conn.pending().for_each(|block| pieces.release(key, block));
@@ -435,8 +448,10 @@ impl Swarm {
             let Some(member) = self.members.get_mut(&key).filter(|m| m.is_open()) else { continue };
             let has = member.has.piece(piece);
             member.wanted = member.wanted.saturating_sub(u32::from(has && was_lacking));
-            // Who has everything wants to know what is out already; others who have this one need not.
-            if let Some(conn) = member.conn.as_mut().filter(|_| !has || member.has.is_complete()) {
+            // Who has everything wants to know what is out already, and who gave it may hide that it has more (BEP 16);
+            // others who have this one need not.
+            let asks = !has || member.has.is_complete() || authors.contains(&key);
+            if let Some(conn) = member.conn.as_mut().filter(|_| asks) {
                 conn.send(&Message::Have(piece.get()));
             }
             if member.wanted == 0 || complete {
@@ -453,9 +468,12 @@ impl Swarm {
     /// Everything that is wanted is here: peers learn that we want no more (BEP 21).
     fn retire(&mut self, now: Instant) {
         for key in self.keys() {
-            if let Some(conn) = self.conn(key) {
+            let says_so = !self.is_super_seeding();
+            if let Some(conn) = self.conn(key).filter(|_| says_so) {
                 conn.announce_upload_only();
             }
+            // Whoever is served already may have names at once.
+            self.suggest(now, key);
             self.flush(now, key);
         }
     }

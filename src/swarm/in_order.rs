@@ -28,7 +28,7 @@ impl Swarm {
         let requests = member.conn.as_ref().map_or(0, |c| c.requests());
         let rate = |m: &Member| m.down.per_second(now, window);
         let pace = Pace {
-            own: if member.snubbed { 1 } else { rate(member) },
+            own: if member.stalled { 1 } else { rate(member) },
             best: self.members.values().map(rate).max().unwrap_or(0),
             all: self.down.per_second(now, window),
             backlog: requests as u64 * u64::from(BLOCK_LEN),

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::config::{
-    DEPTH_SECONDS, ENDGAME_AFTER, FIRST_DEPTH, MAX_EARLY_HAVES, METADATA_STALL, MIN_DEPTH, MIN_UPLOAD_AHEAD,
-    READ_RUN, STRIKE_REST, UPLOAD_AHEAD,
+    ENDGAME_AFTER, FIRST_DEPTH, MAX_EARLY_HAVES, MAX_HOARD, METADATA_STALL, MIN_DEPTH, MIN_UPLOAD_AHEAD,
+    QUEUE_TIME, READ_RUN, SNUB_AFTER, STRIKE_REST, UPLOAD_AHEAD,
 };
 use super::fast::Fast;
 use super::pex::Exchange;
@@ -110,7 +110,10 @@ pub(super) struct Member {
     ramping: bool,
     last_rate: u64,
     pub(super) last_block: Instant,
-    pub(super) snubbed: bool,
+    /// Since when it has owed us blocks and sent none, where it owes any.
+    pub(super) owes_since: Instant,
+    /// It owes blocks that others may bring now.
+    pub(super) stalled: bool,
     /// Rejects and chokes in a row that cost us requests, without a block between them.
     strikes: u32,
     /// Not asked for anything before this, after a strike.
@@ -131,6 +134,11 @@ pub(super) struct Member {
     pub(super) fed: Option<Instant>,
     /// Pieces that we would have it fetch from us.
     pub(super) named: Vec<PieceIndex>,
+    /// Pieces that it was named and has had for a while, and nobody else has; and those that others have by now.
+    pub(super) hoarded: u32,
+    pub(super) passed_on: u32,
+    /// When it was last shown a piece by a super-seed.
+    pub(super) shown_at: Instant,
     /// Pieces that it would have us fetch, oldest first.
     pub(super) suggested: VecDeque<PieceIndex>,
     pub(super) metadata_served: u32,
@@ -161,7 +169,8 @@ impl Member {
             ramping: true,
             last_rate: 0,
             last_block: now,
-            snubbed: false,
+            owes_since: now,
+            stalled: false,
             strikes: 0,
             rests_until: None,
             queue: VecDeque::new(),
@@ -173,6 +182,9 @@ impl Member {
             took: now,
             fed: None,
             named: Vec::new(),
+            hoarded: 0,
+            passed_on: 0,
+            shown_at: now,
             suggested: VecDeque::new(),
             metadata_served: 0,
             dht_ports: 0,
@@ -210,17 +222,36 @@ impl Member {
     pub(super) fn on_block(&mut self, now: Instant, length: u32) {
         self.down.record(now, u64::from(length));
         self.last_block = now;
-        self.snubbed = false;
+        self.owes_since = now;
+        self.stalled = false;
         self.strikes = 0;
         self.rests_until = None;
-        if self.ramping {
+        // Where the rate has not followed, the rest would only wait in the peer's queue.
+        if self.ramping && self.depth < FIRST_DEPTH.max(2 * self.depth_at(now)) {
             self.depth += 1;
         }
     }
 
+    /// Blocks that keep its link busy for a round trip, and for the time that is asked ahead.
+    fn depth_at(&self, now: Instant) -> usize {
+        let rate = self.down.per_second(now, Duration::from_secs(2));
+        let time = self.round_trip + QUEUE_TIME;
+        (rate as f64 * time.as_secs_f64() / f64::from(BLOCK_LEN)).ceil() as usize
+    }
+
+    /// Whether what it gets from a seed stays with it.
+    pub(super) fn hoards(&self) -> bool {
+        self.hoarded > MAX_HOARD.max(self.passed_on)
+    }
+
+    /// Whether it has owed us blocks for too long to be served in return.
+    pub(super) fn snubs(&self, now: Instant) -> bool {
+        self.stalled && now.saturating_duration_since(self.owes_since) >= SNUB_AFTER
+    }
+
     /// How long what it was asked for, and `more` blocks, will take at its rate; for ever where nothing comes.
     pub(super) fn backlog(&self, now: Instant, more: usize) -> Duration {
-        let Some(conn) = self.conn.as_ref().filter(|_| !self.snubbed) else { return Duration::MAX };
+        let Some(conn) = self.conn.as_ref().filter(|_| !self.stalled) else { return Duration::MAX };
         let bytes = (conn.requests() + more) as u64 * u64::from(BLOCK_LEN);
         let rate = self.down.per_second(now, Duration::from_secs(2));
         if rate == 0 && now.saturating_duration_since(self.last_block) < ENDGAME_AFTER {
@@ -276,9 +307,9 @@ impl Member {
         }
         self.last_rate = rate;
         if !self.ramping {
-            self.depth = MIN_DEPTH + (rate * DEPTH_SECONDS / u64::from(BLOCK_LEN)) as usize;
+            self.depth = self.depth_at(now).max(MIN_DEPTH);
         }
-        if self.snubbed {
+        if self.stalled {
             self.depth = 1;
         }
     }

@@ -2,8 +2,8 @@
 //!
 //! [`Swarm`] is the machine; the files beside it hold one idea each: `candidates` (whom to dial), `metadata`
 //! (the info dictionary from several peers), `picker` (rarest first), `wanted` (which pieces, and in what order), `pieces` (blocks under way), `choker`
-//! (tit-for-tat), `priority` (whom to prefer where there is no room for all), `suspects` (who sent a false block). `fetch`, `serve`, `fast`, `exchange` and `pex` are the conversations
-//! that [`Swarm`] wires together.
+//! (tit-for-tat), `priority` (whom to prefer where there is no room for all), `suspects` (who sent a false block). `fetch`, `serve`,
+//! `super_seed`, `fast`, `exchange` and `pex` are the conversations that [`Swarm`] wires together.
 //! `explain` reads off the machine why it is not faster.
 //! `neighbours` is a second machine: discovery in the local network, for all swarms of a client. `resume` is a
 //! third: what of an interrupted download may be believed, and when its state is saved.
@@ -29,9 +29,12 @@ pub mod resume;
 mod serve;
 mod stats;
 mod suggest;
+mod super_seed;
 mod suspects;
 #[allow(clippy::module_inception)] // the machine carries its folder's name, as the plan has it
 mod swarm;
+#[cfg(test)]
+mod testing;
 mod wanted;
 
 pub use config::Config;

@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::choker::Contender;
+use super::choker::{Contender, upload_slots};
 use super::config::{
-    IDLE_SLOT, MAX_FINISHING, MAX_NAMED, MAX_PEER_REQUESTS, MAX_SUGGESTED, MAX_UPLOAD_SLOTS, MIN_NAMED,
+    IDLE_SLOT, MAX_FINISHING, MAX_IDLE_SLOTS, MAX_NAMED, MAX_PEER_REQUESTS, MAX_SUGGESTED, MIN_NAMED,
     STALLED_SLOT,
 };
 use super::event::{Action, CloseReason, PeerKey};
@@ -104,7 +104,21 @@ impl Swarm {
         self.pump(now, key);
     }
 
+    /// As a seed: who keeps to itself what it was named, and may be had from others no more than before.
+    fn find_hoarders(&mut self, now: Instant) {
+        let Some(suggestions) = &mut self.suggestions else { return };
+        suggestions.start_again();
+        let kept = suggestions.kept(now);
+        for (key, member) in &mut self.members {
+            member.hoarded = kept.get(key).copied().unwrap_or(0);
+            if member.hoards() {
+                suggestions.reclaim(*key);
+            }
+        }
+    }
+
     pub(super) fn choke_round(&mut self, now: Instant) {
+        self.find_hoarders(now);
         let seeding = self.pieces.as_ref().is_some_and(Pieces::is_complete);
         let open = self.members.iter().filter(|(_, m)| m.is_open());
         let contenders: Vec<Contender> = open
@@ -112,11 +126,17 @@ impl Swarm {
                 peer,
                 interested: m.conn.as_ref().is_some_and(|c| c.is_peer_interested() && !c.is_upload_only()),
                 rate: if seeding { &m.up } else { &m.down }.per_second(now, RATE_WINDOW),
-                snubbed: m.snubbed && !seeding,
+                snubbed: m.snubs(now) && !seeding,
+                hoards: m.hoards(),
                 since: m.since,
             })
             .collect();
-        let unchoked = self.choker.round(now, &contenders, &mut self.rng).to_vec();
+        let rate = self.up.per_second(now, RATE_WINDOW);
+        self.choker.set_slots(upload_slots(self.config.upload_limit, rate));
+        let unchoked = match seeding {
+            true => self.choker.seed_round(now, &contenders, &mut self.rng).to_vec(),
+            false => self.choker.round(now, &contenders, &mut self.rng).to_vec(),
+        };
         for contender in contenders {
             self.set_choke(now, contender.peer, !unchoked.contains(&contender.peer));
         }
@@ -127,13 +147,17 @@ impl Swarm {
         let seeding = self.pieces.as_ref().is_some_and(Pieces::is_complete);
         let waits = |m: &Member| {
             m.is_open()
-                && (seeding || !m.snubbed)
+                && (seeding || !m.snubs(now))
                 && m.conn
                     .as_ref()
                     .is_some_and(|c| c.is_peer_interested() && c.is_choking() && !c.is_upload_only())
         };
-        let mut waiting: Vec<_> =
-            self.members.iter().filter(|(_, m)| waits(m)).map(|(key, m)| (m.took, *key)).collect();
+        let mut waiting: Vec<_> = self
+            .members
+            .iter()
+            .filter(|(_, m)| waits(m))
+            .map(|(key, m)| (m.hoards(), m.took, *key))
+            .collect();
         waiting.sort_unstable();
         let cleared = if waiting.is_empty() { 0 } else { self.clear_slots(now) };
         // Whoever was let in takes nothing: one who would may be far behind, and more slots cost nothing now.
@@ -143,8 +167,8 @@ impl Swarm {
         let served = self.members.values().filter(|m| m.conn.as_ref().is_some_and(|c| !c.is_choking()));
         let served = served.filter(|_| !seeding);
         let idle = served.filter(|m| m.queue.is_empty() && m.reading == 0 && m.unsent == 0).count();
-        let extra = if unused { MAX_UPLOAD_SLOTS } else { idle };
-        for (_, key) in waiting {
+        let extra = if unused { MAX_IDLE_SLOTS } else { idle };
+        for (_, _, key) in waiting {
             if !self.choker.admit(key, extra) {
                 return;
             }
@@ -200,10 +224,10 @@ impl Swarm {
                 self.reject(key, block);
             }
         }
-        if choking {
-            self.take_back(key);
-        } else {
+        if !choking {
             self.suggest(now, key);
+        } else if !self.is_super_seeding() {
+            self.take_back(key, true);
         }
     }
 
@@ -211,6 +235,9 @@ impl Swarm {
 
     /// As a seed, names pieces that nobody has yet to a peer we serve.
     pub(super) fn suggest(&mut self, now: Instant, key: PeerKey) {
+        if self.is_super_seeding() {
+            return self.show(now, key);
+        }
         let (Some(info), Some(pieces)) = (&self.info, &self.pieces) else { return };
         let Some(member) = self.members.get_mut(&key).filter(|_| pieces.is_whole()) else { return };
         let ahead =
@@ -220,7 +247,7 @@ impl Swarm {
         let layout = info.layout();
         let suggestions = self.suggestions.get_or_insert_with(|| Suggestions::new(*layout, &mut self.rng));
         while member.named.len() < most {
-            let Some(piece) = suggestions.next(|p| pieces.picker().availability(p) > 0) else { return };
+            let Some(piece) = suggestions.next(|p| pieces.picker().availability(p)) else { return };
             conn.send(&Message::Suggest(piece.get()));
             member.named.push(piece);
         }
@@ -228,16 +255,30 @@ impl Swarm {
 
     /// A peer has got a piece, from us or from somebody else.
     pub(super) fn on_fetched(&mut self, now: Instant, key: PeerKey, piece: PieceIndex) {
+        let Some(suggestions) = &mut self.suggestions else { return };
+        if let Some(giver) = suggestions.passed_on(piece, key).and_then(|k| self.members.get_mut(&k)) {
+            giver.passed_on += 1;
+        }
         let Some(member) = self.members.get_mut(&key).filter(|m| m.named.contains(&piece)) else { return };
         member.named.retain(|p| *p != piece);
+        if self.pieces.as_ref().is_some_and(|p| p.picker().availability(piece) == 1) {
+            suggestions.gave(now, piece, key);
+        } else {
+            suggestions.forget(piece);
+        }
         self.suggest(now, key);
     }
 
-    /// What was named to a peer that is not served any more, others may have.
-    pub(super) fn take_back(&mut self, key: PeerKey) {
-        if let (Some(suggestions), Some(member)) = (&mut self.suggestions, self.members.get_mut(&key)) {
-            member.named.drain(..).for_each(|piece| suggestions.give_back(piece));
-        }
+    /// What was named to a peer that is not served any more, others may have; but for a piece that it still gets.
+    pub(super) fn take_back(&mut self, key: PeerKey, stays: bool) {
+        let (Some(suggestions), Some(member)) = (&mut self.suggestions, self.members.get_mut(&key)) else {
+            return;
+        };
+        let finishing = member.finishing.filter(|_| stays);
+        let (kept, free): (Vec<PieceIndex>, Vec<PieceIndex>) =
+            member.named.drain(..).partition(|p| Some(p.get()) == finishing);
+        member.named = kept;
+        free.into_iter().for_each(|piece| suggestions.give_back(piece));
     }
 
     /// A peer names a piece that we should fetch from it.
@@ -281,73 +322,18 @@ fn keeps_requests(conn: &Connection) -> bool {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
-    use std::net::SocketAddr;
-    use std::sync::Arc;
 
     use bytes::Bytes;
 
     use super::*;
-    use crate::id::Id160;
-    use crate::peer::Bitfield;
-    use crate::swarm::config::Config;
     use crate::swarm::event::Input;
-    use crate::wire::bencode::Writer;
-    use crate::wire::metainfo::{BLOCK_LEN, Info};
-    use crate::wire::peer::{Frames, HANDSHAKE_LEN, Handshake, Reserved};
-
-    const PIECES: u32 = 40;
-
-    fn info() -> Arc<Info> {
-        let mut raw = Vec::new();
-        let mut w = Writer::new(&mut raw);
-        w.begin_dict().bytes(b"length").int(i64::from(PIECES) * 65536).bytes(b"name").bytes(b"n");
-        w.bytes(b"piece length").int(65536).bytes(b"pieces").bytes(&[1; 20 * PIECES as usize]).end();
-        Arc::new(Info::parse(raw.into()).unwrap())
-    }
-
-    fn seed(now: Instant) -> Swarm {
-        let mut swarm = Swarm::new(info().hash(), Config::new(Id160([1; 20])), [1; 32], now);
-        swarm.handle(now, Input::Info(info()));
-        swarm.handle(now, Input::DiskReady(Bitfield::all(PIECES)));
-        swarm
-    }
-
-    /// A peer that has nothing and wants everything.
-    fn join(swarm: &mut Swarm, id: u8, now: Instant) -> PeerKey {
-        let key = swarm.accept(now, SocketAddr::from(([10, 0, 0, id], 7))).unwrap();
-        let mut hello = Vec::new();
-        let peer_id = Id160([100 + id; 20]);
-        Handshake { reserved: Reserved::OURS, info_hash: info().hash(), peer_id }.emit(&mut hello);
-        [Message::HaveNone, Message::Interested].iter().for_each(|m| m.emit(&mut hello));
-        swarm.handle(now, Input::Received(key, hello.into()));
-        key
-    }
-
-    /// What has been said to a peer, and what is to be read for it.
-    fn drain(swarm: &mut Swarm, key: PeerKey, greeted: bool) -> (Vec<Message>, Vec<BlockRef>) {
-        let (mut frames, mut skip) = (Frames::default(), if greeted { 0 } else { HANDSHAKE_LEN });
-        let (mut said, mut reads) = (Vec::new(), Vec::new());
-        while let Some(action) = swarm.poll_action() {
-            match action {
-                Action::Send(to, bytes) if to == key => {
-                    let passed = skip.min(bytes.len());
-                    skip -= passed;
-                    frames.push(bytes.slice(passed..));
-                    said.extend(std::iter::from_fn(|| frames.next_message().unwrap()));
-                }
-                Action::Read { piece, begin, length, .. } => {
-                    reads.push(BlockRef { index: piece.get(), begin, length });
-                }
-                _ => {}
-            }
-        }
-        (said, reads)
-    }
+    use crate::swarm::testing::{PIECES, drain, info, join, seed_with};
+    use crate::wire::metainfo::BLOCK_LEN;
 
     #[test]
     fn a_seed_names_each_piece_to_one_peer() {
         let now = Instant::now();
-        let mut swarm = seed(now);
+        let mut swarm = seed_with(now, |_| ());
         let mut named = BTreeSet::new();
         for id in 1..=5 {
             let key = join(&mut swarm, id, now);
@@ -377,7 +363,7 @@ mod tests {
     #[test]
     fn who_takes_nothing_keeps_a_seed_from_nobody() {
         let mut now = Instant::now();
-        let mut swarm = seed(now);
+        let mut swarm = seed_with(now, |_| ());
         for id in 1..=50 {
             let key = join(&mut swarm, id, now);
             // Every other asks for everything and reads nothing.
@@ -407,7 +393,7 @@ mod tests {
     #[test]
     fn a_piece_under_way_is_served_to_its_end_after_a_choke() {
         let now = Instant::now();
-        let mut swarm = seed(now);
+        let mut swarm = seed_with(now, |_| ());
         let key = join(&mut swarm, 1, now);
         let mut asks = Vec::new();
         let block = |index, n: u32| BlockRef { index, begin: n * BLOCK_LEN, length: BLOCK_LEN };

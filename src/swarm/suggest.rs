@@ -5,6 +5,11 @@
 //! yet, some choose the same. A seed knows; it names each piece to one peer. Owns the order of that. Must not
 //! know connections.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+
+use super::config::HOARD_AFTER;
+use super::event::PeerKey;
 use crate::rng::Rng;
 use crate::wire::metainfo::{PieceIndex, PieceLayout};
 
@@ -19,8 +24,16 @@ pub(super) struct Suggestions {
     /// Without a common divisor with the number of pieces, so that every piece has its turn.
     stride: u32,
     at: u32,
-    /// Named to somebody who did not fetch them. Each piece is out or here once at most.
+    /// Named to somebody who did not fetch them. Each piece is named or here once at most.
     returned: Vec<PieceIndex>,
+    /// Named to somebody who may still fetch them: [`MAX_NAMED`](super::config::MAX_NAMED) for each peer at most.
+    named: BTreeSet<PieceIndex>,
+    /// Who has got a piece that it was named, as long as nobody else has it: each piece once at most.
+    given: BTreeMap<PieceIndex, (PeerKey, Instant)>,
+    /// Of these, pieces that are with peers who keep them to themselves: as good as not out.
+    hoarded: BTreeSet<PieceIndex>,
+    /// All have had their turn, and what is left was found to be out or named.
+    over: bool,
 }
 
 impl Suggestions {
@@ -30,34 +43,108 @@ impl Suggestions {
         let coprime = |stride: &u32| gcd(*stride, count) == 1;
         let stride = 1 + rng.below(count.max(1) as usize) as u32;
         let stride = (stride..stride.saturating_add(count)).find(coprime).unwrap_or(1);
-        Self { layout, start, stride, at: 0, returned: Vec::new() }
+        Self {
+            layout,
+            start,
+            stride,
+            at: 0,
+            returned: Vec::new(),
+            named: BTreeSet::new(),
+            given: BTreeMap::new(),
+            hoarded: BTreeSet::new(),
+            over: false,
+        }
     }
 
-    /// A piece that nobody has and nobody was named, as far as can be told; none when all have had their turn.
-    pub(super) fn next(&mut self, is_out: impl Fn(PieceIndex) -> bool) -> Option<PieceIndex> {
+    /// A piece that nobody has and nobody is named, as far as can be told; none when all have had their turn.
+    pub(super) fn next(&mut self, availability: impl Fn(PieceIndex) -> u32) -> Option<PieceIndex> {
         while let Some(piece) = self.returned.pop() {
-            if !is_out(piece) {
+            if !self.is_out(piece, &availability) && self.named.insert(piece) {
                 return Some(piece);
             }
         }
         let count = self.layout.count();
         for _ in 0..MAX_STEPS {
-            if self.at >= count {
+            self.over |= self.at >= count;
+            if self.over {
                 return None;
             }
             let index =
                 (u64::from(self.start) + u64::from(self.at) * u64::from(self.stride)) % u64::from(count);
             self.at += 1;
-            if let Some(piece) = self.layout.piece(index as u32).filter(|p| !is_out(*p)) {
+            let piece = self.layout.piece(index as u32).filter(|p| !self.is_out(*p, &availability));
+            if let Some(piece) = piece.filter(|p| self.named.insert(*p)) {
                 return Some(piece);
             }
         }
         None
     }
 
+    fn is_out(&self, piece: PieceIndex, availability: impl Fn(PieceIndex) -> u32) -> bool {
+        availability(piece) > u32::from(self.hoarded.contains(&piece))
+    }
+
+    /// A peer keeps to itself what it was given: others may have it too.
+    pub(super) fn reclaim(&mut self, peer: PeerKey) {
+        for (&piece, _) in self.given.iter().filter(|(_, (who, _))| *who == peer) {
+            if self.hoarded.insert(piece) {
+                self.returned.push(piece);
+            }
+        }
+    }
+
     /// Who was named this piece will not fetch it.
     pub(super) fn give_back(&mut self, piece: PieceIndex) {
+        self.named.remove(&piece);
         self.returned.push(piece);
+    }
+
+    /// Who was named this piece has it, or says so.
+    pub(super) fn forget(&mut self, piece: PieceIndex) {
+        self.named.remove(&piece);
+    }
+
+    /// Who was named this piece has it, and nobody else.
+    pub(super) fn gave(&mut self, now: Instant, piece: PieceIndex, to: PeerKey) {
+        self.named.remove(&piece);
+        self.given.insert(piece, (to, now));
+    }
+
+    /// Somebody has got this piece; who had it before, and passed it on as far as can be told.
+    pub(super) fn passed_on(&mut self, piece: PieceIndex, by: PeerKey) -> Option<PeerKey> {
+        let (giver, _) = *self.given.get(&piece)?;
+        if giver == by {
+            return None;
+        }
+        self.hoarded.remove(&piece);
+        self.given.remove(&piece);
+        Some(giver)
+    }
+
+    /// How many pieces each has kept to itself for too long.
+    pub(super) fn kept(&self, now: Instant) -> BTreeMap<PeerKey, u32> {
+        let mut kept = BTreeMap::new();
+        for (who, since) in self.given.values() {
+            *kept.entry(*who).or_default() += u32::from(now.saturating_duration_since(*since) >= HOARD_AFTER);
+        }
+        kept
+    }
+
+    /// A peer has gone.
+    pub(super) fn on_gone(&mut self, peer: PeerKey) {
+        let gone = self.given.extract_if(.., |_, (who, _)| *who == peer);
+        gone.for_each(|(piece, _)| {
+            self.hoarded.remove(&piece);
+        });
+    }
+
+    /// Gives each piece another turn, where all have had theirs: who said that they had one may have lied, or gone.
+    pub(super) fn start_again(&mut self) {
+        if std::mem::take(&mut self.over) {
+            self.at = 0;
+            // They have their turn with the others.
+            self.returned.clear();
+        }
     }
 }
 
@@ -80,23 +167,55 @@ mod tests {
             let layout = PieceLayout::new(u64::from(count) * 16384, 16384).unwrap();
             let mut suggestions = Suggestions::new(layout, &mut Rng::from_u64(seed));
             let mut seen = vec![0; count as usize];
-            while let Some(piece) = suggestions.next(|_| false) {
+            while let Some(piece) = suggestions.next(|_| 0) {
                 seen[piece.at()] += 1;
             }
             prop_assert!(seen.iter().all(|n| *n == 1));
         }
     }
 
+    /// A liar who takes every name and says that it has them leaves nothing behind when it goes.
+    #[test]
+    fn whoever_claims_everything_and_goes_keeps_no_piece_from_others() {
+        let layout = PieceLayout::new(10 * 16384, 16384).unwrap();
+        let mut suggestions = Suggestions::new(layout, &mut Rng::from_u64(1));
+        for piece in std::iter::from_fn(|| suggestions.next(|_| 0)).collect::<Vec<_>>() {
+            suggestions.forget(piece);
+        }
+        assert_eq!(suggestions.next(|_| 0), None);
+        suggestions.start_again();
+        assert_eq!(std::iter::from_fn(|| suggestions.next(|_| 0)).count(), 10);
+        // What is named now is not named again.
+        suggestions.start_again();
+        assert_eq!(suggestions.next(|_| 0), None);
+    }
+
     #[test]
     fn what_is_out_is_passed_by_and_what_is_given_back_comes_again() {
         let layout = PieceLayout::new(10 * 16384, 16384).unwrap();
         let mut suggestions = Suggestions::new(layout, &mut Rng::from_u64(1));
-        let even = |p: PieceIndex| p.get().is_multiple_of(2);
+        let even = |p: PieceIndex| u32::from(p.get().is_multiple_of(2));
         let all: Vec<_> = std::iter::from_fn(|| suggestions.next(even)).collect();
-        assert!(all.len() == 5 && all.iter().all(|p| !even(*p)));
+        assert!(all.len() == 5 && all.iter().all(|p| even(*p) == 0));
         suggestions.give_back(all[2]);
         assert_eq!((suggestions.next(even), suggestions.next(even)), (Some(all[2]), None));
         suggestions.give_back(all[2]);
-        assert_eq!(suggestions.next(|_| true), None);
+        assert_eq!(suggestions.next(|_| 1), None);
+    }
+    #[test]
+    fn what_a_peer_keeps_to_itself_is_named_again_until_it_is_passed_on() {
+        let layout = PieceLayout::new(3 * 16384, 16384).unwrap();
+        let mut suggestions = Suggestions::new(layout, &mut Rng::from_u64(1));
+        let [miser, other] = [1, 2].map(|n| PeerKey(std::num::NonZeroU32::new(n).unwrap()));
+        let all: Vec<_> = std::iter::from_fn(|| suggestions.next(|_| 0)).collect();
+        let now = Instant::now();
+        all.iter().for_each(|piece| suggestions.gave(now, *piece, miser));
+        assert_eq!((suggestions.kept(now)[&miser], suggestions.kept(now + HOARD_AFTER)[&miser]), (0, 3));
+        assert_eq!(suggestions.next(|_| 1), None);
+        suggestions.reclaim(miser);
+        assert_eq!(suggestions.passed_on(all[0], miser), None);
+        assert_eq!(suggestions.passed_on(all[0], other), Some(miser));
+        let again: BTreeSet<_> = std::iter::from_fn(|| suggestions.next(|_| 1)).collect();
+        assert_eq!(again, all[1..].iter().copied().collect());
     }
 }

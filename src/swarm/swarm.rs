@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::candidates::Candidates;
-use super::choker::Choker;
+use super::choker::{Choker, upload_slots};
 use super::config::*;
 use super::event::{Action, CloseReason, Input, PeerKey};
 use super::member::Member;
@@ -22,6 +22,7 @@ use super::metadata::Metadata;
 use super::pieces::Pieces;
 use super::priority::Own;
 use super::suggest::Suggestions;
+use super::super_seed::SuperSeed;
 use super::suspects::Suspect;
 use super::wanted::Wanted;
 use crate::id::InfoHash;
@@ -52,6 +53,7 @@ pub struct Swarm {
     pub(super) choker: Choker,
     /// Once everything is here.
     pub(super) suggestions: Option<Suggestions>,
+    pub(super) super_seed: SuperSeed,
     pub(super) actions: VecDeque<Action>,
     pub(super) down: Rate,
     pub(super) up: Rate,
@@ -80,7 +82,9 @@ impl Swarm {
     /// A swarm that knows nobody yet.
     pub fn new(info_hash: InfoHash, config: Config, seed: [u8; 32], now: Instant) -> Self {
         let mut rng = Rng::from_seed(seed);
+        let choker = Choker::new(now, upload_slots(config.upload_limit, 0));
         Self {
+            super_seed: SuperSeed::new(config.super_seed),
             config,
             info_hash,
             candidates: Candidates::new(rng.u32()),
@@ -91,7 +95,7 @@ impl Swarm {
             info: None,
             wanted: Wanted::default(),
             pieces: None,
-            choker: Choker::new(now),
+            choker,
             suggestions: None,
             actions: VecDeque::new(),
             down: Rate::new(now),
@@ -234,7 +238,7 @@ impl Swarm {
             dht_port: self.config.dht_port,
             metadata_size: self.info.as_ref().map(|i| i.raw().len() as u64),
             pex: !self.is_private(),
-            upload_only: self.is_complete(),
+            upload_only: self.is_complete() && !self.is_super_seeding(),
             peer_ip: Some(peer.ip().to_canonical()),
         }
     }
@@ -350,10 +354,11 @@ impl Swarm {
 
     /// Forgets a connection and everything it owed.
     fn remove(&mut self, now: Instant, key: PeerKey, reason: Option<CloseReason>) {
-        self.take_back(key);
+        self.take_back(key, false);
         let Some(mut member) = self.members.remove(&key) else { return };
         self.dial_soon = true;
         self.choker.release(key);
+        self.suggestions.iter_mut().for_each(|s| s.on_gone(key));
         self.metadata_queue.retain(|(waiting, _)| *waiting != key);
         self.metadata.on_gone(key);
         if member.down.total() > 0 {
@@ -439,7 +444,9 @@ impl Swarm {
             self.check_progress(now, key);
             self.fill(now, key);
         }
+        self.check_shown(now);
         if self.choker.is_due(now) {
+            self.check_copies(now);
             self.choke_round(now);
         } else if self.pieces.is_some() {
             self.fill_slots(now);

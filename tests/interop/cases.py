@@ -446,6 +446,24 @@ def lost_piece(lab, folder):
 
 
 @case
+def super_seed_to_libtorrent(lab, folder):
+    """dhtget shows each of two libtorrent leechers a piece or two at a time (BEP 16); the rest they get from each other."""
+    torrent = torrents.large(lab.folder(folder, "payload"), folder, 8)
+    sharer = Dhtget(lab, folder, (), "sharer").share(torrent, "--no-dht", "--super-seed")
+    first = Libtorrent(lab, folder, (), "first").leech([torrent.magnet], [sharer.address])
+    second = Libtorrent(lab, folder, (), "second").leech([torrent.magnet], [sharer.address, first.address])
+    for leecher in (first, second):
+        leecher.wait_done([torrent], 60)
+    for leecher in (first, second):
+        leecher.stop()
+    sharer.process.signal(SIGTERM)
+    sharer.process.wait(10)
+    ratio = sharer.event("seeded")["ratio"]
+    if ratio > 1.6:
+        raise Failed(f"two copies had to go out, of which the seed sent {ratio}: the leechers did not share")
+
+
+@case
 def local_discovery_of_libtorrent(lab, folder):
     """No DHT, nobody is named: dhtget hears a libtorrent seeder in the local network, or is heard by it (BEP 14)."""
     torrent = torrents.album(lab.folder(folder, "payload"), folder).pack(ODD_PIECE)

@@ -6,6 +6,7 @@ mod dht;
 mod faults;
 mod in_order;
 mod million;
+mod pipeline;
 mod swarm;
 mod theory;
 mod world;

@@ -25,7 +25,7 @@ fn swarm_of(seed: u64, leechers: usize, loss: f64) -> (World, f64) {
     for _ in 0..leechers {
         world.add(Role::Leecher, UP, DOWN);
     }
-    (world, t_min(SIZE, SEEDER_UP, &vec![UP; leechers], DOWN))
+    (world, t_min(SIZE, SEEDER_UP, &vec![UP; leechers], DOWN, leechers))
 }
 
 fn plain(seed: u64, loss: f64, name: &str) -> Outcome {

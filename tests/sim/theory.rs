@@ -5,6 +5,8 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use dhtget::swarm::CloseReason;
+
 use crate::crowd::{KIB, Role, Shape, World, t_min};
 use crate::seed;
 
@@ -15,6 +17,8 @@ const UP: u64 = 128 * KIB;
 const DOWN: u64 = 4096 * KIB;
 /// Small enough for every `cargo test`, with as many pieces as torrents have.
 const SMALL: Shape = (8 << 20, 16 << 10);
+/// How long those stay away who come back.
+const AWAY: Duration = Duration::from_secs(20);
 
 /// What befalls a crowd.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +29,14 @@ enum Fate {
     SeederLeaves,
     /// They come one by one within half of the shortest time.
     OneByOne,
+    /// Three of ten leave half-way. Every other one comes back with what it had; for the others come new ones.
+    Churn,
+    /// Three of ten give nothing.
+    FreeRiders,
+    /// The seeder says that it has nothing (BEP 16).
+    SuperSeed,
+    /// One more for each ten, who says that he has everything and sends false blocks.
+    Liars,
 }
 
 struct Case {
@@ -37,8 +49,17 @@ struct Case {
 }
 
 impl Case {
-    fn ups(&self) -> Vec<u64> {
-        (0..self.leechers).map(|n| self.ups[n % self.ups.len()]).collect()
+    /// Whether the `n`th leecher is one of the three in ten.
+    fn is_odd(n: usize) -> bool {
+        matches!(n % 10, 1 | 4 | 7)
+    }
+
+    fn role(&self, n: usize) -> Role {
+        if self.fate == Fate::FreeRiders && Self::is_odd(n) { Role::FreeRider } else { Role::Leecher }
+    }
+
+    fn up(&self, n: usize) -> u64 {
+        self.ups[n % self.ups.len()]
     }
 }
 
@@ -51,79 +72,187 @@ fn case(name: &'static str, leechers: usize, ups: &'static [u64], seeder_up: u64
 
 /// `many` is the size of the larger crowds.
 fn cases(many: usize) -> Vec<Case> {
-    use Fate::{Calm, OneByOne, SeederLeaves};
+    use Fate::{Calm, Churn, FreeRiders, Liars, OneByOne, SeederLeaves, SuperSeed};
     vec![
         case("alike, one", 1, EQUAL, UP, Calm),
         case("alike, ten", 10, EQUAL, UP, Calm),
         case("alike, many", many, EQUAL, UP, Calm),
-        case("mixed uplinks, many", many, MIXED, UP, Calm),
+        case("mixed, many", many, MIXED, UP, Calm),
+        case("mixed, fast seeder, many", many, MIXED, 4 * UP, Calm),
         case("fast seeder, ten", 10, EQUAL, 2 * UP, Calm),
         case("one by one, ten", 10, EQUAL, UP, OneByOne),
+        case("one by one, many", many, EQUAL, UP, OneByOne),
         case("the seeder leaves, ten", 10, EQUAL, UP, SeederLeaves),
+        case("the seeder leaves, many", many, EQUAL, UP, SeederLeaves),
+        case("super-seeding, many", many, EQUAL, UP, SuperSeed),
+        case("churn, many", many, EQUAL, UP, Churn),
+        case("free riders, many", many, EQUAL, UP, FreeRiders),
+        case("liars, many", many, EQUAL, UP, Liars),
     ]
 }
 
 struct Measured {
     ratio: f64,
+    /// Share of the uplinks in use between the first pieces of all and the first finisher.
+    busy: f64,
+    /// When free riders were done, on average, in times of the others.
+    riders: Option<f64>,
     line: String,
 }
 
 fn measure(case: &Case, shape: Shape, seed: u64) -> Measured {
     let mut world = World::new(seed, 0.0, shape);
-    let ups = case.ups();
-    world.add(Role::Seeder, case.seeder_up, DOWN);
-    for up in &ups {
-        world.add(Role::Leecher, *up, DOWN);
+    if case.fate == Fate::SuperSeed {
+        world.adjust = |config| config.super_seed = true;
     }
-    let best = t_min(shape.0, case.seeder_up, &ups, DOWN);
+    world.add(Role::Seeder, case.seeder_up, DOWN);
+    world.adjust = |_| ();
+    let givers = (0..case.leechers).filter(|n| case.role(*n) == Role::Leecher);
+    let ups: Vec<u64> = givers.map(|n| case.up(n)).collect();
+    for n in 0..case.leechers {
+        world.add(case.role(n), case.up(n), DOWN);
+    }
+    if case.fate == Fate::Liars {
+        for _ in 0..case.leechers.div_ceil(10) {
+            world.add(Role::Liar, UP, DOWN);
+        }
+    }
+    let best = t_min(shape.0, case.seeder_up, &ups, DOWN, case.leechers);
     match case.fate {
         Fate::OneByOne => world.introduce_over(Duration::from_secs_f64(best / 2.0)),
-        Fate::Calm | Fate::SeederLeaves => world.introduce(),
+        _ => world.introduce(),
     }
-    if case.fate == Fate::SeederLeaves {
-        let count = shape.0.div_ceil(shape.1);
-        world.run(PATIENCE, |w| {
-            let all: BTreeSet<u32> = w.leechers().flat_map(|n| w.peers[n].verified.iter().copied()).collect();
-            all.len() == count
-        });
-        world.leave(0);
-    }
-    world.run(PATIENCE, |w| w.all_done());
-    let done: Vec<f64> =
-        world.leechers().filter_map(|n| world.peers[n].done).map(|d| d.as_secs_f64()).collect();
-    let (first, last) =
-        (done.iter().copied().fold(f64::MAX, f64::min), done.iter().copied().fold(0.0, f64::max));
-    let sent = |n: usize| world.stats(n).uploaded as f64;
-    let busy = (1..=ups.len()).map(sent).sum::<f64>() / ups.iter().sum::<u64>() as f64 / last;
-    let wasted = world.leechers().map(|n| world.stats(n).wasted as f64).sum::<f64>()
-        / shape.0 as f64
-        / ups.len() as f64;
-    let line = format!(
-        "{:24}{best:8.1}{first:8.1}{last:8.1}{:8.2}{:10.2}{:10.1}{:10.1}",
+    let between = live(&mut world, case);
+    check_bans(&world);
+    let (sent, last) = (world.stats(0).uploaded as f64 / shape.0 as f64, done(&world, |_| true).1);
+    let first = done(&world, |_| true).0;
+    let wasted = world.leechers().map(|n| world.stats(n).wasted as f64).sum::<f64>();
+    let (others, riders) = (mean(&world, Role::Leecher), mean(&world, Role::FreeRider));
+    let mut line = format!(
+        "{:26}{best:8.1}{first:8.1}{last:8.1}{:8.2}{:8.2}{sent:8.2}{:8.1}{:8.1}",
         case.name,
         last / best,
-        sent(0) / shape.0 as f64,
-        100.0 * busy,
-        100.0 * wasted
+        between.copy / best,
+        100.0 * between.busy,
+        100.0 * wasted / shape.0 as f64 / case.leechers as f64
     );
+    if let Some(riders) = riders {
+        let _ = write!(line, "   riders {riders:.1} s, others {:.1} s", others.unwrap_or_default());
+    }
     println!("{line}");
-    Measured { ratio: last / best, line }
+    let riders = riders.zip(others).map(|(r, o)| r / o);
+    Measured { ratio: last / best, busy: between.busy, riders, line }
+}
+
+struct Between {
+    /// When one copy of everything was out, in seconds.
+    copy: f64,
+    busy: f64,
+}
+
+/// Runs a crowd to its end, and lets befall it what is to.
+fn live(world: &mut World, case: &Case) -> Between {
+    let sent = |w: &World| w.leechers().map(|n| w.stats(n).uploaded).sum::<u64>();
+    let (mut start, mut end, mut copy) = (None, None, None);
+    let mut absent: Vec<(Duration, usize)> = Vec::new();
+    let mut left = BTreeSet::new();
+    let mut next = Duration::ZERO;
+    while !(world.all_done() && absent.is_empty()) {
+        // A tenth of a second is near enough, and costs little.
+        next = next.max(world.elapsed()) + Duration::from_millis(100);
+        world.run(PATIENCE, |w| w.elapsed() >= next || w.all_done());
+        let now = world.elapsed();
+        if start.is_none() && world.leechers().all(|n| !world.peers[n].verified.is_empty()) {
+            start = Some((now, sent(world)));
+        }
+        if end.is_none() && world.leechers().any(|n| world.peers[n].done.is_some()) {
+            end = Some((now, sent(world)));
+        }
+        if copy.is_none() && world.one_copy_is_out() {
+            copy = Some(now);
+            if case.fate == Fate::SeederLeaves {
+                world.leave(0);
+            }
+        }
+        if case.fate == Fate::Churn {
+            churn(world, case, &mut left, &mut absent);
+        }
+    }
+    let (start, end) = (start.unwrap_or_default(), end.unwrap_or_default());
+    let room = (1..=case.leechers).filter(|n| world.peers[*n].role == Role::Leecher);
+    let room = room.map(|n| case.up(n - 1) as f64).sum::<f64>();
+    let time = end.0.saturating_sub(start.0).as_secs_f64();
+    let busy = if time > 0.0 { end.1.saturating_sub(start.1) as f64 / room / time } else { 0.0 };
+    Between { copy: copy.unwrap_or_default().as_secs_f64(), busy }
+}
+
+/// Whoever is to leave goes when it has half of everything.
+fn churn(world: &mut World, case: &Case, left: &mut BTreeSet<usize>, absent: &mut Vec<(Duration, usize)>) {
+    let half = world.info.layout().count() as usize / 2;
+    for n in (0..case.leechers).filter(|n| Case::is_odd(*n)).map(|n| n + 1) {
+        if world.peers[n].verified.len() >= half && left.insert(n) {
+            world.leave(n);
+            absent.push((world.elapsed() + AWAY, n));
+        }
+    }
+    let now = world.elapsed();
+    let due: Vec<usize> = absent.iter().filter(|(at, _)| *at <= now).map(|(_, n)| *n).collect();
+    absent.retain(|(at, _)| *at > now);
+    for n in due {
+        if n % 2 == 0 {
+            world.come_back(n);
+        } else {
+            let new = world.add(Role::Leecher, case.up(n - 1), DOWN);
+            world.introduce_one(new);
+        }
+    }
+}
+
+/// Liars are banned, and nobody else.
+fn check_bans(world: &World) {
+    let liars: Vec<_> = world.peers.iter().filter(|p| p.role == Role::Liar).map(|p| p.addr.ip()).collect();
+    for peer in &world.peers {
+        for (addr, reason, _) in &peer.closed {
+            let banned = matches!(reason, CloseReason::Liar | CloseReason::Impossible(_));
+            assert!(!banned || liars.contains(&addr.ip()), "{addr} was banned: {reason:?}");
+        }
+    }
+    let caught = |liar| {
+        let met =
+            |p: &&crate::crowd::Peer| p.role.is_leecher() && p.closed.iter().any(|(a, ..)| a.ip() == liar);
+        world.peers.iter().filter(met).count()
+    };
+    assert!(liars.iter().all(|&liar| caught(liar) > 0), "a liar whom nobody caught");
+}
+
+/// When the first and the last of these were done, in seconds.
+fn done(world: &World, which: impl Fn(usize) -> bool) -> (f64, f64) {
+    let times = world.leechers().filter(|n| which(*n)).filter_map(|n| world.peers[n].done);
+    times.map(|d| d.as_secs_f64()).fold((f64::MAX, 0.0), |(a, b), d| (a.min(d), b.max(d)))
+}
+
+fn mean(world: &World, role: Role) -> Option<f64> {
+    let times = world.leechers().filter(|n| world.peers[*n].role == role).filter_map(|n| world.peers[n].done);
+    let (sum, count) = times.fold((0.0, 0.0), |(sum, count), d| (sum + d.as_secs_f64(), count + 1.0));
+    (count > 0.0).then(|| sum / count)
 }
 
 const COLUMNS: &str =
-    "                        T_min s first s  last s  T/T_min    copies    busy %  wasted %";
+    "                             T_min   first    last T/T_min    copy  copies    busy  wasted";
 
 /// How near a crowd comes to `max(F/us, F/dmin, N·F/(us+Σui))`.
 #[test]
 fn a_crowd_comes_near_the_shortest_time() {
     let seed = seed();
     let mut text = format!("{COLUMNS}\n");
-    for case in cases(25) {
+    let only = std::env::var("SIM_CASE").unwrap_or_default();
+    for case in cases(25).into_iter().filter(|c| c.name.starts_with(&only)) {
         let measured = measure(&case, SMALL, seed);
         let _ = writeln!(text, "{}", measured.line);
-        assert!(measured.ratio <= 1.6, "{}: {:.2}", case.name, measured.ratio);
+        assert!(measured.ratio <= 1.7, "{}: {:.2}", case.name, measured.ratio);
+        assert!(measured.riders.is_none_or(|r| r >= 1.05), "{}: {:?}", case.name, measured.riders);
     }
-    if seed == 1 {
+    if seed == 1 && only.is_empty() {
         insta::assert_snapshot!(text);
     }
 }
@@ -133,9 +262,23 @@ fn a_crowd_comes_near_the_shortest_time() {
 #[ignore = "minutes; run it optimized: cargo test --release --test sim -- --ignored --nocapture big_crowds"]
 fn big_crowds_come_nearer() {
     println!("{COLUMNS}");
-    for case in cases(50) {
-        let ratio = measure(&case, (64 << 20, 64 << 10), seed()).ratio;
-        assert!(case.name != "alike, many" || ratio <= 1.10, "{}: {ratio:.2}", case.name);
+    let only = std::env::var("SIM_CASE").unwrap_or_default();
+    for case in cases(50).into_iter().filter(|c| c.name.starts_with(&only)) {
+        let measured = measure(&case, (64 << 20, 64 << 10), seed());
+        assert!(case.name != "alike, many" || measured.ratio <= 1.10, "{:.2}", measured.ratio);
+        assert!(measured.busy >= 0.6 || case.leechers < 50, "{}: {:.2}", case.name, measured.busy);
+        assert!(measured.riders.is_none_or(|r| r >= 1.05), "{}: {:?}", case.name, measured.riders);
+    }
+}
+
+/// Two hundred of them.
+#[test]
+#[ignore = "minutes; run it optimized: cargo test --release --test sim -- --ignored --nocapture two_hundred"]
+fn two_hundred_come_near() {
+    println!("{COLUMNS}");
+    let only = std::env::var("SIM_CASE").unwrap_or_default();
+    for case in cases(200).into_iter().filter(|c| c.leechers == 200 && c.name.starts_with(&only)) {
+        measure(&case, (16 << 20, 32 << 10), seed());
     }
 }
 

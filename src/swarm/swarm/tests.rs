@@ -224,4 +224,5 @@ fn a_users_limit_bounds_what_all_peers_together_are_asked_for() {
 
 mod explain;
 mod extensions;
+mod liars;
 mod selection;

@@ -3,17 +3,15 @@
 //!
 //! Knows hosts by number and streams by connection and side; not who speaks or what is said.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf as _, Bytes};
 use dhtget::rng::Rng;
-use sha1::{Digest as _, Sha1};
 
 /// Bytes that travel together: a few TCP segments, so that events stay few.
 const SEGMENT: usize = 8 << 10;
-/// Bytes of one stream under way, as a receive window of this size allows.
-const WINDOW: usize = 256 << 10;
 /// A retransmission timeout; a lost segment costs this and a round trip.
 const RETRANSMIT: Duration = Duration::from_millis(200);
 
@@ -28,6 +26,8 @@ pub struct LinkOptions {
     pub delay: (Duration, Duration),
     /// Share of segments that are lost and come later.
     pub loss: f64,
+    /// Bytes of one stream under way, as a receive window of this size allows.
+    pub window: usize,
 }
 
 /// What comes out at an end of a stream.
@@ -49,6 +49,33 @@ enum Flight {
     Acked(StreamId, usize),
     Fin(StreamId),
 }
+
+#[derive(Debug)]
+struct Due {
+    at: Instant,
+    serial: u64,
+    flight: Flight,
+}
+
+impl Ord for Due {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at, self.serial).cmp(&(other.at, other.serial))
+    }
+}
+
+impl PartialOrd for Due {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Due {
+    fn eq(&self, other: &Self) -> bool {
+        self.serial == other.serial
+    }
+}
+
+impl Eq for Due {}
 
 #[derive(Debug)]
 struct Host {
@@ -84,11 +111,12 @@ pub struct Links {
     now: Instant,
     hosts: Vec<Host>,
     streams: BTreeMap<StreamId, Stream>,
-    flights: BTreeMap<(Instant, u64), Flight>,
+    /// By time, then by number, which no two share.
+    flights: BinaryHeap<Reverse<Due>>,
     arrivals: VecDeque<Arrival>,
     serial: u64,
     connections: u64,
-    trace: Sha1,
+    trace: u64,
 }
 
 impl Links {
@@ -101,11 +129,11 @@ impl Links {
             now: start,
             hosts: Vec::new(),
             streams: BTreeMap::new(),
-            flights: BTreeMap::new(),
+            flights: BinaryHeap::new(),
             arrivals: VecDeque::new(),
             serial: 0,
             connections: 0,
-            trace: Sha1::new(),
+            trace: 0,
         }
     }
 
@@ -128,7 +156,7 @@ impl Links {
 
     /// A fingerprint of every delivery so far: when, on which stream, what.
     pub fn trace(&self) -> String {
-        self.trace.clone().finalize().iter().map(|b| format!("{b:02x}")).collect()
+        format!("{:016x}", self.trace)
     }
 
     pub fn is_dead(&self, host: usize) -> bool {
@@ -196,11 +224,7 @@ impl Links {
 
     /// When something happens next.
     pub fn next_at(&self) -> Option<Instant> {
-        if self.arrivals.is_empty() {
-            self.flights.first_key_value().map(|((at, _), _)| *at)
-        } else {
-            Some(self.now)
-        }
+        if self.arrivals.is_empty() { self.flights.peek().map(|Reverse(due)| due.at) } else { Some(self.now) }
     }
 
     /// Moves the clock, never backwards.
@@ -211,9 +235,9 @@ impl Links {
     /// The next thing that has come out by now.
     pub fn receive(&mut self) -> Option<Arrival> {
         while self.arrivals.is_empty() {
-            let entry = self.flights.first_entry().filter(|e| e.key().0 <= self.now)?;
-            let flight = entry.remove();
-            self.on_flight(flight);
+            self.flights.peek().filter(|Reverse(due)| due.at <= self.now)?;
+            let Reverse(due) = self.flights.pop()?;
+            self.on_flight(due.flight);
         }
         self.arrivals.pop_front()
     }
@@ -275,7 +299,7 @@ impl Links {
 
     fn make_ready(&mut self, id: StreamId) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
-        if !stream.queued && !stream.pending.is_empty() && stream.in_flight < WINDOW {
+        if !stream.queued && !stream.pending.is_empty() && stream.in_flight < self.options.window {
             stream.queued = true;
             self.hosts[stream.from].ready.push_back(id);
             let from = stream.from;
@@ -319,15 +343,15 @@ impl Links {
 
     fn schedule(&mut self, at: Instant, flight: Flight) {
         self.serial += 1;
-        self.flights.insert((at, self.serial), flight);
+        self.flights.push(Reverse(Due { at, serial: self.serial, flight }));
     }
 
     fn record(&mut self, id: StreamId, bytes: &[u8]) {
         let when = (self.now - self.start).as_nanos() as u64;
-        self.trace.update(when.to_le_bytes());
-        self.trace.update(id.0.to_le_bytes());
-        self.trace.update([id.1 as u8]);
-        self.trace.update(bytes);
+        let said = u64::from(crc32c::crc32c(bytes)) << 32 | bytes.len() as u64;
+        for word in [when, id.0 << 1 | id.1 as u64, said] {
+            self.trace = (self.trace ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
+        }
     }
 }
 

@@ -31,6 +31,8 @@ pub const PIECE: usize = 64 << 10;
 
 /// A torrent's bytes, and those of a piece of it.
 pub type Shape = (usize, usize);
+/// Bytes of one stream under way.
+const WINDOW: usize = 256 << 10;
 /// Time between an order to the disk and its answer.
 const DISK: Duration = Duration::from_millis(2);
 
@@ -41,6 +43,14 @@ pub enum Role {
     Leecher,
     /// Says that it has everything; a byte of each block it sends is wrong.
     Liar,
+    /// A leecher that gives nothing.
+    FreeRider,
+}
+
+impl Role {
+    pub fn is_leecher(self) -> bool {
+        matches!(self, Self::Leecher | Self::FreeRider)
+    }
 }
 
 #[derive(Debug)]
@@ -77,24 +87,36 @@ pub struct World {
     ends: BTreeMap<StreamId, (usize, PeerKey)>,
     events: BTreeMap<(Instant, u64), Event>,
     serial: u64,
+    /// When who wants to be called, soonest first.
+    timers: BTreeSet<(Instant, usize)>,
     content: Vec<u8>,
     pub info: Arc<Info>,
+    /// Changes what [`World::add`] gives to the machines from then on.
+    pub adjust: fn(&mut Config),
     rng: Rng,
 }
 
 impl World {
-    pub fn new(seed: u64, loss: f64, (size, piece): Shape) -> Self {
+    pub fn new(seed: u64, loss: f64, shape: Shape) -> Self {
+        let delay = (Duration::from_millis(5), Duration::from_millis(60));
+        Self::over(LinkOptions { seed, delay, loss, window: WINDOW }, shape)
+    }
+
+    /// A world over links of one's own.
+    pub fn over(options: LinkOptions, (size, piece): Shape) -> Self {
+        let seed = options.seed;
         let mut rng = Rng::from_u64(seed);
         let mut content = vec![0; size];
         rng.fill(&mut content);
-        let delay = (Duration::from_millis(5), Duration::from_millis(60));
         Self {
-            links: Links::new(LinkOptions { seed, delay, loss }),
+            links: Links::new(options),
             peers: Vec::new(),
             addrs: BTreeMap::new(),
             ends: BTreeMap::new(),
             events: BTreeMap::new(),
             serial: 0,
+            timers: BTreeSet::new(),
+            adjust: |_| (),
             info: Arc::new(info(&content, piece)),
             content,
             rng,
@@ -105,15 +127,8 @@ impl World {
         let now = self.links.now();
         let number = self.links.host(up, down);
         let addr = SocketAddr::from(([10, 0, 1 + (number / 200) as u8, (number % 200) as u8 + 1], 6881));
-        let config = Config {
-            peer_id: Id160(self.rng.bytes()),
-            listen_port: Some(6881),
-            dht_port: None,
-            metadata_only: false,
-            download_limit: None,
-        };
-        let swarm = Swarm::new(self.info.hash(), config, self.rng.child(), now);
-        let whole = role != Role::Leecher;
+        let swarm = self.machine(role);
+        let whole = !role.is_leecher();
         let mut peer = Peer {
             role,
             swarm,
@@ -137,11 +152,21 @@ impl World {
         number
     }
 
+    fn machine(&mut self, role: Role) -> Swarm {
+        let mut config = Config::new(Id160(self.rng.bytes()));
+        config.listen_port = Some(6881);
+        (self.adjust)(&mut config);
+        if role == Role::FreeRider {
+            config.upload_limit = Some(0);
+        }
+        Swarm::new(self.info.hash(), config, self.rng.child(), self.links.now())
+    }
+
     /// Every leecher learns of everyone else, as from the DHT.
     pub fn introduce(&mut self) {
         let all: Vec<SocketAddr> = self.peers.iter().map(|p| p.addr).collect();
         for number in 0..self.peers.len() {
-            if self.peers[number].role == Role::Leecher {
+            if self.peers[number].role.is_leecher() {
                 let others = all.iter().copied().filter(|a| *a != self.peers[number].addr).collect();
                 self.handle(number, Input::Candidates(others, Origin::Dht));
             } else {
@@ -169,7 +194,7 @@ impl World {
         let mut steps = 0u64;
         while !over(self) {
             steps += 1;
-            let timers = self.peers.iter().filter(|p| p.alive).filter_map(|p| p.timer).min();
+            let timers = self.timers.first().map(|(at, _)| *at);
             let event = self.events.first_key_value().map(|((at, _), _)| *at);
             let next = [timers, event, self.links.next_at()].into_iter().flatten().min();
             let next = next.expect("nothing will ever happen again");
@@ -183,10 +208,10 @@ impl World {
                 let event = entry.remove();
                 self.on_event(event);
             }
-            for number in 0..self.peers.len() {
-                let peer = &mut self.peers[number];
-                if peer.alive && peer.timer.is_some_and(|t| t <= now) {
-                    peer.swarm.handle_timeout(now);
+            while let Some((_, number)) = self.timers.first().copied().filter(|(at, _)| *at <= now) {
+                self.set_timer(number, None);
+                if self.peers[number].alive {
+                    self.peers[number].swarm.handle_timeout(now);
                     self.act(number);
                 }
             }
@@ -265,7 +290,16 @@ impl World {
 
     fn act(&mut self, number: usize) {
         self.obey(number);
-        self.peers[number].timer = self.peers[number].swarm.poll_timeout();
+        let at = self.peers[number].swarm.poll_timeout();
+        self.set_timer(number, at);
+    }
+
+    fn set_timer(&mut self, number: usize, at: Option<Instant>) {
+        let before = std::mem::replace(&mut self.peers[number].timer, at);
+        if before != at {
+            before.map(|before| self.timers.remove(&(before, number)));
+            at.map(|at| self.timers.insert((at, number)));
+        }
     }
 
     fn obey(&mut self, number: usize) {
@@ -347,7 +381,7 @@ impl World {
             Report::Verified(piece) => {
                 self.peers[number].verified.insert(piece.get());
             }
-            Report::Complete if self.peers[number].role == Role::Leecher => {
+            Report::Complete if self.peers[number].role.is_leecher() => {
                 let now = self.links.elapsed();
                 assert!(self.peers[number].done.replace(now).is_none(), "complete twice");
                 assert!(self.peers[number].disk == self.content, "wrong bytes");
@@ -369,6 +403,27 @@ impl World {
             self.ends.remove(&id);
             self.links.cut(id.0);
         }
+    }
+
+    /// A host that has left comes back with what it has, and learns of everyone else.
+    pub fn come_back(&mut self, number: usize) {
+        let (now, mut have) = (self.links.now(), Bitfield::none(self.info.layout().count()));
+        self.peers[number].verified.iter().for_each(|&piece| {
+            have.set(piece, true);
+        });
+        self.peers[number].swarm = self.machine(self.peers[number].role);
+        let peer = &mut self.peers[number];
+        (peer.alive, peer.info) = (true, Some(self.info.clone()));
+        peer.swarm.handle(now, Input::Info(self.info.clone()));
+        peer.swarm.handle(now, Input::DiskReady(have));
+        self.introduce_one(number);
+    }
+
+    /// A host learns of everyone else.
+    pub fn introduce_one(&mut self, number: usize) {
+        let own = self.peers[number].addr;
+        let others = self.peers.iter().map(|p| p.addr).filter(|a| *a != own).collect();
+        self.handle(number, Input::Candidates(others, Origin::Dht));
     }
 
     /// A host falls silent: nobody is told.
@@ -393,7 +448,13 @@ impl World {
     }
 
     pub fn leechers(&self) -> impl Iterator<Item = usize> + '_ {
-        (0..self.peers.len()).filter(|&n| self.peers[n].role == Role::Leecher && self.peers[n].alive)
+        (0..self.peers.len()).filter(|&n| self.peers[n].role.is_leecher() && self.peers[n].alive)
+    }
+
+    /// Whether every piece is out of the seeder.
+    pub fn one_copy_is_out(&self) -> bool {
+        let all = self.leechers().flat_map(|n| self.peers[n].verified.iter().copied());
+        all.collect::<BTreeSet<u32>>().len() == self.info.layout().count() as usize
     }
 
     pub fn all_done(&self) -> bool {
@@ -440,9 +501,9 @@ pub fn info(content: &[u8], piece: usize) -> Info {
 }
 
 /// The shortest time any protocol could need, in seconds (Kumar and Ross, "Peer-Assisted File Distribution: The Minimum
-/// Distribution Time", 2006).
-pub fn t_min(size: usize, seeder_up: u64, ups: &[u64], down: u64) -> f64 {
-    let (size, n) = (size as f64, ups.len() as f64);
+/// Distribution Time", 2006). `ups` are of those who give, among `leechers`.
+pub fn t_min(size: usize, seeder_up: u64, ups: &[u64], down: u64, leechers: usize) -> f64 {
+    let (size, n) = (size as f64, leechers as f64);
     let all = (seeder_up + ups.iter().sum::<u64>()) as f64;
     (size / seeder_up as f64).max(size / down as f64).max(n * size / all)
 }

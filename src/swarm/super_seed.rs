@@ -1,0 +1,219 @@
+//! Super-seeding (BEP 16): a seed that says it has nothing, and shows each peer a piece or two. Who wants more has to pass
+//! those on first, so that one copy of everything leaves a slow uplink about once.
+//!
+//! The order of the pieces is that of `suggest`. Ends by itself when copies enough are out.
+
+use std::time::Instant;
+
+use super::config::{MAX_LATE_HAVES, SUPER_AHEAD, SUPER_COPIES, SUPER_PATIENCE};
+use super::event::{CloseReason, PeerKey};
+use super::member::Member;
+use super::suggest::Suggestions;
+use super::swarm::Swarm;
+use crate::wire::metainfo::PieceIndex;
+use crate::wire::peer::Message;
+
+/// Pieces drawn to find one that is rare, once all are out.
+const DRAWS: usize = 16;
+
+/// How far it is.
+#[derive(Debug)]
+pub(super) struct SuperSeed {
+    wanted: bool,
+    /// Peers that were complete, and have been let go.
+    seeds_met: usize,
+}
+
+impl SuperSeed {
+    pub(super) fn new(wanted: bool) -> Self {
+        Self { wanted, seeds_met: 0 }
+    }
+}
+
+impl Swarm {
+    /// Whether we have everything and do not say so.
+    pub(super) fn is_super_seeding(&self) -> bool {
+        self.super_seed.wanted && self.is_complete()
+    }
+
+    /// A peer has everything.
+    pub(super) fn on_seed_met(&mut self) {
+        self.super_seed.seeds_met += 1;
+    }
+
+    /// Shows a peer what it may ask for next.
+    pub(super) fn show(&mut self, now: Instant, key: PeerKey) {
+        while let Some(piece) = self.next_to_show(key) {
+            let Some(member) = self.members.get_mut(&key) else { return };
+            let Some(conn) = member.conn.as_mut() else { return };
+            conn.send(&Message::Have(piece.get()));
+            member.named.push(piece);
+            member.shown_at = now;
+        }
+    }
+
+    fn next_to_show(&mut self, key: PeerKey) -> Option<PieceIndex> {
+        let (info, pieces) = (self.info.as_ref()?, self.pieces.as_ref()?);
+        let layout = *info.layout();
+        let member = self.members.get(&key).filter(|m| m.is_open() && !m.has.is_complete())?;
+        // One to become interested, and more where there is a slot.
+        let choked = member.conn.as_ref().is_none_or(|c| c.is_choking());
+        if member.named.len() >= if choked { 1 } else { SUPER_AHEAD } {
+            return None;
+        }
+        let suggestions = self.suggestions.get_or_insert_with(|| Suggestions::new(layout, &mut self.rng));
+        if let Some(piece) = suggestions.next(|p| pieces.picker().availability(p)) {
+            return Some(piece);
+        }
+        if choked {
+            return None;
+        }
+        self.shown_in_vain(key).or_else(|| self.rare_for(key))
+    }
+
+    /// What was shown to a peer that has no slot; it may still ask for it when it gets one.
+    fn shown_in_vain(&mut self, key: PeerKey) -> Option<PieceIndex> {
+        let waits = |m: &Member| m.conn.as_ref().is_some_and(|c| c.is_choking());
+        let for_key = self.members.get(&key)?;
+        let free = |other: &Member, p: PieceIndex| {
+            !other.has.piece(p) && !for_key.has.piece(p) && !for_key.named.contains(&p)
+        };
+        let find = |(k, m): (&PeerKey, &Member)| Some((*k, m.named.iter().position(|p| free(m, *p))?));
+        let (other, at) = self.members.iter().filter(|(_, m)| waits(m)).find_map(find)?;
+        Some(self.members.get_mut(&other)?.named.swap_remove(at))
+    }
+
+    /// Once all are out: the rarest of a few that the peer lacks.
+    fn rare_for(&mut self, key: PeerKey) -> Option<PieceIndex> {
+        let (layout, pieces) = (*self.info.as_ref()?.layout(), self.pieces.as_ref()?);
+        let member = self.members.get(&key)?;
+        let lacks = |p: &PieceIndex| !member.has.piece(*p) && !member.named.contains(p);
+        let draws = (0..DRAWS).filter_map(|_| layout.piece(self.rng.below(layout.count() as usize) as u32));
+        draws.filter(lacks).min_by_key(|p| pieces.picker().availability(*p))
+    }
+
+    /// A peer has got a piece: whoever was shown it and passed it on is shown the next.
+    pub(super) fn on_seen(&mut self, now: Instant, by: PeerKey, piece: PieceIndex) {
+        let passed = |(key, m): (&PeerKey, &Member)| (*key != by && m.named.contains(&piece)).then_some(*key);
+        let passed: Vec<PeerKey> = self.members.iter().filter_map(passed).collect();
+        for key in passed {
+            self.show_next(now, key, piece);
+        }
+    }
+
+    fn show_next(&mut self, now: Instant, key: PeerKey, piece: PieceIndex) {
+        if let Some(member) = self.members.get_mut(&key) {
+            member.named.retain(|p| *p != piece);
+        }
+        if let Some(suggestions) = &mut self.suggestions {
+            suggestions.forget(piece);
+        }
+        self.show(now, key);
+        self.flush(now, key);
+    }
+
+    /// Once a second: nobody waits for ever for others to take what it has.
+    pub(super) fn check_shown(&mut self, now: Instant) {
+        if !self.is_super_seeding() {
+            return;
+        }
+        for key in self.keys() {
+            let Some(member) = self.members.get(&key).filter(|m| m.is_open()) else { continue };
+            let late = now.saturating_duration_since(member.shown_at) >= SUPER_PATIENCE;
+            let served = member.conn.as_ref().is_some_and(|c| !c.is_choking());
+            let stuck = member.named.iter().copied().find(|p| late && (served || member.has.piece(*p)));
+            match stuck {
+                Some(piece) => self.show_next(now, key, piece),
+                None => self.show(now, key),
+            }
+        }
+    }
+
+    /// At each round of choking: ends when copies enough are out.
+    pub(super) fn check_copies(&mut self, now: Instant) {
+        let (true, Some(info), Some(pieces)) = (self.is_super_seeding(), &self.info, &self.pieces) else {
+            return;
+        };
+        let met = self.super_seed.seeds_met;
+        let out = |piece| pieces.picker().availability(piece) as usize + met >= SUPER_COPIES;
+        if !info.layout().pieces().all(out) {
+            return;
+        }
+        self.super_seed.wanted = false;
+        let layout = *info.layout();
+        for key in self.keys() {
+            let Some(member) = self.members.get_mut(&key).filter(|m| m.is_open()) else { continue };
+            let lacks: Vec<u32> =
+                layout.pieces().filter(|p| !member.has.piece(*p)).map(PieceIndex::get).collect();
+            if lacks.len() > MAX_LATE_HAVES as usize {
+                self.close(now, key, CloseReason::Refresh);
+                continue;
+            }
+            let Some(conn) = self.conn(key) else { continue };
+            lacks.iter().for_each(|&index| conn.send(&Message::Have(index)));
+            conn.announce_upload_only();
+            self.flush(now, key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::swarm::testing::{PIECES, drain, join, seed_with};
+
+    fn haves(said: &[Message]) -> Vec<u32> {
+        said.iter().filter_map(|m| if let Message::Have(p) = m { Some(*p) } else { None }).collect()
+    }
+
+    fn has(swarm: &mut Swarm, now: Instant, key: PeerKey, piece: u32) {
+        let mut bytes = Vec::new();
+        Message::Have(piece).emit(&mut bytes);
+        swarm.handle(now, crate::swarm::Input::Received(key, bytes.into()));
+    }
+
+    #[test]
+    fn a_piece_is_shown_to_each_and_the_next_when_it_was_passed_on() {
+        let now = Instant::now();
+        let mut swarm = seed_with(now, |config| config.super_seed = true);
+        let first = join(&mut swarm, 1, now);
+        let (said, _) = drain(&mut swarm, first, false);
+        assert!(said.contains(&Message::HaveNone), "{said:?}");
+        let shown = haves(&said);
+        assert_eq!(shown.len(), SUPER_AHEAD);
+        let second = join(&mut swarm, 2, now);
+        let (said, _) = drain(&mut swarm, second, false);
+        assert!(haves(&said).iter().all(|p| !shown.contains(p)), "{said:?}");
+        // It has it, and nobody else does.
+        has(&mut swarm, now, first, shown[0]);
+        assert!(haves(&drain(&mut swarm, first, true).0).is_empty());
+        has(&mut swarm, now, second, shown[0]);
+        assert_eq!(haves(&drain(&mut swarm, first, true).0).len(), 1);
+        // Nobody takes the other one: it does not wait for ever.
+        has(&mut swarm, now, first, shown[1]);
+        let late = now + SUPER_PATIENCE;
+        swarm.handle_timeout(late);
+        assert_eq!(haves(&drain(&mut swarm, first, true).0).len(), 1);
+    }
+
+    #[test]
+    fn it_ends_when_copies_enough_are_out() {
+        let now = Instant::now();
+        let mut swarm = seed_with(now, |config| config.super_seed = true);
+        let keys = [1, 2, 3].map(|id| join(&mut swarm, id, now));
+        drain(&mut swarm, keys[2], false);
+        for key in &keys[..SUPER_COPIES] {
+            (0..PIECES - 1).for_each(|piece| has(&mut swarm, now, *key, piece));
+            has(&mut swarm, now, *key, PIECES - 1);
+        }
+        let later = now + crate::swarm::config::CHOKE_ROUND;
+        swarm.handle_timeout(later);
+        let told = haves(&drain(&mut swarm, keys[2], true).0);
+        assert!((0..PIECES).all(|p| told.contains(&p)), "{told:?}");
+        assert!(!swarm.is_super_seeding());
+        let new = join(&mut swarm, 4, later);
+        assert!(drain(&mut swarm, new, false).0.contains(&Message::HaveAll));
+    }
+}
