@@ -76,8 +76,11 @@ fn explain(bottleneck: &Bottleneck) -> Said {
             ("refused", sentence, vec![("refusing", peers as u64)])
         }
         Bottleneck::Silent { peers, blocks } => {
-            let sentence =
-                format!("{} asked for {}, and nothing comes", count(peers, "peer"), count(blocks, "block"));
+            let sentence = format!(
+                "{} that {} asked for; nothing comes yet",
+                count(blocks, "block"),
+                if peers == 1 { "one peer was".to_owned() } else { format!("{peers} peers were") }
+            );
             ("silent", sentence, vec![("asked", peers as u64), ("blocks", blocks as u64)])
         }
         Bottleneck::DownloadLimit { rate, limit } => limited("--limit-rate", "download_limit", rate, limit),
@@ -203,7 +206,7 @@ mod tests {
             (Bottleneck::NobodyHas { peers: 3, missing: 1 }, "nobody_has", "1 missing piece:"),
             (Bottleneck::Choked { peers: 2 }, "choked", "(2) choke us"),
             (Bottleneck::Refused { peers: 1 }, "refused", "1 peer turned"),
-            (Bottleneck::Silent { peers: 1, blocks: 16 }, "silent", "1 peer asked for 16 blocks"),
+            (Bottleneck::Silent { peers: 1, blocks: 16 }, "silent", "16 blocks that one peer was asked for"),
             (
                 Bottleneck::DownloadLimit { rate: mib, limit: 2 * mib },
                 "download_limit",

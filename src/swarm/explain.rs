@@ -40,7 +40,7 @@ pub enum Bottleneck {
         /// How many they are.
         peers: usize,
     },
-    /// Requests are out, and nothing comes.
+    /// Requests are out, and nothing comes, or not yet.
     Silent {
         /// Peers that were asked.
         peers: usize,
@@ -181,7 +181,7 @@ fn fetching_bottleneck(now: Instant, pieces: &Pieces, having: &[&Member], rate: 
             _ => Bottleneck::Refused { peers: refused },
         };
     }
-    if asked.iter().all(|m| m.stalled || silent(m)) {
+    if asked.iter().all(|m| m.stalled || silent(m) || sends(m) == 0) {
         return Bottleneck::Silent { peers: asked.len(), blocks };
     }
     if pieces.nothing_free() {

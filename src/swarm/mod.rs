@@ -34,7 +34,7 @@ mod suspects;
 #[allow(clippy::module_inception)] // the machine carries its folder's name, as the plan has it
 mod swarm;
 #[cfg(test)]
-mod testing;
+mod tests;
 mod wanted;
 
 pub use config::Config;

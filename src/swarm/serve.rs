@@ -327,7 +327,7 @@ mod tests {
 
     use super::*;
     use crate::swarm::event::Input;
-    use crate::swarm::testing::{PIECES, drain, info, join, seed_with};
+    use crate::swarm::tests::{PIECES, drain, info, join, seed_with};
     use crate::wire::metainfo::BLOCK_LEN;
 
     #[test]

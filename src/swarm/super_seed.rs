@@ -162,7 +162,7 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
-    use crate::swarm::testing::{PIECES, drain, join, seed_with};
+    use crate::swarm::tests::{PIECES, drain, join, seed_with};
 
     fn haves(said: &[Message]) -> Vec<u32> {
         said.iter().filter_map(|m| if let Message::Have(p) = m { Some(*p) } else { None }).collect()
