@@ -248,9 +248,28 @@ fn a_strangers_file_that_nobody_selected_is_left_alone() {
         fs::create_dir(lab.here().join("top")).unwrap();
         fs::write(lab.here().join("top/a.bin"), vec![b'x'; FILES[0].1]).unwrap();
         fs::write(lab.here().join("top/c.bin"), "mine").unwrap();
-        lab.fetch(&["docs/b.txt"]).await;
-        assert_eq!(lab.found(), ["top/a.bin?", "top/c.bin?", "top/docs/b.txt"]);
-        assert_eq!(fs::read(lab.here().join("top/a.bin")).unwrap(), vec![b'x'; FILES[0].1]);
+        // The second run finds a claim of the first.
+        for _ in 0..2 {
+            lab.fetch(&["docs/b.txt"]).await;
+            assert_eq!(lab.found(), ["top/a.bin?", "top/c.bin?", "top/docs/b.txt"]);
+            assert_eq!(fs::read(lab.here().join("top/a.bin")).unwrap(), vec![b'x'; FILES[0].1]);
+        }
+    });
+}
+
+#[test]
+fn an_edited_copy_that_nobody_selected_is_left_alone() {
+    run(async {
+        let lab = Lab::new(None).await;
+        fs::create_dir(lab.here().join("top")).unwrap();
+        let mut edited = lab.content[..FILES[0].1].to_vec();
+        *edited.last_mut().unwrap() ^= 1;
+        fs::write(lab.here().join("top/a.bin"), &edited).unwrap();
+        for _ in 0..2 {
+            lab.fetch(&["docs/b.txt"]).await;
+            assert_eq!(lab.found(), ["top/a.bin?", "top/docs/b.txt"]);
+            assert!(fs::read(lab.here().join("top/a.bin")).unwrap() == edited);
+        }
     });
 }
 

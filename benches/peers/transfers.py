@@ -35,7 +35,7 @@ import clients  # noqa: E402
 from lab import Failed, Lab  # noqa: E402
 from torrents import Torrent, bdecode, bencode  # noqa: E402
 
-PATIENCE = 600
+PATIENCE = 180
 MIB = 1 << 20
 PIECE = MIB
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -80,7 +80,9 @@ def payload(folder, name, files, each):
                 block, left = stream[:32] + bytes([number % 251]), left - len(stream)
     with open(f"{folder}/{name}/tail", "wb") as out:
         out.write(b"the last piece is a short one")
-    return Torrent(folder, name).pack(PIECE)
+    torrent = Torrent(folder, name).pack(PIECE)
+    torrent.packed = (torrent.file, torrent.info_hash)
+    return torrent
 
 
 def tracked(torrent, url):
@@ -105,6 +107,8 @@ def start_leecher(kind, lab, folder, torrent, seeders, url):
 
 
 def start_seeder(kind, lab, folder, torrent):
+    # `dhtget share` makes a torrent of its own; whoever comes after it needs the one that was packed.
+    torrent.file, torrent.info_hash = torrent.packed
     if kind == "dhtget":
         return clients.Dhtget(lab, folder, (), kind).share(torrent, "--no-dht")
     return {"libtorrent": clients.Libtorrent, "aria2": clients.Aria2, "transmission": clients.Transmission}[kind](

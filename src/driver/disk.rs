@@ -238,6 +238,7 @@ impl Worker {
                     let _ = self.done.send(Done::Hashed(piece, valid));
                 }
             }
+            Job::Check(_) if self.leaving.load(Ordering::Relaxed) => {}
             Job::Check(piece) => {
                 // What cannot be read is not there.
                 self.looking = true;

@@ -4,7 +4,7 @@
 //! second run knows the metadata and that what lies there is its own; it goes when the download is complete.
 //! What is known of its pieces stands in a second file beside it (`resume`). Plain blocking code.
 
-use std::io::{self, Read as _};
+use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,7 +15,7 @@ use super::choice::Chosen;
 use super::parts::{PARTS, Parts};
 use super::resume::ResumeFile;
 use super::storage::{Present, Storage};
-use super::transfer::{DiskOptions, Placement, TransferError, disk_full};
+use super::transfer::{Allocation, DiskOptions, Placement, TransferError, disk_full};
 use crate::id::InfoHash;
 use crate::peer::Bitfield;
 use crate::swarm::{Sequence, Wanted, resume};
@@ -40,6 +40,12 @@ pub struct Place {
     pub reopened: bool,
     /// Existing files with content, of which a piece must verify unless they are ours for sure.
     doubtful: Vec<usize>,
+    /// Files at the target that nobody asked for.
+    beside: Vec<usize>,
+    /// An earlier run has claimed the place.
+    ours: bool,
+    /// Files take all their room at once.
+    reserves: bool,
     /// Files of ours that are longer than they must be.
     too_long: Vec<usize>,
     claim: Option<PathBuf>,
@@ -84,8 +90,14 @@ pub fn look(
             let claimed = claimed_name(&claim).as_deref() == Some(storage.name());
             let mut place = Place::new(storage.allocating(options.allocation), info, chosen);
             let resume = Arc::new(ResumeFile::beside(&claim));
-            let saved = if claimed && !options.check { resume.load() } else { None };
+            if options.check {
+                // Whatever comes of this run, its word is not believed again.
+                resume.forget().map_err(|e| disk_error(dir, &e))?;
+            }
+            let saved = if claimed { resume.load() } else { None };
             (place.claim, place.parts, place.resume) = (Some(claim), Some(parts), Some(resume));
+            place.ours = claimed;
+            place.reserves = options.allocation == Allocation::Full;
             place.reopened = saved.as_ref().is_some_and(|s| s.clean);
             let beside = place.survey(info, *overwrite || claimed)?;
             let verdict = resume::judge(info, place.storage.name(), saved.as_ref(), &place.stamps);
@@ -114,6 +126,9 @@ impl Place {
             resume: None,
             reopened: false,
             doubtful: Vec::new(),
+            beside: Vec::new(),
+            ours: false,
+            reserves: false,
             too_long: Vec::new(),
             claim: None,
             chosen: chosen.clone(),
@@ -149,7 +164,7 @@ impl Place {
         for index in 0..self.storage.len() {
             let Some((_, length)) = self.storage.range(index) else { continue };
             if !self.chosen.has(index) {
-                self.survey_unwanted(info, index, ours, &mut beside);
+                self.survey_unwanted(info, index, &mut beside);
                 continue;
             }
             let found = self.storage.look(index).map_err(|e| disk_error(&self.storage.path(index), &e))?;
@@ -173,7 +188,7 @@ impl Place {
     }
 
     /// A file that nobody asked for now: it may be here from an earlier run, or its neighbours' pieces may hold parts of it.
-    fn survey_unwanted(&mut self, info: &Info, index: usize, ours: bool, beside: &mut Bitfield) {
+    fn survey_unwanted(&mut self, info: &Info, index: usize, beside: &mut Bitfield) {
         let Some((offset, length)) = self.storage.range(index).filter(|(_, length)| *length > 0) else {
             return;
         };
@@ -186,12 +201,11 @@ impl Place {
         if here {
             parts.set_out(index, false);
             self.stamps[index] = found;
-            if !ours {
-                self.doubtful.push(index);
-            }
+            // Whatever a claim says, nobody asked for this file to be written: its pieces must all be right.
+            self.beside.push(index);
         }
-        if here || parts.exists() {
-            let wanted = |p: &PieceIndex| here || parts.hold(index, info.layout().offset(*p).max(offset)).0;
+        if !here && parts.exists() {
+            let wanted = |p: &PieceIndex| parts.hold(index, info.layout().offset(*p).max(offset)).0;
             for piece in info.layout().touching(offset, length).filter(wanted) {
                 beside.set(piece.get(), true);
             }
@@ -203,12 +217,37 @@ impl Place {
         let Some((offset, length)) = self.storage.range(file).filter(|(_, length)| *length > 0) else {
             return true;
         };
+        if self.storage.parts().is_none() {
+            return true;
+        }
         let layout = info.layout();
         let is_out = |piece: PieceIndex| {
             let mut segments = self.storage.segments(layout.offset(piece), u64::from(layout.len_of(piece)));
             segments.any(|segment| segment.file == Some(PARTS))
         };
         layout.touching(offset, length).any(|piece| !is_out(piece))
+    }
+
+    /// Files at the target that nobody asked for are written by nobody: where a wanted piece of one is not right, the file counts as
+    /// somebody else's, and what was right in its wanted pieces is fetched again, to be kept apart.
+    fn leave_alone(&mut self, info: &Info, have: &mut Bitfield) {
+        let (layout, wanted) = (info.layout(), self.chosen.wanted(info, Sequence::Rarest));
+        let Some(parts) = self.storage.parts() else { return };
+        for index in std::mem::take(&mut self.beside) {
+            let Some((offset, length)) = self.storage.range(index) else { continue };
+            let touching = || layout.touching(offset, length).filter(|p| wanted.has(*p));
+            if touching().all(|piece| have.has(piece.get())) {
+                continue;
+            }
+            parts.set_out(index, true);
+            self.stamps[index] = None;
+            // It may be an earlier run's, of which nothing else would tell.
+            self.keeps_claim.fetch_or(self.ours, Ordering::Relaxed);
+            for piece in touching() {
+                have.set(piece.get(), false);
+                self.trusted.set(piece.get(), false);
+            }
+        }
     }
 
     /// Bytes of wanted pieces that are not here.
@@ -219,16 +258,13 @@ impl Place {
     }
 
     /// Once the pieces have been checked: refuses what is not ours, then claims the place.
-    pub fn claim(&self, info: &Info, have: &Bitfield) -> Result<(), TransferError> {
+    pub fn claim(&mut self, info: &Info, have: &mut Bitfield) -> Result<(), TransferError> {
+        self.leave_alone(info, have);
+        let have: &Bitfield = have;
         let is_here = |p: PieceIndex| have.has(p.get());
         for &index in &self.doubtful {
             let Some((offset, length)) = self.storage.range(index) else { continue };
             if info.layout().touching(offset, length).any(is_here) {
-                continue;
-            }
-            if let (false, Some(parts)) = (self.chosen.has(index), self.storage.parts()) {
-                // Somebody else's file, which nobody would write over.
-                parts.set_out(index, true);
                 continue;
             }
             let what = "a file is there that has nothing of this torrent in it".to_owned();
@@ -246,7 +282,9 @@ impl Place {
             self.keeps_claim.store(true, Ordering::Relaxed);
         }
         let missing = self.missing(info, have);
-        if let Some(free) = self.storage.free_space().filter(|&free| free < missing) {
+        // Files that took their room beforehand, in an earlier run, need no more; how much that is, writing will show.
+        let reserved = self.reserves && self.stamps.iter().any(Option::is_some);
+        if let Some(free) = self.storage.free_space().filter(|&free| free < missing && !reserved) {
             let cause = format!("no space left: {missing} bytes are missing and {free} are free");
             return Err(TransferError::Disk { path: shown(self.storage.root()), cause, full: true });
         }
@@ -255,8 +293,7 @@ impl Place {
             return self.release();
         }
         let temporary = claim.with_extension("dhtget-new");
-        std::fs::write(&temporary, claim_bytes(info, self.storage.name()))
-            .and_then(|()| std::fs::rename(&temporary, claim))
+        write_to_last(&temporary, claim, &claim_bytes(info, self.storage.name()))
             .map_err(|e| disk_error(claim, &e))
     }
 
@@ -298,6 +335,17 @@ impl Place {
 pub fn claimed_metadata(dir: &Path, hash: InfoHash) -> Option<Info> {
     let metainfo = Metainfo::parse(&read_claim(&claim_path(dir, &hash))?).ok()?;
     (metainfo.info.hash() == hash).then_some(metainfo.info)
+}
+
+/// Puts a file into its place so that a power cut leaves the old one or the new one.
+fn write_to_last(temporary: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = std::fs::File::create(temporary)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    std::fs::rename(temporary, path)?;
+    // Some file systems cannot sync a folder; then its names last as they can.
+    let _ = path.parent().map(|folder| std::fs::File::open(folder).and_then(|f| f.sync_all()));
+    Ok(())
 }
 
 /// A torrent file, with the name under which the data was put beside the dictionary.
@@ -367,13 +415,17 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let info = info(b"content");
         std::fs::write(dir.path().join("x"), b"letter!").unwrap();
-        let place = look(&folder(dir.path(), false), &info).unwrap().unwrap();
+        let mut place = look(&folder(dir.path(), false), &info).unwrap().unwrap();
         assert_eq!(place.to_check.len(), 1);
-        let refused = place.claim(&info, &Bitfield::none(1));
+        let refused = place.claim(&info, &mut Bitfield::none(1));
         assert!(matches!(refused, Err(TransferError::TargetExists { .. })), "{refused:?}");
         assert_eq!(std::fs::read(dir.path().join("x")).unwrap(), b"letter!");
         assert!(
-            look(&folder(dir.path(), true), &info).unwrap().unwrap().claim(&info, &Bitfield::none(1)).is_ok()
+            look(&folder(dir.path(), true), &info)
+                .unwrap()
+                .unwrap()
+                .claim(&info, &mut Bitfield::none(1))
+                .is_ok()
         );
         std::fs::write(dir.path().join("x"), b"longer than the torrent's").unwrap();
         std::fs::remove_file(claim_path(dir.path(), &info.hash())).unwrap();
@@ -402,18 +454,21 @@ mod tests {
     fn a_claim_keeps_the_metadata_and_the_right_until_it_is_released() {
         let dir = tempfile::tempdir().unwrap();
         let info = info(b"content");
-        let place = look(&folder(dir.path(), false), &info).unwrap().unwrap();
-        place.claim(&info, &Bitfield::none(1)).unwrap();
+        let mut place = look(&folder(dir.path(), false), &info).unwrap().unwrap();
+        place.claim(&info, &mut Bitfield::none(1)).unwrap();
         assert_eq!(claimed_metadata(dir.path(), info.hash()), Some(info.clone()));
         std::fs::write(dir.path().join("x"), b"half").unwrap();
-        let again = look(&folder(dir.path(), false), &info).unwrap().unwrap();
-        again.claim(&info, &Bitfield::none(1)).unwrap();
+        let mut again = look(&folder(dir.path(), false), &info).unwrap().unwrap();
+        again.claim(&info, &mut Bitfield::none(1)).unwrap();
         // The same torrent under another name: what stands there is somebody's.
         std::fs::write(dir.path().join("notes"), b"letter!").unwrap();
         let named =
             Placement::Folder { dir: dir.path().to_owned(), name: Some("notes".into()), overwrite: false };
-        let other = look(&named, &info).unwrap().unwrap();
-        assert!(matches!(other.claim(&info, &Bitfield::none(1)), Err(TransferError::TargetExists { .. })));
+        let mut other = look(&named, &info).unwrap().unwrap();
+        assert!(matches!(
+            other.claim(&info, &mut Bitfield::none(1)),
+            Err(TransferError::TargetExists { .. })
+        ));
         again.release().unwrap();
         again.release().unwrap();
         assert_eq!(claimed_metadata(dir.path(), info.hash()), None);

@@ -95,9 +95,14 @@ impl ResumeFile {
         saved
     }
 
-    /// The download is complete, or starts anew.
+    /// The download is complete.
     pub fn remove(&self) -> io::Result<()> {
         *self.removed.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.forget()
+    }
+
+    /// What an earlier run saved is not believed any more.
+    pub fn forget(&self) -> io::Result<()> {
         match fs::remove_file(&self.path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),

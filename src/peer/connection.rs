@@ -39,6 +39,10 @@ const DEFAULT_REQUEST_QUEUE: u32 = 250;
 const MAX_UNREQUESTED: u32 = 512;
 /// Bitfields a peer may send at once, beside one a second: aria2 sends one in place of several haves, at any time.
 const MAX_FIELDS: u64 = 16;
+/// The same where they are small: of a fetch of a small torrent within seconds it makes some seventy.
+const MAX_SMALL_FIELDS: u64 = 80;
+/// Up to so many bytes a bitfield is small.
+const SMALL_FIELD: usize = 1024;
 
 /// One connection. See the module's page for the polling order.
 #[derive(Debug)]
@@ -330,7 +334,9 @@ impl Connection {
         if matches!(message, Message::Bitfield(_) | Message::HaveAll | Message::HaveNone) {
             self.fields += 1;
             let age = self.last_received.saturating_duration_since(self.opened).as_secs();
-            if self.fields > MAX_FIELDS + age {
+            let small = matches!(&message, Message::Bitfield(bits) if bits.len() <= SMALL_FIELD);
+            let most = if small { MAX_SMALL_FIELDS } else { MAX_FIELDS };
+            if self.fields > most + age {
                 return Err(ProtocolError::Bitfields);
             }
         }

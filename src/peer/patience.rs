@@ -16,6 +16,8 @@ const MOST: u64 = 2 << 20;
 const FORGIVEN_A_SECOND: u64 = 32 << 10;
 /// What any message costs: about its bytes, and as much again for the handling.
 pub const MESSAGE: u64 = 80;
+/// What a have costs: nine bytes, and a peer that hashes what it had sends thousands at once.
+pub const HAVE: u64 = 16;
 /// What a message costs that we do not know: it may have had 16 KiB.
 const UNKNOWN: u64 = 1024;
 /// A request and its cancel, for each block that we send.
@@ -64,6 +66,7 @@ pub fn price(message: &Message) -> u64 {
         Message::Bitfield(bits) => MESSAGE + bits.len() as u64 / 8,
         Message::Extended { payload, .. } => MESSAGE + payload.len() as u64,
         Message::Unknown(_) => UNKNOWN,
+        Message::Have(_) => HAVE,
         _ => MESSAGE,
     }
 }

@@ -103,7 +103,8 @@ impl Choker {
             let served = self.unchoked.contains(&c.peer);
             let new = Turn { since: if served { now } else { c.since }, served, rate: 0 };
             let turn = self.turns.entry(c.peer).or_insert(new);
-            turn.rate = turn.rate.max(c.rate);
+            // Slowly forgotten: who was alone once took more than anybody can now.
+            turn.rate = c.rate.max(turn.rate / 4 * 3);
         }
         let fastest = self.turns.values().map(|t| t.rate).max().unwrap_or(0);
         // The optimistic one has a slot of its own, as long as it stays.
@@ -163,6 +164,19 @@ impl Choker {
     pub fn release(&mut self, peer: PeerKey) {
         self.unchoked.retain(|&p| p != peer);
         self.turns.remove(&peer);
+        if self.optimistic == Some(peer) {
+            self.optimistic = None;
+        }
+    }
+
+    /// A peer lets its slot lie idle: others come first, and its turn is over.
+    pub fn set_aside(&mut self, now: Instant, peer: PeerKey) {
+        self.unchoked.retain(|&p| p != peer);
+        if let Some(turn) = self.turns.get_mut(&peer) {
+            (turn.since, turn.served) = (now, false);
+        } else {
+            self.turns.insert(peer, Turn { since: now, served: false, rate: 0 });
+        }
         if self.optimistic == Some(peer) {
             self.optimistic = None;
         }

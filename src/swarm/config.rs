@@ -57,9 +57,11 @@ pub const CHOKE_ROUND: Duration = Duration::from_secs(10);
 /// Rounds until the optimistic unchoke moves on (BEP 3: 30 s).
 pub const OPTIMISTIC_ROUNDS: u32 = 3;
 /// Who holds a slot and asks for nothing for this long, while others wait, makes room for them.
-pub const IDLE_SLOT: Duration = Duration::from_secs(2);
+pub const IDLE_SLOT: Duration = Duration::from_secs(5);
 /// The same for who has asked and takes nothing of it: longer, since a small upload limit serves one after the other.
 pub const STALLED_SLOT: Duration = Duration::from_secs(4);
+/// The same for who has taken payload before: behind a full modem nothing seems to move for a while.
+pub const SLOW_SLOT: Duration = Duration::from_secs(15);
 /// Regular upload slots at the most.
 pub const MAX_UPLOAD_SLOTS: usize = 50;
 /// Slots there may be where most of those who hold one ask for nothing, if there are not more anyway.

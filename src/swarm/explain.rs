@@ -139,7 +139,7 @@ impl Swarm {
         }
         let having: Vec<&Member> = open().filter(|m| m.wanted > 0).collect();
         if having.is_empty() {
-            let missing = pieces.have().len() - pieces.have().ones();
+            let missing = pieces.missing();
             return Some(Bottleneck::NobodyHas { peers, missing });
         }
         Some(fetching_bottleneck(now, pieces, &having, rate))

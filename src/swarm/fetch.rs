@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::config::*;
 use super::event::{Action, CloseReason, PeerKey, Report};
-use super::member::Has;
+use super::member::{Has, Member};
 use super::metadata::Metadata;
 use super::pieces::{Pieces, Received};
 use super::swarm::Swarm;
@@ -314,7 +314,8 @@ impl Swarm {
             other.is_none_or(|o| o.backlog(now, 0) >= ENDGAME_AFTER.max(own.saturating_mul(2)))
         };
         // Who sends nothing at all, however many they are, must not keep a block from one who would.
-        let lost = |other| self.members.get(&other).is_none_or(|o| o.backlog(now, 0) == Duration::MAX);
+        let silent = |o: &Member| now.saturating_duration_since(o.last_block) >= STALL_AT_FIRST;
+        let lost = |other| self.members.get(&other).is_none_or(|o| o.stalled || silent(o));
         let (blocks, replaced) = pieces.ask_twice(key, |piece| member.has.piece(piece), late, lost, room);
         for (other, block) in replaced {
             if let Some(conn) = self.conn(other) {
@@ -369,23 +370,24 @@ impl Swarm {
         let Some(member) = self.members.get_mut(&key) else { return };
         member.adapt_depth(now);
         let Some(conn) = member.conn.as_mut() else { return };
-        // Where the user's limit holds blocks back, nobody is to blame.
-        let throttled =
-            self.config.download_limit.is_some_and(|l| self.down.per_second(now, STALL_AFTER) * 5 >= l * 4);
-        if throttled {
-            return;
-        }
         let silent = now.saturating_duration_since(member.last_block);
         let patience = match member.down.total() {
             _ if in_order => STALL_IN_ORDER_AFTER,
             0 => STALL_AT_FIRST,
             _ => STALL_AFTER,
         };
+        // Where the user's limit holds blocks back, nobody is to blame.
+        let throttled =
+            self.config.download_limit.is_some_and(|l| self.down.per_second(now, patience) * 5 >= l * 4);
+        if throttled {
+            return;
+        }
         if conn.requests() == 0 || silent < patience {
             return;
         }
         if member.stalled {
-            if silent >= 2 * patience {
+            // A busy seed's first block may take this long: to ask anew would put us at its queue's end again.
+            if silent >= 2 * STALL_AFTER {
                 // It has lost them. Without them it can be asked for one block again, to notice a recovery.
                 let lost: Vec<BlockRef> = conn.pending().copied().collect();
                 lost.iter().for_each(|&block| conn.cancel(block));

@@ -241,12 +241,14 @@ impl Member {
 
     /// Whether what it gets from a seed stays with it.
     pub(super) fn hoards(&self) -> bool {
-        self.hoarded > MAX_HOARD.max(self.passed_on)
+        // In a fast swarm much is under way at any moment; who passes on nothing has no such excuse.
+        self.hoarded > MAX_HOARD.max(8 * self.passed_on)
     }
 
     /// Whether it has owed us blocks for too long to be served in return.
     pub(super) fn snubs(&self, now: Instant) -> bool {
-        self.stalled && now.saturating_duration_since(self.owes_since) >= SNUB_AFTER
+        let owes = self.conn.as_ref().is_some_and(|c| c.requests() > 0);
+        owes && self.stalled && now.saturating_duration_since(self.owes_since) >= SNUB_AFTER
     }
 
     /// How long what it was asked for, and `more` blocks, will take at its rate; for ever where nothing comes.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::choker::{Contender, upload_slots};
 use super::config::{
     IDLE_SLOT, MAX_FINISHING, MAX_IDLE_SLOTS, MAX_NAMED, MAX_PEER_REQUESTS, MAX_SUGGESTED, MIN_NAMED,
-    STALLED_SLOT,
+    SLOW_SLOT, STALLED_SLOT,
 };
 use super::event::{Action, CloseReason, PeerKey};
 use super::member::Member;
@@ -159,7 +159,8 @@ impl Swarm {
             .map(|(key, m)| (m.hoards(), m.took, *key))
             .collect();
         waiting.sort_unstable();
-        let cleared = if waiting.is_empty() { 0 } else { self.clear_slots(now) };
+        // While we fetch, a slot is earned: who asks for nothing just now costs nothing, and others get one more.
+        let cleared = if waiting.is_empty() || !seeding { 0 } else { self.clear_slots(now) };
         // Whoever was let in takes nothing: one who would may be far behind, and more slots cost nothing now.
         let fed = |m: &Member| m.fed.is_some_and(|at| now.saturating_duration_since(at) < IDLE_SLOT);
         let unused = cleared > 0 && !self.members.values().any(fed);
@@ -180,14 +181,19 @@ impl Swarm {
     /// their end. Without this a few who only say that they are interested would keep a seed to themselves.
     fn clear_slots(&mut self, now: Instant) -> usize {
         let idle = |m: &Member| {
-            let most = if m.unsent == 0 && m.queue.is_empty() { IDLE_SLOT } else { STALLED_SLOT };
+            // Who has taken something may be slow; a socket says for a while nothing of what leaves it.
+            let most = match m.fed {
+                _ if m.unsent == 0 && m.queue.is_empty() => IDLE_SLOT,
+                None => STALLED_SLOT,
+                Some(_) => SLOW_SLOT,
+            };
             m.reading == 0
                 && now.saturating_duration_since(m.took) >= most
                 && m.conn.as_ref().is_some_and(|c| !c.is_choking())
         };
         let idle: Vec<PeerKey> = self.members.iter().filter(|(_, m)| idle(m)).map(|(key, _)| *key).collect();
         for &key in &idle {
-            self.choker.release(key);
+            self.choker.set_aside(now, key);
             self.set_choke(now, key, true);
             if let Some(member) = self.members.get_mut(&key) {
                 member.took = now;

@@ -33,7 +33,7 @@ impl SuperSeed {
 impl Swarm {
     /// Whether we have everything and do not say so.
     pub(super) fn is_super_seeding(&self) -> bool {
-        self.super_seed.wanted && self.is_complete()
+        self.super_seed.wanted && self.pieces.as_ref().is_some_and(|p| p.is_whole())
     }
 
     /// A peer has everything.

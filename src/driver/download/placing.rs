@@ -90,10 +90,11 @@ impl Download {
 
     /// Everything on disk is known: the download begins.
     pub(super) fn begin(&mut self) {
-        let (Some(check), Some(place), Some(info)) = (self.check.take(), &self.place, &self.info) else {
+        let (Some(mut check), Some(place), Some(info)) = (self.check.take(), &mut self.place, &self.info)
+        else {
             return;
         };
-        if let Err(error) = place.claim(info, &check.have).and_then(|()| place.create_empty_files()) {
+        if let Err(error) = place.claim(info, &mut check.have).and_then(|()| place.create_empty_files()) {
             return self.fail(error);
         }
         let verified = self.wanted.verified(info.layout(), &check.have);
