@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::config::*;
 use super::event::{Action, CloseReason, PeerKey, Report};
-use super::member::{Has, Member};
+use super::member::Has;
 use super::metadata::Metadata;
 use super::pieces::{Pieces, Received};
 use super::swarm::Swarm;
@@ -314,8 +314,7 @@ impl Swarm {
             other.is_none_or(|o| o.backlog(now, 0) >= ENDGAME_AFTER.max(own.saturating_mul(2)))
         };
         // Who sends nothing at all, however many they are, must not keep a block from one who would.
-        let silent = |o: &Member| now.saturating_duration_since(o.last_block) >= STALL_AT_FIRST;
-        let lost = |other| self.members.get(&other).is_none_or(|o| o.stalled || silent(o));
+        let lost = |other| self.members.get(&other).is_none_or(|o| o.backlog(now, 0) == Duration::MAX);
         let (blocks, replaced) = pieces.ask_twice(key, |piece| member.has.piece(piece), late, lost, room);
         for (other, block) in replaced {
             if let Some(conn) = self.conn(other) {
