@@ -23,7 +23,7 @@ const OF_ALL: usize = 512;
 /// Files that are open now.
 static OPEN: AtomicUsize = AtomicUsize::new(0);
 
-/// How many files may be open at once: [`OF_ALL`], or a quarter of what the system allows the process. A
+/// How many files may be open at once: five hundred and twelve, or a quarter of what the system allows the process. A
 /// thread that has none open may open one in any case.
 pub fn bound() -> usize {
     static BOUND: OnceLock<usize> = OnceLock::new();

@@ -179,7 +179,7 @@ pub const DUE_NOW: u64 = 1_000;
 /// The same as [`SNUB_AFTER`] where somebody reads what comes: he would wait as long.
 pub const STALL_IN_ORDER_AFTER: Duration = Duration::from_secs(5);
 /// A block that is due is asked for twice only where its peer needs this long for what it was asked; pipelines
-/// are [`DEPTH_SECONDS`] long as a rule.
+/// are [`QUEUE_TIME`] long as a rule.
 pub const LATE_AFTER: Duration = Duration::from_secs(3);
 /// Bytes that may be asked for twice at any time because they are late.
 pub const TWICE_FREE: u64 = 512 << 10;
