@@ -4,6 +4,7 @@
 //! [`Client`] that seeds, joins when the misdeed is done, or stands beside it from the start.
 #![allow(clippy::unwrap_used, reason = "a test may fail that way")]
 
+mod runtime;
 mod wire;
 
 use std::future::Future;
@@ -32,8 +33,7 @@ const PIECE: usize = 64 << 10;
 const PATIENCE: Duration = Duration::from_secs(40);
 
 fn run(test: impl Future<Output = ()>) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async { tokio::time::timeout(PATIENCE, test).await.expect("a test hangs") });
+    runtime::run_within(PATIENCE, test);
 }
 
 // ---- the stage

@@ -1,6 +1,8 @@
 //! Interrupted downloads: stopped, killed, damaged meanwhile; run again, they end with the right bytes.
 #![allow(clippy::unwrap_used, reason = "a test may fail that way")]
 
+mod runtime;
+
 use std::fs;
 use std::future::Future;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -27,8 +29,7 @@ const SIZE: u64 = FILES[0].1 + FILES[1].1;
 const PATIENCE: Duration = Duration::from_secs(40);
 
 fn run(test: impl Future<Output = ()>) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async { tokio::time::timeout(PATIENCE, test).await.expect("a test hangs") });
+    runtime::run_within(PATIENCE, test);
 }
 
 /// A torrent with its data in `seed/`, and an empty `here/` to fetch it into.

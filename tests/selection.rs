@@ -1,6 +1,8 @@
 //! Some files of a torrent: what is fetched, what appears at the target, and what a later run makes of it.
 #![allow(clippy::unwrap_used, reason = "a test may fail that way")]
 
+mod runtime;
+
 use std::fs;
 use std::future::Future;
 use std::io::{self, Write};
@@ -32,8 +34,7 @@ const FILES: [(&str, usize); 6] = [
 ];
 
 fn run(test: impl Future<Output = ()>) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async { tokio::time::timeout(PATIENCE, test).await.expect("a test hangs") });
+    runtime::run_within(PATIENCE, test);
 }
 
 /// A torrent, a seed of it, and an empty `here/` to fetch it into.

@@ -5,8 +5,9 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal as _};
+use std::time::Duration;
 
-use super::progress::{bytes, count, milliseconds, words};
+use super::progress::{bytes, count, seconds, words};
 use crate::client::{Bottleneck, Stage, Status};
 
 /// An answer.
@@ -103,7 +104,8 @@ fn explain(bottleneck: &Bottleneck) -> Said {
             let sentence = format!("this machine: one core is {percent} % busy with the network");
             ("processor", sentence, vec![("percent", u64::from(percent))])
         }
-        Bottleneck::Pipeline { .. } | Bottleneck::Senders { .. } => explain_senders(bottleneck),
+        Bottleneck::Pipeline { peers, depth, round_trip, rate } => pipeline(peers, depth, round_trip, rate),
+        Bottleneck::Senders { peers, rate, fastest, choking } => senders(peers, rate, fastest, choking),
         Bottleneck::NobodyAsks { peers } => {
             let sentence = match peers {
                 0 => "nobody is connected".to_owned(),
@@ -121,43 +123,32 @@ fn explain(bottleneck: &Bottleneck) -> Said {
     }
 }
 
-fn explain_senders(bottleneck: &Bottleneck) -> Said {
-    match *bottleneck {
-        Bottleneck::Pipeline { peers, depth, round_trip, rate } => {
-            let whom = if peers == 1 { "a peer queues".to_owned() } else { format!("{peers} peers queue") };
-            let sentence = format!(
-                "{whom} no more than {} at a time, with {} there and back: that makes {}/s",
-                count(depth, "request"),
-                milliseconds(round_trip),
-                bytes(rate)
-            );
-            let round_trip = round_trip.as_millis() as u64;
-            (
-                "pipeline",
-                sentence,
-                vec![("limited", peers as u64), ("queue", depth as u64), ("round_trip_ms", round_trip)],
-            )
+fn pipeline(peers: usize, depth: usize, round_trip: Duration, rate: u64) -> Said {
+    let whom = if peers == 1 { "a peer queues".to_owned() } else { format!("{peers} peers queue") };
+    let sentence = format!(
+        "{whom} no more than {} at a time, with {} there and back: that makes {}/s",
+        count(depth, "request"),
+        seconds(round_trip),
+        bytes(rate)
+    );
+    let round_trip = round_trip.as_millis() as u64;
+    let figures = vec![("limited", peers as u64), ("queue", depth as u64), ("round_trip_ms", round_trip)];
+    ("pipeline", sentence, figures)
+}
+
+fn senders(peers: usize, rate: u64, fastest: u64, choking: usize) -> Said {
+    let choked = match choking {
+        0 => String::new(),
+        _ => format!("; {choking} more have something for us and choke us"),
+    };
+    let sentence = match peers {
+        1 => format!("one peer sends all it can, {}/s{choked}", bytes(rate)),
+        _ => {
+            let (all, best) = (bytes(rate), bytes(fastest));
+            format!("{peers} peers send all they can, {all}/s in all, the fastest {best}/s{choked}")
         }
-        Bottleneck::Senders { peers, rate, fastest, choking } => {
-            let choked = match choking {
-                0 => String::new(),
-                _ => format!("; {choking} more have something for us and choke us"),
-            };
-            let sentence = match peers {
-                1 => format!("one peer sends all it can, {}/s{choked}", bytes(rate)),
-                _ => {
-                    let (all, best) = (bytes(rate), bytes(fastest));
-                    format!("{peers} peers send all they can, {all}/s in all, the fastest {best}/s{choked}")
-                }
-            };
-            (
-                "senders",
-                sentence,
-                vec![("sending", peers as u64), ("fastest", fastest), ("choking", choking as u64)],
-            )
-        }
-        _ => ("unknown", String::new(), vec![]),
-    }
+    };
+    ("senders", sentence, vec![("sending", peers as u64), ("fastest", fastest), ("choking", choking as u64)])
 }
 
 fn limited(flag: &str, cause: &'static str, rate: u64, limit: u64) -> Said {
@@ -191,7 +182,6 @@ pub fn enter_was_pressed() -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     fn of(bottleneck: Bottleneck) -> Explanation {
         let stage = Stage::Downloading;

@@ -171,11 +171,6 @@ pub fn seconds(time: Duration) -> String {
     }
 }
 
-/// A time in milliseconds: `85 ms`.
-pub fn milliseconds(time: Duration) -> String {
-    format!("{} ms", time.as_millis())
-}
-
 /// `1 peer`, `3 peers`.
 pub fn count(number: usize, noun: &str) -> String {
     if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }

@@ -15,6 +15,7 @@ pub mod disk;
 pub mod download;
 pub mod handles;
 pub mod keyfile;
+pub mod lasting;
 pub mod listen;
 pub mod lsd;
 pub mod outbox;

@@ -4,14 +4,14 @@
 //! second run knows the metadata and that what lies there is its own; it goes when the download is complete.
 //! What is known of its pieces stands in a second file beside it (`resume`). Plain blocking code.
 
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 
 use super::choice::Chosen;
+use super::lasting;
 use super::parts::{PARTS, Parts};
 use super::resume::ResumeFile;
 use super::storage::{Present, Storage};
@@ -54,7 +54,7 @@ pub struct Place {
     parts: Option<PathBuf>,
     /// Something is or will be here that a later run could not know for this torrent's, because it is not whole or
     /// smaller than a piece: the claim goes on saying whose it is.
-    keeps_claim: AtomicBool,
+    keeps_claim: bool,
 }
 
 /// Looks at the place without changing anything in it, except that missing folders above it are made.
@@ -133,7 +133,7 @@ impl Place {
             claim: None,
             chosen: chosen.clone(),
             parts: None,
-            keeps_claim: AtomicBool::new(false),
+            keeps_claim: false,
         }
     }
 
@@ -160,11 +160,12 @@ impl Place {
         padding(info).for_each(|piece| {
             beside.set(piece.get(), true);
         });
+        let kept = self.storage.parts().is_some_and(Parts::exists);
         self.stamps = vec![None; self.storage.len()];
         for index in 0..self.storage.len() {
             let Some((_, length)) = self.storage.range(index) else { continue };
             if !self.chosen.has(index) {
-                self.survey_unwanted(info, index, &mut beside);
+                self.survey_unwanted(info, index, kept, &mut beside);
                 continue;
             }
             let found = self.storage.look(index).map_err(|e| disk_error(&self.storage.path(index), &e))?;
@@ -187,8 +188,9 @@ impl Place {
         Ok(beside)
     }
 
-    /// A file that nobody asked for now: it may be here from an earlier run, or its neighbours' pieces may hold parts of it.
-    fn survey_unwanted(&mut self, info: &Info, index: usize, beside: &mut Bitfield) {
+    /// A file that nobody asked for now: it may be here from an earlier run, or its neighbours' pieces may hold parts of it, where
+    /// some are `kept` apart.
+    fn survey_unwanted(&mut self, info: &Info, index: usize, kept: bool, beside: &mut Bitfield) {
         let Some((offset, length)) = self.storage.range(index).filter(|(_, length)| *length > 0) else {
             return;
         };
@@ -197,14 +199,12 @@ impl Place {
             Ok(Present::File(stamp)) if stamp.size == length => Some(stamp),
             _ => None,
         };
-        let here = found.is_some();
-        if here {
+        if found.is_some() {
             parts.set_out(index, false);
             self.stamps[index] = found;
             // Whatever a claim says, nobody asked for this file to be written: its pieces must all be right.
             self.beside.push(index);
-        }
-        if !here && parts.exists() {
+        } else if kept {
             let wanted = |p: &PieceIndex| parts.hold(index, info.layout().offset(*p).max(offset)).0;
             for piece in info.layout().touching(offset, length).filter(wanted) {
                 beside.set(piece.get(), true);
@@ -230,9 +230,8 @@ impl Place {
 
     /// Files at the target that nobody asked for are written by nobody: where a wanted piece of one is not right, the file counts as
     /// somebody else's, and what was right in its wanted pieces is fetched again, to be kept apart.
-    fn leave_alone(&mut self, info: &Info, have: &mut Bitfield) {
-        let (layout, wanted) = (info.layout(), self.chosen.wanted(info, Sequence::Rarest));
-        let Some(parts) = self.storage.parts() else { return };
+    fn leave_alone(&mut self, info: &Info, wanted: &Wanted, have: &mut Bitfield) {
+        let (layout, Some(parts)) = (info.layout(), self.storage.parts()) else { return };
         for index in std::mem::take(&mut self.beside) {
             let Some((offset, length)) = self.storage.range(index) else { continue };
             let touching = || layout.touching(offset, length).filter(|p| wanted.has(*p));
@@ -242,7 +241,7 @@ impl Place {
             parts.set_out(index, true);
             self.stamps[index] = None;
             // It may be an earlier run's, of which nothing else would tell.
-            self.keeps_claim.fetch_or(self.ours, Ordering::Relaxed);
+            self.keeps_claim |= self.ours;
             for piece in touching() {
                 have.set(piece.get(), false);
                 self.trusted.set(piece.get(), false);
@@ -250,16 +249,10 @@ impl Place {
         }
     }
 
-    /// Bytes of wanted pieces that are not here.
-    fn missing(&self, info: &Info, have: &Bitfield) -> u64 {
-        let (wanted, layout) = (self.chosen.wanted(info, Sequence::Rarest), info.layout());
-        let missing = layout.pieces().filter(|p| !have.has(p.get()) && wanted.has(*p));
-        missing.map(|p| u64::from(layout.len_of(p))).sum()
-    }
-
     /// Once the pieces have been checked: refuses what is not ours, then claims the place.
     pub fn claim(&mut self, info: &Info, have: &mut Bitfield) -> Result<(), TransferError> {
-        self.leave_alone(info, have);
+        let wanted = self.chosen.wanted(info, Sequence::Rarest);
+        self.leave_alone(info, &wanted, have);
         let have: &Bitfield = have;
         let is_here = |p: PieceIndex| have.has(p.get());
         for &index in &self.doubtful {
@@ -274,14 +267,16 @@ impl Place {
             let begun = self.storage.parts().is_some_and(|parts| !parts.is_out(index));
             let Some((offset, length)) = self.storage.range(index).filter(|_| begun) else { continue };
             if !info.layout().touching(offset, length).all(is_here) {
-                self.keeps_claim.store(true, Ordering::Relaxed);
+                self.keeps_claim = true;
             }
         }
         let hidden = |file: usize| !self.is_known_again(info, file);
         if self.chosen.indices().any(hidden) {
-            self.keeps_claim.store(true, Ordering::Relaxed);
+            self.keeps_claim = true;
         }
-        let missing = self.missing(info, have);
+        let layout = info.layout();
+        let lacking = layout.pieces().filter(|p| !is_here(*p) && wanted.has(*p));
+        let missing: u64 = lacking.map(|p| u64::from(layout.len_of(p))).sum();
         // Files that took their room beforehand, in an earlier run, need no more; how much that is, writing will show.
         let reserved = self.reserves && self.stamps.iter().any(Option::is_some);
         if let Some(free) = self.storage.free_space().filter(|&free| free < missing && !reserved) {
@@ -293,7 +288,7 @@ impl Place {
             return self.release();
         }
         let temporary = claim.with_extension("dhtget-new");
-        write_to_last(&temporary, claim, &claim_bytes(info, self.storage.name()))
+        lasting::replace(&temporary, claim, &claim_bytes(info, self.storage.name()))
             .map_err(|e| disk_error(claim, &e))
     }
 
@@ -313,7 +308,7 @@ impl Place {
         if let (Some(resume), Some(claim)) = (&self.resume, &self.claim) {
             resume.remove().map_err(|e| disk_error(claim, &e))?;
         }
-        if self.keeps_claim.load(Ordering::Relaxed) {
+        if self.keeps_claim {
             return Ok(());
         }
         match self.claim.as_ref().map(|claim| (claim, std::fs::remove_file(claim))) {
@@ -321,9 +316,7 @@ impl Place {
             _ => Ok(()),
         }
     }
-}
 
-impl Place {
     /// The download is complete and its process is about to end: what was kept for its sake goes.
     pub fn leave(&self) {
         // Where it cannot be removed, it is no harm to the data.
@@ -335,17 +328,6 @@ impl Place {
 pub fn claimed_metadata(dir: &Path, hash: InfoHash) -> Option<Info> {
     let metainfo = Metainfo::parse(&read_claim(&claim_path(dir, &hash))?).ok()?;
     (metainfo.info.hash() == hash).then_some(metainfo.info)
-}
-
-/// Puts a file into its place so that a power cut leaves the old one or the new one.
-fn write_to_last(temporary: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = std::fs::File::create(temporary)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    std::fs::rename(temporary, path)?;
-    // Some file systems cannot sync a folder; then its names last as they can.
-    let _ = path.parent().map(|folder| std::fs::File::open(folder).and_then(|f| f.sync_all()));
-    Ok(())
 }
 
 /// A torrent file, with the name under which the data was put beside the dictionary.

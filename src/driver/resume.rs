@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use tokio::sync::mpsc as tokio_mpsc;
 
 use super::disk::Done;
+use super::lasting;
 use super::storage::Storage;
 use crate::swarm::resume::Plan;
 use crate::wire::resume::{Saved, Stamp};
@@ -187,12 +188,7 @@ impl Medium for Ground {
     }
 
     fn sync_place(&mut self) -> io::Result<()> {
-        // Some file systems cannot sync a folder; then its names last as they can.
-        if let Some(folder) = self.place.path.parent()
-            && let Err(error) = File::open(folder).and_then(|f| f.sync_all())
-        {
-            tracing::debug!(%error, "cannot sync the folder of the resume file");
-        }
+        lasting::sync_folder_of(&self.place.path);
         Ok(())
     }
 }

@@ -6,7 +6,7 @@
 mod stored;
 
 use std::fs::{self, File};
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use serde_bytes::ByteBuf;
 use sha1::{Digest as _, Sha1};
 use thiserror::Error;
 
-use super::clock;
+use super::{clock, lasting};
 use crate::dht::{Snapshot, Stored};
 use crate::id::{Id160, NodeId};
 use crate::rng::Rng;
@@ -154,22 +154,7 @@ fn save(dir: &Path, saved: &SavedNodes) -> io::Result<()> {
     fs::create_dir_all(dir)?;
     // The process id keeps two runs in one directory from writing into each other's file.
     let temporary = dir.join(format!("{FILE_NAME}.{}.tmp", std::process::id()));
-    let result = write_synced(&temporary, &bytes).and_then(|()| fs::rename(&temporary, dir.join(FILE_NAME)));
-    if result.is_err() {
-        let _ = fs::remove_file(&temporary);
-        return result;
-    }
-    // The rename itself lasts only once the directory is on disk; some file systems cannot sync one.
-    if let Err(error) = File::open(dir).and_then(|d| d.sync_all()) {
-        tracing::debug!(%error, "cannot sync the state directory");
-    }
-    Ok(())
-}
-
-fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = File::create(path)?;
-    file.write_all(bytes)?;
-    file.sync_all()
+    lasting::replace(&temporary, &dir.join(FILE_NAME), &bytes)
 }
 
 /// A state folder as one run uses it.

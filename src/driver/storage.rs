@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::fs::{self, AtFlags, FallocateFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
+use super::lasting;
 use super::parts::{PARTS, Parts};
 use super::transfer::Allocation;
 use crate::wire::metainfo::{FileKind, Info};
@@ -361,7 +362,7 @@ impl Storage {
                     break;
                 }
                 match self.enter(folders, false) {
-                    Ok(folder) => sync_folder(folder.as_ref().unwrap_or(&self.folder)),
+                    Ok(folder) => lasting::sync_folder(folder.as_ref().unwrap_or(&self.folder)),
                     Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                     Err(error) => return Err(error),
                 }
@@ -385,13 +386,6 @@ impl Storage {
     pub fn free_space(&self) -> Option<u64> {
         let stat = fs::fstatvfs(&self.folder).ok()?;
         Some(stat.f_bavail.saturating_mul(stat.f_frsize))
-    }
-}
-
-/// A folder that cannot be synced, as on some file systems, keeps its names as it can.
-fn sync_folder(folder: &OwnedFd) {
-    if let Err(error) = fs::fsync(folder) {
-        tracing::debug!(%error, "cannot sync a folder");
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::event::{Event, Payload, ProtocolError, Settings, Transmit};
-use super::patience::{BLOCK_SENT, MESSAGE, Patience, price};
+use super::patience::{BLOCK_SENT, HAVE, MESSAGE, Patience, price};
 use crate::wire::extended::{ExtendedHandshake, OUR_REQUEST_QUEUE};
 use crate::wire::peer::{BlockRef, Frames, HANDSHAKE_LEN, Handshake, Message, Reserved, piece_header};
 
@@ -288,9 +288,9 @@ impl Connection {
         self.patience.earn(BLOCK_SENT);
     }
 
-    /// What the peer has just said was news.
-    pub fn welcome(&mut self) {
-        self.patience.earn(MESSAGE);
+    /// The have that the peer has just sent was news.
+    pub fn welcome_have(&mut self) {
+        self.patience.earn(HAVE);
     }
 
     // ---- inside
@@ -368,7 +368,7 @@ impl Connection {
             Message::Piece { index, begin, data } => return self.on_block(index, begin, data),
             Message::Reject(block) => match self.forget(&block) {
                 true => {
-                    self.welcome();
+                    self.patience.earn(MESSAGE);
                     Event::Rejected(block)
                 }
                 false => return Ok(()),

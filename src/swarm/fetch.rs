@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::config::*;
 use super::event::{Action, CloseReason, PeerKey, Report};
-use super::member::Has;
+use super::member::{Has, is_late};
 use super::metadata::Metadata;
 use super::pieces::{Pieces, Received};
 use super::swarm::Swarm;
@@ -170,7 +170,7 @@ impl Swarm {
         if let (true, Some(pieces)) = (news, &mut self.pieces) {
             pieces.picker_mut().increment(piece);
             member.wanted += u32::from(pieces.lacks(piece));
-            member.conn.iter_mut().for_each(Connection::welcome);
+            member.conn.iter_mut().for_each(Connection::welcome_have);
             match self.is_super_seeding() {
                 true => self.on_seen(now, key, piece),
                 false => self.on_fetched(now, key, piece),
@@ -219,7 +219,7 @@ impl Swarm {
     }
 
     pub(super) fn update_interest(&mut self, now: Instant, key: PeerKey) {
-        let complete = self.pieces.as_ref().is_some_and(Pieces::is_complete);
+        let complete = self.is_complete();
         let Some(member) = self.members.get_mut(&key) else { return };
         let passive = member.conn.as_ref().is_some_and(|c| c.is_upload_only());
         let both_complete = complete && (passive || member.has.is_complete());
@@ -309,10 +309,7 @@ impl Swarm {
         }
         let own = member.backlog(now, 1);
         let idle = requests == 0;
-        let late = |other| {
-            let other = self.members.get(&other);
-            other.is_none_or(|o| o.backlog(now, 0) >= ENDGAME_AFTER.max(own.saturating_mul(2)))
-        };
+        let late = |other| is_late(self.members.get(&other), now, own, ENDGAME_AFTER);
         // Who sends nothing at all, however many they are, must not keep a block from one who would.
         let lost = |other| self.members.get(&other).is_none_or(|o| o.backlog(now, 0) == Duration::MAX);
         let (blocks, replaced) = pieces.ask_twice(key, |piece| member.has.piece(piece), late, lost, room);

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::config::LATE_AFTER;
 use super::event::PeerKey;
-use super::member::Member;
+use super::member::{Member, is_late};
 use super::pieces::Pace;
 use super::swarm::Swarm;
 use crate::wire::metainfo::BLOCK_LEN;
@@ -35,10 +35,7 @@ impl Swarm {
             received: self.down.total(),
         };
         let own = member.backlog(now, 1);
-        let late = |other| {
-            let other = self.members.get(&other);
-            other.is_none_or(|o| o.backlog(now, 0) >= LATE_AFTER.max(own.saturating_mul(2)))
-        };
+        let late = |other| is_late(self.members.get(&other), now, own, LATE_AFTER);
         pieces.ask_in_order(key, |piece| member.has.piece(piece), pace, late, room)
     }
 }

@@ -90,6 +90,12 @@ impl Has {
     }
 }
 
+/// Whether what a peer was asked for comes so late that another, who needs `own` for one block more, may be asked for it
+/// too: after `least`, and after twice that time. Who is gone is late.
+pub(super) fn is_late(other: Option<&Member>, now: Instant, own: Duration, least: Duration) -> bool {
+    other.is_none_or(|o| o.backlog(now, 0) >= least.max(own.saturating_mul(2)))
+}
+
 /// One peer.
 #[derive(Debug)]
 pub(super) struct Member {

@@ -9,7 +9,6 @@ use super::config::{
 };
 use super::event::{Action, CloseReason, PeerKey};
 use super::member::Member;
-use super::pieces::Pieces;
 use super::suggest::Suggestions;
 use super::swarm::Swarm;
 use crate::peer::{Connection, Payload};
@@ -119,7 +118,7 @@ impl Swarm {
 
     pub(super) fn choke_round(&mut self, now: Instant) {
         self.find_hoarders(now);
-        let seeding = self.pieces.as_ref().is_some_and(Pieces::is_complete);
+        let seeding = self.is_complete();
         let open = self.members.iter().filter(|(_, m)| m.is_open());
         let contenders: Vec<Contender> = open
             .map(|(&peer, m)| Contender {
@@ -144,7 +143,7 @@ impl Swarm {
 
     /// Gives slots that became free between rounds to those who wait longest.
     pub(super) fn fill_slots(&mut self, now: Instant) {
-        let seeding = self.pieces.as_ref().is_some_and(Pieces::is_complete);
+        let seeding = self.is_complete();
         let waits = |m: &Member| {
             m.is_open()
                 && (seeding || !m.snubs(now))

@@ -274,6 +274,14 @@ def info_of_a_bare_hash(lab, folder):
 SLOW_RATE = 20_000
 
 
+def end_beside_slow(hub, torrent, *others):
+    """Ends a case in which the one who was named must be no source itself."""
+    if hub.is_done(torrent):
+        raise Failed("the hub is done itself: its limit does not hold")
+    for client in (hub, *others):
+        client.stop()
+
+
 @case
 def peers_named_by_libtorrent(lab, folder):
     """No DHT; the one peer that was named gives next to nothing, but names the seeder (BEP 11), who hears of nobody."""
@@ -282,10 +290,7 @@ def peers_named_by_libtorrent(lab, folder):
     hub = Libtorrent(lab, folder, (), "hub").leech([torrent.magnet], [seeder.address], pex=True, download_limit=SLOW_RATE)
     getter = Dhtget(lab, folder).fetch(torrent.magnet, "--no-dht", peers=[hub.address])
     getter.wait_exit(torrent, 60)
-    if hub.is_done(torrent):
-        raise Failed("the hub is done itself: its limit does not hold")
-    for client in (hub, seeder):
-        client.stop()
+    end_beside_slow(hub, torrent, seeder)
 
 
 @case
@@ -298,10 +303,7 @@ def peers_named_by_dhtget(lab, folder):
     wait_until(lambda: hub.event("metadata"), 20, "the hub has the metadata", [hub.process])
     leecher = Libtorrent(lab, folder).leech([torrent.magnet], [hub.address], pex=True)
     leecher.wait_done([torrent], 60)
-    if hub.is_done(torrent):
-        raise Failed("the hub is done itself: its limit does not hold")
-    for client in (leecher, hub, seeder):
-        client.stop()
+    end_beside_slow(hub, torrent, leecher, seeder)
 
 
 @case
@@ -323,10 +325,7 @@ def peers_named_by_transmission(lab, folder):
     seeder = Libtorrent(lab, folder, (), "seeder").seed([torrent], connect=[hub.address])
     getter = Dhtget(lab, folder).fetch(torrent.magnet, "--no-dht", peers=[hub.address])
     getter.wait_exit(torrent, 200)
-    if hub.is_done(torrent):
-        raise Failed("the hub is done itself: its limit does not hold")
-    for client in (hub, seeder):
-        client.stop()
+    end_beside_slow(hub, torrent, seeder)
 
 
 @case
@@ -338,10 +337,7 @@ def transmission_is_named_peers(lab, folder):
     hub = Dhtget(lab, folder, (), "hub")
     hub.fetch(torrent.magnet, "--no-dht", "--limit-rate", str(SLOW_RATE), peers=[seeder.address, leecher.address])
     leecher.wait_done([torrent], 150)
-    if hub.is_done(torrent):
-        raise Failed("the hub is done itself: its limit does not hold")
-    for client in (leecher, hub, seeder):
-        client.stop()
+    end_beside_slow(hub, torrent, leecher, seeder)
 
 
 @case

@@ -21,7 +21,7 @@ impl Connection {
 
     /// Whether the peer takes metadata requests (BEP 9).
     pub fn serves_metadata(&self) -> bool {
-        self.extended.metadata_id.is_some_and(|id| id != 0) && self.extended.metadata_size.is_some()
+        self.takes_metadata() && self.extended.metadata_size.is_some()
     }
 
     /// Whether the peer takes peer exchange messages, and we do (BEP 11).
