@@ -138,6 +138,7 @@ class Machine:
 
     def shape(self, up, down):
         """Limits what this machine sends and receives, in bits a second."""
+        self.up, self.down = up, down
         for namespace, device, rate in ((self.namespace, "eth0", up), (self.network._switch, self.port, down)):
             _run("tc", "-n", namespace, "qdisc", "del", "dev", device, "root")
             if rate:
