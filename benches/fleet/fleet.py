@@ -222,7 +222,7 @@ class Fleet:
 class Gate:
     """Holds commands back just before their exec, and lets them all go at once."""
 
-    SCRIPT = 'read -r _ < "$0"; exec "$@"'
+    SCRIPT = 'exec < "$0"; read -r _; exec < /dev/null "$@"'
 
     def __init__(self, network, name):
         self.path = f"{network.root}/{name}"
@@ -241,8 +241,10 @@ class Gate:
             wait_until(lambda: self._stands_at(process.pid), 20, "a command waits for its start", [process], 0.01)
 
     def _stands_at(self, pid):
-        folder = f"/proc/{pid}/fd"
-        return any(os.path.realpath(f"{folder}/{fd}") == self.path for fd in os.listdir(folder))
+        try:
+            return os.readlink(f"/proc/{pid}/fd/0") == self.path
+        except OSError:
+            return False
 
     def open(self):
         if self._held is not None:

@@ -25,7 +25,7 @@ PACKET_OUTGOING = 4
 # A queue that holds this much time of the link's rate, as a modest switch port does; TCP fills the link with it.
 QUEUE_MS = 50
 # The bucket holds this much time at the link's rate, and never less than a few frames.
-BURST_MS, BURST_LEAST = 2, 8_000
+BURST_MS, BURST_LEAST = 2, 66_000
 # Cubic is the default nearly everywhere, whatever the host has; some kernels keep it from namespaces, and Reno is next to it.
 CONGESTION = ("cubic", "reno")
 
