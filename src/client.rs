@@ -32,6 +32,7 @@ use crate::id::InfoHash;
 use crate::rng::Rng;
 use crate::swarm::Origin;
 pub use crate::swarm::Sequence;
+use crate::wire::allow::AllowList;
 
 /// The first repeat of a search while nobody is connected; doubles each time.
 const SEARCH_AGAIN_FIRST: Duration = Duration::from_secs(1);
@@ -58,6 +59,8 @@ pub struct ClientConfig {
     pub bootstrap: Vec<String>,
     /// The bootstrap list is the user's own: private addresses are as good as any.
     pub private_network: bool,
+    /// Who belongs to the network: nobody else is asked, answered, dialled, let in or named to anyone.
+    pub allow: AllowList,
     /// What others get from the DHT node.
     pub presence: Presence,
     /// Stay out of the DHT: only peers that are named, and whoever finds us.
@@ -123,6 +126,7 @@ impl Client {
         let network = if network.is_some() { dht::Network::Local } else { dht::Network::Public };
         let dht_config = dht::Config {
             network,
+            allow: config.allow.clone(),
             read_only: config.no_dht || config.presence == Presence::ReadOnly,
             read_only_behind_nat: config.presence == Presence::ServingIfReachable,
             local_ips: local_ips(config.listen),
@@ -135,7 +139,7 @@ impl Client {
         let mut listeners = Vec::new();
         for listener in listening.tcp {
             let listener = TcpListener::from_std(listener)?;
-            listeners.push(tokio::spawn(doors.clone().listen(listener)).abort_handle());
+            listeners.push(tokio::spawn(doors.clone().listen(listener, config.allow.clone())).abort_handle());
         }
         let source = config.listen.map(|a| a.ip()).filter(|ip| !ip.is_unspecified());
         let links = Links {
@@ -143,6 +147,7 @@ impl Client {
             download: Throttle::new(config.limit_download),
             upload: Throttle::new(config.limit_upload),
             source,
+            allow: config.allow,
         };
         let (port, dht_on, disk) = (listening.port, !config.no_dht, config.disk);
         let around = Surroundings { links, doors, port, dht: dht_on, disk };
@@ -188,7 +193,7 @@ impl Client {
         let ends = download::spawn(job, choice, self.around.clone(), seed);
         // Whoever shares a torrent most likely runs a node on the same port.
         let dht = (!private && self.around.dht).then(|| self.dht.clone());
-        let named = resolve_peers(peers, ends.candidates.clone(), dht);
+        let named = resolve_peers(peers, self.around.links.allow.clone(), ends.candidates.clone(), dht);
         let mut helpers = vec![tokio::spawn(named).abort_handle()];
         if let Some(lsd) = self.lsd.clone().filter(|_| !private) {
             let meet = meet_neighbours(lsd, hash, ends.candidates.clone(), ends.status.clone());
@@ -302,10 +307,21 @@ impl Drop for Transfer {
 /// node too.
 async fn resolve_peers(
     peers: Vec<String>,
+    allow: AllowList,
     candidates: mpsc::Sender<(Vec<SocketAddr>, Origin)>,
     dht: Option<Dht>,
 ) {
-    let pass_on = async |addrs: Vec<SocketAddr>| {
+    let pass_on = async |mut addrs: Vec<SocketAddr>| {
+        addrs.retain(|addr| {
+            let belongs = allow.allows(addr.ip());
+            if !belongs {
+                warn!("the peer {addr} is not asked: this network consists of {allow}");
+            }
+            belongs
+        });
+        if addrs.is_empty() {
+            return true;
+        }
         if let Some(dht) = &dht {
             addrs.iter().for_each(|addr| dht.add_contact(*addr));
         }
@@ -458,13 +474,11 @@ impl Finder {
         let status = status.borrow_and_update().clone();
         let nodes = status.nodes_v4 + status.nodes_v6;
         let unanswering: Vec<String> = status.unanswering.iter().map(ToString::to_string).collect();
-        let parts = [
-            ("does not resolve", status.unresolved.join(", ")),
-            ("does not answer", unanswering.join(", ")),
-            ("is no address", status.bad_bootstrap.join(", ")),
-        ];
+        let parts =
+            [("does not resolve", status.unresolved.join(", ")), ("does not answer", unanswering.join(", "))];
         let said = parts.into_iter().filter(|(_, who)| !who.is_empty());
-        let said: Vec<String> = said.map(|(what, who)| format!("{who} {what}")).collect();
+        let said = said.map(|(what, who)| format!("{who} {what}"));
+        let said: Vec<String> = said.chain(status.bad_bootstrap).collect();
         let trouble = (nodes == 0 && !said.is_empty()).then(|| said.join("; "));
         self.finding.send_if_modified(|f| {
             let changed = f.nodes != nodes || f.trouble != trouble || f.external != status.external;

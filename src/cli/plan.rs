@@ -20,6 +20,7 @@ use super::select;
 use super::target::Target;
 use crate::client::{Choice, ClientConfig, DiskOptions, Placement, Presence};
 use crate::driver::bootstrap;
+use crate::wire::allow::AllowList;
 use crate::wire::magnet::HostPort;
 
 pub use self::small::{
@@ -401,6 +402,7 @@ pub(super) fn client(
         None => env.state_dir.clone(),
     };
     Ok(ClientConfig {
+        allow: AllowList::default(),
         listen: network.listen,
         bootstrap,
         private_network: own || network.no_dht,

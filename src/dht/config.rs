@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::rules::LookupRules;
 use crate::id::NodeId;
+use crate::wire::allow::AllowList;
 use crate::wire::compact::Contact;
 use crate::wire::reach::Reach;
 
@@ -270,6 +271,8 @@ pub struct Config {
     pub id: Option<NodeId>,
     /// The kind of network.
     pub network: Network,
+    /// Who belongs to it. Nobody else is listened to, asked, believed in, or named to anyone.
+    pub allow: AllowList,
     /// Whether there is an IPv4 socket.
     pub ipv4: bool,
     /// Whether there is an IPv6 socket.
@@ -291,6 +294,7 @@ impl Default for Config {
         Self {
             id: None,
             network: Network::Public,
+            allow: AllowList::default(),
             ipv4: true,
             ipv6: true,
             read_only: false,
@@ -330,6 +334,7 @@ impl Config {
         let family = if addr.is_ipv4() { self.ipv4 } else { self.ipv6 };
         family
             && is_sendable(addr)
+            && self.allow.allows(addr.ip())
             && (self.network == Network::Local || !is_private(addr.ip()) || is_private(source))
     }
 

@@ -170,6 +170,9 @@ impl Node {
     pub fn handle_datagram(&mut self, now: Instant, from: SocketAddr, bytes: &[u8]) {
         let from = canonical(from);
         self.counters.traffic.on_receive(bytes.len());
+        if !self.config.allow.allows(from.ip()) {
+            return self.counters.traffic.on_refusal(Refusal::Outside);
+        }
         let message = Message::parse(bytes);
         if !matches!(&message, Ok(Message { body: Body::Query(query), .. }) if query.id != self.id) {
             self.forget_due();
@@ -328,7 +331,7 @@ impl Node {
             return Err(Full);
         }
         let (ping, addr) = (PingId(self.fresh_id()), canonical(addr));
-        if !is_sendable(addr) {
+        if !is_sendable(addr) || !self.config.allow.allows(addr.ip()) {
             self.push_event(Event::PingFailed { ping });
             return Ok(ping);
         }

@@ -24,6 +24,7 @@ use super::throttle::Throttle;
 use crate::id::InfoHash;
 use crate::peer::connection::{HANDSHAKE_TIMEOUT, SILENCE_TIMEOUT};
 use crate::swarm::PeerKey;
+use crate::wire::allow::AllowList;
 use crate::wire::peer::{HANDSHAKE_LEN, Handshake};
 
 /// Incoming connections that have not yet said which torrent they want; past it the oldest is dropped.
@@ -44,6 +45,8 @@ pub struct Links {
     pub upload: Throttle,
     /// The address that dials come from, where the user chose one.
     pub source: Option<std::net::IpAddr>,
+    /// Who may be dialled.
+    pub allow: AllowList,
 }
 
 /// What happened on the network.
@@ -116,6 +119,10 @@ impl Links {
     }
 
     async fn connect(&self, addr: SocketAddr) -> io::Result<TcpStream> {
+        // The swarm knows the list too; what it should overlook goes no further.
+        if !self.allow.allows(addr.ip()) {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
         let socket = if addr.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         if let Some(source) = self.source.filter(|ip| ip.is_ipv4() == addr.is_ipv4()) {
             socket.bind(SocketAddr::new(source, 0))?;
@@ -267,8 +274,9 @@ impl Doors {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).get(hash).cloned()
     }
 
-    /// Accepts connections for as long as the task lives.
-    pub async fn listen(self, listener: TcpListener) {
+    /// Accepts connections from those who may come, for as long as the task lives. Others are closed before a
+    /// byte is read.
+    pub async fn listen(self, listener: TcpListener, allow: AllowList) {
         let mut greeting: VecDeque<AbortHandle> = VecDeque::new();
         loop {
             let (stream, addr) = match listener.accept().await {
@@ -280,6 +288,10 @@ impl Doors {
                     continue;
                 }
             };
+            if !allow.allows(addr.ip()) {
+                debug!("a connection from outside the allow-list is closed");
+                continue;
+            }
             greeting.retain(|task| !task.is_finished());
             if greeting.len() >= MAX_GREETING
                 && let Some(slowest) = greeting.pop_front()

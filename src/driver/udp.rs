@@ -159,8 +159,9 @@ impl Dht {
             config.id.get_or_insert(saved.id);
         }
         let now = clock::now();
+        let mut list = resolve::sort_out(bootstrap);
+        list.keep_out(&config.allow);
         let mut node = dht::Node::new(config, seed, now);
-        let list = resolve::sort_out(bootstrap);
         node.add_bootstrap(now, list.addrs);
         if let Some(saved) = saved {
             node.add_saved(now, saved.contacts);

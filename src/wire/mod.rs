@@ -2,6 +2,7 @@
 //!
 //! Parsing never panics, never recurses and never allocates by a number that a stranger sent.
 
+pub mod allow;
 pub mod bencode;
 pub mod bloom;
 pub mod compact;

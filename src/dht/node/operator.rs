@@ -8,6 +8,7 @@ use std::time::Instant;
 use super::Node;
 use crate::dht::config::{ITEM_SHARE, Limits, MAX_BOOTSTRAP};
 use crate::dht::event::BootstrapState;
+use crate::wire::allow::AllowList;
 use crate::wire::compact::canonical;
 
 impl Node {
@@ -40,6 +41,11 @@ impl Node {
         let Some(state) = self.bootstrap.iter_mut().find(|b| b.addr == from) else { return false };
         state.answered = true;
         state.router
+    }
+
+    /// Who belongs to the network.
+    pub fn allow(&self) -> &AllowList {
+        &self.config.allow
     }
 
     /// Puts other limits in force. A smaller store lets go of what is too much at once.

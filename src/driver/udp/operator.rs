@@ -50,12 +50,26 @@ impl Task {
             Operator::Report(reply) => drop(reply.send(self.node.report(now))),
             Operator::Limits(limits) => self.node.set_limits(limits),
             Operator::Bootstrap { addrs, names, bad } => {
+                let mut list = resolve::Sorted { addrs, names, bad };
+                list.keep_out(self.node.allow());
+                let resolve::Sorted { addrs, names, bad } = list;
                 self.resolvers.want(&names);
                 self.status.send_modify(|status| (status.unresolved, status.bad_bootstrap) = (names, bad));
                 self.node.retain_bootstrap(&addrs);
                 self.node.add_bootstrap(now, addrs);
             }
         }
+    }
+
+    /// Those of a name's addresses that belong to the network; where none does, the operator is told.
+    pub(super) fn inside(&self, name: &str, addrs: Vec<SocketAddr>) -> Vec<SocketAddr> {
+        let allow = self.node.allow();
+        let (inside, outside): (Vec<_>, Vec<_>) = addrs.into_iter().partition(|a| allow.allows(a.ip()));
+        if let (true, Some(addr)) = (inside.is_empty(), outside.first()) {
+            let why = format!("{name}: {}", resolve::outside_of(allow, addr));
+            self.status.send_modify(|status| status.bad_bootstrap.push(why));
+        }
+        inside
     }
 
     /// Tells the node when the machine has slept.

@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
 use super::task::Command;
+use crate::wire::allow::AllowList;
 
 /// Waits between attempts: the network may come up long after us. The last one is repeated.
 const RETRIES_S: [u64; 5] = [1, 3, 10, 30, 60];
@@ -23,6 +24,21 @@ pub(super) struct Sorted {
     pub names: Vec<String>,
     /// Neither, with the reason.
     pub bad: Vec<String>,
+}
+
+impl Sorted {
+    /// Moves the addresses outside the network to those that are of no use.
+    pub(super) fn keep_out(&mut self, allow: &AllowList) {
+        let all = std::mem::take(&mut self.addrs).into_iter();
+        let (inside, outside): (Vec<_>, Vec<_>) = all.partition(|addr| allow.allows(addr.ip()));
+        self.addrs = inside;
+        self.bad.extend(outside.iter().map(|addr| outside_of(allow, addr)));
+    }
+}
+
+/// What is wrong with an address to start from that the list keeps out.
+pub(super) fn outside_of(allow: &AllowList, addr: &SocketAddr) -> String {
+    format!("{addr} is not asked: this network consists of {allow}")
 }
 
 pub(super) fn sort_out(entries: Vec<String>) -> Sorted {

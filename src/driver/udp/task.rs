@@ -224,6 +224,7 @@ impl Task {
                 if !wanted {
                     return;
                 }
+                let addrs = self.inside(&name, addrs);
                 if bootstrap::default_nodes().contains(&name) {
                     self.node.add_routers(now, addrs);
                 } else {
