@@ -158,6 +158,7 @@ class Fleet:
         self.boot = network.add("boot", rate, rate)
         self.sharer = network.add("sharer", rate, rate)
         self.machines = [network.add(f"machine-{n + 1}", rate, rate) for n in range(count)]
+        network.acquaint()
         self.image = f"{network.folder('image')}/image.bin"
         self.digest = make_image(self.image, mebibytes)
 

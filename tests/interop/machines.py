@@ -6,6 +6,7 @@ can be cut apart, healed, unplugged, moved to another address and listened to. O
 
 import contextlib
 import ctypes
+import itertools
 import os
 import re
 import shutil
@@ -22,9 +23,11 @@ PREFIX = "dhtget-machines-"
 CLONE_NEWNET = 0x40000000
 ETH_P_ALL = 3
 PACKET_OUTGOING = 4
+_serial = itertools.count(1)
 # A queue that holds this much time of the link's rate, as a modest switch port does; TCP fills the link with it.
 QUEUE_MS = 50
-# The bucket holds this much time at the link's rate, and never less than a few frames.
+# The bucket holds this much time at the link's rate, and never less than the largest packet the kernel hands over in one piece: so
+# it is not cut into frames, which for forty machines would cost more of the processor than all else they do.
 BURST_MS, BURST_LEAST = 2, 66_000
 # Cubic is the default nearly everywhere, whatever the host has; some kernels keep it from namespaces, and Reno is next to it.
 CONGESTION = ("cubic", "reno")
@@ -35,7 +38,7 @@ class Machines:
 
     def __init__(self, folder=None, keep=False):
         sweep()
-        self.keep, self.name = keep, f"{PREFIX}{os.getpid()}-"
+        self.keep, self.name = keep, f"{PREFIX}{os.getpid()}-{next(_serial)}-"
         self.root = tempfile.mkdtemp(prefix=PREFIX, dir=folder)
         self.all, self._processes, self._lock = [], [], threading.Lock()
         self._switch = f"{self.name}switch"
@@ -63,6 +66,15 @@ class Machines:
         machine = Machine(self, number, name or f"m{number}", up, down)
         self.all.append(machine)
         return machine
+
+    def acquaint(self):
+        """Tells every machine the hardware address of every other. The kernel has one table of learned ones for all namespaces, of
+        1,024 entries: with more than thirty machines that all talk to each other it overflows, and datagrams vanish."""
+        for machine in self.all:
+            _batch(machine.namespace, [
+                f"neigh replace {ip} lladdr {other.mac} dev eth0 nud permanent"
+                for other in self.all if other is not machine for ip in (other.ip, other.ip6)
+            ])
 
     def cut(self, machines):
         """Puts these machines on a switch of their own: they go on seeing each other, and nobody else."""
@@ -113,10 +125,12 @@ class Machine:
         # Numbers below 256 are left to gateways and whatever a test puts beside the machines.
         self.ip, self.ip6 = f"10.77.{number // 250 + 1}.{number % 250 + 1}", f"fd77::{number + 0x100:x}"
         self.namespace, self.port = f"{network.name}{number}", f"p{number}"
+        self.mac = f"02:77:00:00:{number >> 8:02x}:{number & 255:02x}"
         self.folder = network.folder(name)
         switch = network._switch
         _must("ip", "netns", "add", self.namespace)
-        _must("ip", "-n", switch, "link", "add", self.port, "type", "veth", "peer", "name", "eth0", "netns", self.namespace)
+        _must("ip", "-n", switch, "link", "add", self.port, "type", "veth", "peer", "name", "eth0", "address", self.mac,
+              "netns", self.namespace)
         _batch(switch, [f"link set {self.port} master whole", f"link set {self.port} up"])
         self.congestion = self._set_congestion()
         _batch(self.namespace, [
