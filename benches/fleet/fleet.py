@@ -161,6 +161,7 @@ class Fleet:
         network.acquaint()
         self.image = f"{network.folder('image')}/image.bin"
         self.digest = make_image(self.image, mebibytes)
+        self.goodput = links.goodput(self.sharer, self.machines[0], 4) if rate else None
 
     def run(self, way, count, stagger, patience):
         """One delivery to the first `count` machines: what was measured, raw."""
@@ -180,7 +181,7 @@ class Fleet:
         takers = [gates[n if stagger else 0].start(m, way.take(m)) for n, m in enumerate(machines)]
         for gate in gates:
             gate.wait_full()
-        meter, load, busy = links.Meter(self.network), os.getloadavg(), links.processor()
+        meter, load, busy = links.Meter(self.network, self.goodput), os.getloadavg(), links.processor()
         begun = time.monotonic()
         started, done, next_sample = [None] * len(machines), [None] * len(machines), 0
         while None in done:
@@ -291,7 +292,7 @@ def measure(options):
     results = []
     with Machines(options.dir, options.keep) as network:
         fleet = Fleet(network, counts[-1], rate, options.size)
-        goodput = links.goodput(fleet.sharer, fleet.machines[0], 4)
+        goodput = fleet.goodput
         print(f"a link of {options.rate:g} Mbit/s carries {goodput * 8 / 1e6:.2f} Mbit/s of one TCP stream's payload ({fleet.sharer.congestion})", flush=True)
         for count in counts:
             for run in range(options.runs):

@@ -49,8 +49,10 @@ def reachable(machine, port):
 class Meter:
     """The bytes that went through each machine's port of the switch, sampled."""
 
-    def __init__(self, network):
-        self._network, self._samples = network, []
+    def __init__(self, network, goodput):
+        # The port counts a packet's headers once, also where the link carries it as many frames: so what one
+        # stream brings through the link is what the port counts when it is full.
+        self._network, self._goodput, self._samples = network, goodput, []
 
     def sample(self, at):
         with inside(self._network._switch), open("/proc/thread-self/net/dev") as stream:
@@ -75,7 +77,7 @@ class Meter:
         def share(which, rate, before, after):
             (t0, a), (t1, b) = before, after
             carried = sum(b[m.port][which] - a[m.port][which] for m in machines)
-            could = sum(getattr(m, rate) for m in machines) / 8 * (t1 - t0)
+            could = sum(self._goodput for m in machines if getattr(m, rate)) * (t1 - t0)
             return round(carried / could, 3) if could else 0
         pairs = list(zip(self._samples, self._samples[1:]))
         ends = (self._samples[0], self._samples[-1])

@@ -36,12 +36,15 @@ CONGESTION = ("cubic", "reno")
 class Machines:
     """One network of machines: its namespaces, its scratch folder and every process started on it."""
 
+    open = []  # those that were not closed yet
+
     def __init__(self, folder=None, keep=False):
         sweep()
         self.keep, self.name = keep, f"{PREFIX}{os.getpid()}-{next(_serial)}-"
         self.root = tempfile.mkdtemp(prefix=PREFIX, dir=folder)
         self.all, self._processes, self._lock = [], [], threading.Lock()
         self._switch = f"{self.name}switch"
+        Machines.open.append(self)
         made = _run("ip", "netns", "add", self._switch)
         if made.returncode:
             raise SystemExit(f"cannot make a network namespace ({made.stderr.strip()}): run as root")
@@ -102,6 +105,7 @@ class Machines:
         self._processes.clear()
 
     def close(self):
+        Machines.open.remove(self)
         self.stop_processes()
         for name in [m.namespace for m in self.all] + [self._switch]:
             _run("ip", "netns", "del", name)
@@ -160,11 +164,11 @@ class Machine:
                 _must("tc", "-n", namespace, "qdisc", "add", "dev", device, "root", "tbf", "rate", f"{rate}bit",
                       "burst", str(burst), "latency", f"{QUEUE_MS}ms")
 
-    def run(self, *command, seconds=30, env=None):
-        """Runs a command on this machine to its end: the finished process, with its stdout and stderr as text."""
+    def run(self, *command, seconds=30, env=None, typed=""):
+        """Runs a command on this machine to its end, with `typed` on its stdin: what came of it, stdout and stderr as text."""
         home = {"HOME": self.folder, "XDG_CONFIG_HOME": self.folder, "XDG_DATA_HOME": self.folder,
                 "XDG_CACHE_HOME": self.folder, "XDG_STATE_HOME": self.folder}
-        return subprocess.run(self.here(command), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=seconds,
+        return subprocess.run(self.here(command), input=typed, capture_output=True, text=True, timeout=seconds,
                               cwd=self.folder, env={**os.environ, "LC_ALL": "C.UTF-8", **home, **(env or {})})
 
     def start(self, *command, name="process", env=None):
