@@ -19,6 +19,7 @@ use crate::driver::chunks::Chunks;
 use crate::driver::download::{self, Surroundings};
 use crate::driver::listen::{ListenError, listen, local_ips};
 use crate::driver::lsd::Lsd;
+use crate::driver::sealed::Seals;
 use crate::driver::state::StateFolder;
 pub use crate::driver::stream::Sink;
 use crate::driver::tcp::{Doors, Links};
@@ -29,6 +30,7 @@ pub use crate::driver::transfer::{
 };
 use crate::driver::{Dht, SearchEvent, clock, place, state};
 use crate::id::InfoHash;
+use crate::network::PrivateNetwork;
 use crate::rng::Rng;
 use crate::swarm::Origin;
 pub use crate::swarm::Sequence;
@@ -59,6 +61,8 @@ pub struct ClientConfig {
     pub bootstrap: Vec<String>,
     /// The bootstrap list is the user's own: private addresses are as good as any.
     pub private_network: bool,
+    /// The private network that this is about; with its keys, if it has some, all is sealed.
+    pub network: Option<Arc<PrivateNetwork>>,
     /// Who belongs to the network: nobody else is asked, answered, dialled, let in or named to anyone.
     pub allow: AllowList,
     /// What others get from the DHT node.
@@ -134,13 +138,11 @@ impl Client {
             ..dht::Config::default()
         };
         let state = state.map(Arc::new);
-        let dht = Dht::spawn(dht_config, listening.udp, rng.child(), saved, config.bootstrap)?;
+        let keys = config.network.as_ref().and_then(|network| network.keys.clone());
+        let seals = keys.clone().map(|keys| Seals::new(keys, rng.child()));
+        let dht =
+            Dht::spawn_sealed(dht_config, listening.udp, rng.child(), saved, config.bootstrap, keys)?;
         let doors = Doors::default();
-        let mut listeners = Vec::new();
-        for listener in listening.tcp {
-            let listener = TcpListener::from_std(listener)?;
-            listeners.push(tokio::spawn(doors.clone().listen(listener, config.allow.clone())).abort_handle());
-        }
         let source = config.listen.map(|a| a.ip()).filter(|ip| !ip.is_unspecified());
         let links = Links {
             chunks: Chunks::within(config.max_memory),
@@ -148,7 +150,13 @@ impl Client {
             upload: Throttle::new(config.limit_upload),
             source,
             allow: config.allow,
+            seals,
         };
+        let mut listeners = Vec::new();
+        for listener in listening.tcp {
+            let listener = TcpListener::from_std(listener)?;
+            listeners.push(tokio::spawn(doors.clone().listen(listener, links.clone())).abort_handle());
+        }
         let (port, dht_on, disk) = (listening.port, !config.no_dht, config.disk);
         let around = Surroundings { links, doors, port, dht: dht_on, disk };
         let locals = if config.lsd { local_ips(config.listen) } else { Vec::new() };
@@ -245,6 +253,9 @@ impl Client {
 /// What tells the run's network from the public one, if anything: its entry points, or the address that
 /// reaches no other machine.
 fn network_of(config: &ClientConfig) -> Option<Vec<String>> {
+    if let Some(network) = &config.network {
+        return Some(vec![format!("network {}", network.id)]);
+    }
     if config.private_network {
         return Some(config.bootstrap.clone());
     }

@@ -406,6 +406,7 @@ pub(super) fn client(
         listen: network.listen,
         bootstrap,
         private_network: own || network.no_dht,
+        network: None,
         presence: Presence::Serving,
         no_dht: network.no_dht,
         lsd: !transfer.no_lsd,
