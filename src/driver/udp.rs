@@ -21,9 +21,11 @@ mod batch;
 mod mailbox;
 mod operator;
 mod resolve;
+mod srv;
 mod task;
 
 use self::mailbox::Mailbox;
+pub(super) use self::operator::SleepWatch;
 use self::resolve::Resolvers;
 use self::task::{Command, SearchKind, Task};
 
