@@ -17,6 +17,8 @@ use crate::dht;
 pub use crate::driver::choice::{Choice, ChoiceError, Pattern};
 use crate::driver::chunks::Chunks;
 use crate::driver::download::{self, Surroundings};
+use crate::driver::lan::Lan;
+pub use crate::driver::lan::LanIdentity;
 use crate::driver::listen::{ListenError, listen, local_ips};
 use crate::driver::lsd::Lsd;
 use crate::driver::sealed::Seals;
@@ -35,6 +37,7 @@ use crate::rng::Rng;
 use crate::swarm::Origin;
 pub use crate::swarm::Sequence;
 use crate::wire::allow::AllowList;
+use crate::wire::entry::EntryPoint;
 
 /// The first repeat of a search while nobody is connected; doubles each time.
 const SEARCH_AGAIN_FIRST: Duration = Duration::from_secs(1);
@@ -71,6 +74,8 @@ pub struct ClientConfig {
     pub no_dht: bool,
     /// Look for peers in the local network, and be found there (BEP 14).
     pub lsd: bool,
+    /// Look for members of this network on the local links, and be found there: needs no entry point.
+    pub lan: Option<LanIdentity>,
     /// Where the node id and known nodes outlive the process; none: nowhere.
     pub state_dir: Option<PathBuf>,
     /// What strangers may take of the DHT node.
@@ -114,6 +119,7 @@ pub struct Client {
     dht: Dht,
     around: Surroundings,
     lsd: Option<Lsd>,
+    lan: Option<Lan>,
     seeds: std::sync::Mutex<Rng>,
     state: Option<Arc<StateFolder>>,
     listeners: Vec<AbortHandle>,
@@ -161,8 +167,13 @@ impl Client {
         let around = Surroundings { links, doors, port, dht: dht_on, disk };
         let locals = if config.lsd { local_ips(config.listen) } else { Vec::new() };
         let lsd = Lsd::spawn(listening.port, &locals, rng.u64());
+        let lan = config.lan.filter(|_| !config.no_dht).map(|identity| {
+            let (lan, members) = Lan::spawn(identity, listening.port, config.listen, rng.child());
+            listeners.push(tokio::spawn(pass_nodes(members, dht.clone())).abort_handle());
+            lan
+        });
         raise_file_limit();
-        Ok(Self { dht, around, lsd, seeds: std::sync::Mutex::new(rng), state, listeners })
+        Ok(Self { dht, around, lsd, lan, seeds: std::sync::Mutex::new(rng), state, listeners })
     }
 
     /// The port of TCP and UDP.
@@ -232,8 +243,11 @@ impl Client {
     }
 
     /// Says goodbye: saves the DHT's nodes, closes the sockets.
-    pub async fn shutdown(self) {
+    pub async fn shutdown(mut self) {
         self.listeners.iter().for_each(AbortHandle::abort);
+        if let Some(lan) = self.lan.take() {
+            lan.leave().await;
+        }
         if let Some(saved) = self.dht.shutdown().await {
             self.store(saved).await;
         }
@@ -485,8 +499,13 @@ impl Finder {
         let status = status.borrow_and_update().clone();
         let nodes = status.nodes_v4 + status.nodes_v6;
         let unanswering: Vec<String> = status.unanswering.iter().map(ToString::to_string).collect();
-        let parts =
-            [("does not resolve", status.unresolved.join(", ")), ("does not answer", unanswering.join(", "))];
+        let (services, names): (Vec<_>, Vec<_>) =
+            status.unresolved.into_iter().partition(|n| EntryPoint::is_service(n));
+        let parts = [
+            ("does not resolve", names.join(", ")),
+            ("has no SRV records that lead to a host", services.join(", ")),
+            ("does not answer", unanswering.join(", ")),
+        ];
         let said = parts.into_iter().filter(|(_, who)| !who.is_empty());
         let said = said.map(|(what, who)| format!("{who} {what}"));
         let said: Vec<String> = said.chain(status.bad_bootstrap).collect();

@@ -410,6 +410,7 @@ pub(super) fn client(
         presence: Presence::Serving,
         no_dht: network.no_dht,
         lsd: !transfer.no_lsd,
+        lan: None,
         state_dir,
         dht_limits: crate::dht::Limits::default(),
         max_memory: transfer.max_memory,

@@ -24,9 +24,11 @@ mod mailbox;
 mod operator;
 mod resolve;
 mod seal;
+mod srv;
 mod task;
 
 use self::mailbox::Mailbox;
+pub(super) use self::operator::SleepWatch;
 use self::resolve::Resolvers;
 use self::seal::Seal;
 use self::task::{Command, SearchKind, Task};
