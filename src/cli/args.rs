@@ -12,7 +12,8 @@ use clap::{ArgAction, Args, CommandFactory as _, Parser, Subcommand};
 
 use super::node::flags::NodeArgs;
 use super::select::SelectArgs;
-use super::values::{duration, host_port, memory, rate, ratio, size};
+use super::values::{duration, entry_point, host_port, memory, rate, ratio, size};
+use crate::wire::entry::EntryPoint;
 use crate::wire::magnet::HostPort;
 
 mod disk;
@@ -86,9 +87,10 @@ pub struct ReportArgs {
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Network")]
 pub struct NetworkArgs {
-    /// Enter the DHT here and nowhere else; repeatable, commas too
-    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', value_parser = host_port)]
-    pub bootstrap: Vec<HostPort>,
+    /// Enter the DHT here and nowhere else; repeatable, commas too. A name such as _dhtget._udp.example.org stands for
+    /// the hosts of its SRV records
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', value_parser = entry_point)]
+    pub bootstrap: Vec<EntryPoint>,
     /// Enter the DHT at the addresses of this file, one a line, and nowhere else
     #[arg(long, value_name = "FILE")]
     pub bootstrap_file: Option<PathBuf>,

@@ -27,6 +27,7 @@ use crate::driver::udp::DhtStatus;
 use crate::driver::{clock, resident};
 use crate::web::status::Status;
 use crate::web::{Server, WebError};
+use crate::wire::entry::EntryPoint;
 
 /// Figures are looked at this often.
 const TICK: Duration = Duration::from_millis(250);
@@ -201,7 +202,10 @@ pub fn trouble(status: &DhtStatus) -> Option<String> {
     if let Some(name) = status.unresolved.first() {
         let more = status.unresolved.len() - 1;
         let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-        parts.push(format!("{name}{more} did not resolve yet"));
+        parts.push(match EntryPoint::is_service(name) {
+            true => format!("{name}{more} did not lead to a host yet (`dig SRV {name}` shows its records)"),
+            false => format!("{name}{more} did not resolve yet"),
+        });
     }
     if !status.unanswering.is_empty() {
         let silent = count(status.unanswering.len(), "bootstrap address");
@@ -225,6 +229,12 @@ mod tests {
             words(&status),
             "joining the DHT (0 nodes; a.example:1 and 1 more did not resolve yet; \
              1 bootstrap address asked without an answer)"
+        );
+        status.unresolved = vec!["_dhtget._udp.a.example".into()];
+        let said = words(&status);
+        assert!(
+            said.contains("_dhtget._udp.a.example did not lead to a host yet (`dig SRV _dhtget"),
+            "{said}"
         );
         (status.bootstrapped, status.nodes_v4, status.queries_out) = (true, 1, 5);
         assert_eq!(words(&status), "1 node in the table (IPv4 1, IPv6 0), 0 queries received, 5 sent");

@@ -15,7 +15,7 @@ use super::flags::{LogFormat, NodeArgs, memory};
 use crate::cli::args::{NetworkArgs, ReportArgs};
 use crate::cli::error::{CliError, Code};
 use crate::cli::values::rate;
-use crate::wire::magnet::HostPort;
+use crate::wire::entry::EntryPoint;
 
 /// Bytes read of a configuration file: room for a long bootstrap list.
 const MAX_FILE: u64 = 256 << 10;
@@ -26,7 +26,7 @@ const MAX_FILE: u64 = 256 << 10;
 pub struct Settings {
     /// `--bootstrap`
     #[serde(with = "texts", skip_serializing_if = "Vec::is_empty")]
-    pub bootstrap: Vec<HostPort>,
+    pub bootstrap: Vec<EntryPoint>,
     /// `--bootstrap-file`
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bootstrap_file: Option<PathBuf>,
@@ -247,7 +247,7 @@ mod tests {
     }
 
     const ALL: &str = r#"
-        bootstrap = ["router.example:6881", "[::1]:5"]
+        bootstrap = ["router.example:6881", "[::1]:5", "_dhtget._udp.example.org"]
         bootstrap-file = "list"
         no-dht = false
         listen = "0.0.0.0:6881"
@@ -305,6 +305,7 @@ mod tests {
             (&"#".repeat(300 << 10), &["larger than"]),
             ("limit-bytes = 0", &["line 1", "rate of 0"]),
             ("bootstrap = [\"a\"]", &["line 1", "`a`"]),
+            ("bootstrap = [\"_a\"]", &["line 1", "`_a`", "_dhtget._udp.example.org"]),
             ("limit-queries = 0", &["serve nobody"]),
             ("no-state = true\nstate-dir = \"x\"", &["exclude each other"]),
             ("no-dht = true\nbootstrap = [\"a:1\"]", &["exclude each other"]),

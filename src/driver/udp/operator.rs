@@ -83,18 +83,18 @@ impl Task {
 
 /// Two clocks side by side, one of which stands still while the machine sleeps.
 #[derive(Debug)]
-pub(super) struct SleepWatch {
+pub(in crate::driver) struct SleepWatch {
     awake: Instant,
     all: Duration,
 }
 
 impl SleepWatch {
-    pub(super) fn new(awake: Instant, all: Duration) -> Self {
+    pub(in crate::driver) fn new(awake: Instant, all: Duration) -> Self {
         Self { awake, all }
     }
 
     /// How long the machine has slept since the last look, where that is worth a word.
-    fn observe(&mut self, awake: Instant, all: Duration) -> Option<Duration> {
+    pub(in crate::driver) fn observe(&mut self, awake: Instant, all: Duration) -> Option<Duration> {
         let ran = awake.saturating_duration_since(self.awake);
         let slept = all.saturating_sub(self.all).saturating_sub(ran);
         (self.awake, self.all) = (awake, all);
