@@ -17,8 +17,11 @@ use crate::dht;
 pub use crate::driver::choice::{Choice, ChoiceError, Pattern};
 use crate::driver::chunks::Chunks;
 use crate::driver::download::{self, Surroundings};
+use crate::driver::lan::Lan;
+pub use crate::driver::lan::LanIdentity;
 use crate::driver::listen::{ListenError, listen, local_ips};
 use crate::driver::lsd::Lsd;
+use crate::driver::sealed::Seals;
 use crate::driver::state::StateFolder;
 pub use crate::driver::stream::Sink;
 use crate::driver::tcp::{Doors, Links};
@@ -29,10 +32,12 @@ pub use crate::driver::transfer::{
 };
 use crate::driver::{Dht, SearchEvent, clock, place, state};
 use crate::id::InfoHash;
+use crate::network::{Keys, PrivateNetwork};
 use crate::rng::Rng;
 use crate::swarm::Origin;
 pub use crate::swarm::Sequence;
 use crate::wire::allow::AllowList;
+use crate::wire::entry::EntryPoint;
 
 /// The first repeat of a search while nobody is connected; doubles each time.
 const SEARCH_AGAIN_FIRST: Duration = Duration::from_secs(1);
@@ -59,6 +64,8 @@ pub struct ClientConfig {
     pub bootstrap: Vec<String>,
     /// The bootstrap list is the user's own: private addresses are as good as any.
     pub private_network: bool,
+    /// The private network that this is about; with its keys, if it has some, all is sealed.
+    pub network: Option<Arc<PrivateNetwork>>,
     /// Who belongs to the network: nobody else is asked, answered, dialled, let in or named to anyone.
     pub allow: AllowList,
     /// What others get from the DHT node.
@@ -67,6 +74,8 @@ pub struct ClientConfig {
     pub no_dht: bool,
     /// Look for peers in the local network, and be found there (BEP 14).
     pub lsd: bool,
+    /// Look for members of this network on the local links, and be found there: needs no entry point.
+    pub lan: Option<LanIdentity>,
     /// Where the node id and known nodes outlive the process; none: nowhere.
     pub state_dir: Option<PathBuf>,
     /// What strangers may take of the DHT node.
@@ -110,6 +119,7 @@ pub struct Client {
     dht: Dht,
     around: Surroundings,
     lsd: Option<Lsd>,
+    lan: Option<Lan>,
     seeds: std::sync::Mutex<Rng>,
     state: Option<Arc<StateFolder>>,
     listeners: Vec<AbortHandle>,
@@ -134,13 +144,11 @@ impl Client {
             ..dht::Config::default()
         };
         let state = state.map(Arc::new);
-        let dht = Dht::spawn(dht_config, listening.udp, rng.child(), saved, config.bootstrap)?;
+        let keys = config.network.as_ref().and_then(|network| network.keys.clone());
+        let seals = keys.clone().map(|keys| Seals::new(keys, rng.child()));
+        let dht =
+            Dht::spawn_sealed(dht_config, listening.udp, rng.child(), saved, config.bootstrap, keys)?;
         let doors = Doors::default();
-        let mut listeners = Vec::new();
-        for listener in listening.tcp {
-            let listener = TcpListener::from_std(listener)?;
-            listeners.push(tokio::spawn(doors.clone().listen(listener, config.allow.clone())).abort_handle());
-        }
         let source = config.listen.map(|a| a.ip()).filter(|ip| !ip.is_unspecified());
         let links = Links {
             chunks: Chunks::within(config.max_memory),
@@ -148,13 +156,24 @@ impl Client {
             upload: Throttle::new(config.limit_upload),
             source,
             allow: config.allow,
+            seals,
         };
+        let mut listeners = Vec::new();
+        for listener in listening.tcp {
+            let listener = TcpListener::from_std(listener)?;
+            listeners.push(tokio::spawn(doors.clone().listen(listener, links.clone())).abort_handle());
+        }
         let (port, dht_on, disk) = (listening.port, !config.no_dht, config.disk);
         let around = Surroundings { links, doors, port, dht: dht_on, disk };
         let locals = if config.lsd { local_ips(config.listen) } else { Vec::new() };
         let lsd = Lsd::spawn(listening.port, &locals, rng.u64());
+        let lan = config.lan.filter(|_| !config.no_dht).map(|identity| {
+            let (lan, members) = Lan::spawn(identity, listening.port, config.listen, rng.child());
+            listeners.push(tokio::spawn(pass_nodes(members, dht.clone())).abort_handle());
+            lan
+        });
         raise_file_limit();
-        Ok(Self { dht, around, lsd, seeds: std::sync::Mutex::new(rng), state, listeners })
+        Ok(Self { dht, around, lsd, lan, seeds: std::sync::Mutex::new(rng), state, listeners })
     }
 
     /// The port of TCP and UDP.
@@ -165,6 +184,15 @@ impl Client {
     /// Whether another run holds the node id: this one keeps nothing.
     pub fn is_guest(&self) -> bool {
         self.state.as_ref().is_some_and(|state| state.is_guest())
+    }
+
+    /// Puts other keys of the private network in force, for everything that is said from now on; connections that are
+    /// open stay as they are.
+    pub async fn set_keys(&self, keys: Keys) {
+        if let Some(seals) = &self.around.links.seals {
+            seals.set_keys(keys.clone());
+            self.dht.set_keys(keys).await;
+        }
     }
 
     /// The DHT node.
@@ -224,8 +252,11 @@ impl Client {
     }
 
     /// Says goodbye: saves the DHT's nodes, closes the sockets.
-    pub async fn shutdown(self) {
+    pub async fn shutdown(mut self) {
         self.listeners.iter().for_each(AbortHandle::abort);
+        if let Some(lan) = self.lan.take() {
+            lan.leave().await;
+        }
         if let Some(saved) = self.dht.shutdown().await {
             self.store(saved).await;
         }
@@ -245,6 +276,9 @@ impl Client {
 /// What tells the run's network from the public one, if anything: its entry points, or the address that
 /// reaches no other machine.
 fn network_of(config: &ClientConfig) -> Option<Vec<String>> {
+    if let Some(network) = &config.network {
+        return Some(network.state_name().to_vec());
+    }
     if config.private_network {
         return Some(config.bootstrap.clone());
     }
@@ -474,8 +508,13 @@ impl Finder {
         let status = status.borrow_and_update().clone();
         let nodes = status.nodes_v4 + status.nodes_v6;
         let unanswering: Vec<String> = status.unanswering.iter().map(ToString::to_string).collect();
-        let parts =
-            [("does not resolve", status.unresolved.join(", ")), ("does not answer", unanswering.join(", "))];
+        let (services, names): (Vec<_>, Vec<_>) =
+            status.unresolved.into_iter().partition(|n| EntryPoint::is_service(n));
+        let parts = [
+            ("does not resolve", names.join(", ")),
+            ("has no SRV records that lead to a host", services.join(", ")),
+            ("does not answer", unanswering.join(", ")),
+        ];
         let said = parts.into_iter().filter(|(_, who)| !who.is_empty());
         let said = said.map(|(what, who)| format!("{who} {what}"));
         let said: Vec<String> = said.chain(status.bad_bootstrap).collect();

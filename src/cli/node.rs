@@ -28,6 +28,7 @@ use crate::driver::udp::DhtStatus;
 use crate::driver::{clock, resident};
 use crate::web::status::Status;
 use crate::web::{Server, WebError};
+use crate::wire::entry::EntryPoint;
 
 /// Figures are looked at this often.
 const TICK: Duration = Duration::from_millis(250);
@@ -168,6 +169,13 @@ impl Work<'_> {
             dht.set_bootstrap(new.client.bootstrap.clone()).await;
             followed.push("bootstrap");
         }
+        let keys = |plan: &NodePlan| plan.client.network.as_ref().and_then(|network| network.keys.clone());
+        if let (Some(new), false) = (keys(&new), keys(&new) == keys(current))
+            && !fixed.contains(&"network")
+        {
+            self.client.set_keys(new).await;
+            followed.push("keys");
+        }
         let followed = if followed.is_empty() { "nothing".to_owned() } else { followed.join(" and ") };
         self.reporter.note(&format!("configuration read again; changed: {followed}"));
         if !fixed.is_empty() {
@@ -208,7 +216,10 @@ pub fn trouble(status: &DhtStatus) -> Option<String> {
     if let Some(name) = status.unresolved.first() {
         let more = status.unresolved.len() - 1;
         let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-        parts.push(format!("{name}{more} did not resolve yet"));
+        parts.push(match EntryPoint::is_service(name) {
+            true => format!("{name}{more} did not lead to a host yet (`dig SRV {name}` shows its records)"),
+            false => format!("{name}{more} did not resolve yet"),
+        });
     }
     if !status.unanswering.is_empty() {
         let silent = count(status.unanswering.len(), "bootstrap address");
@@ -232,6 +243,12 @@ mod tests {
             words(&status),
             "joining the DHT (0 nodes; a.example:1 and 1 more did not resolve yet; \
              1 bootstrap address asked without an answer)"
+        );
+        status.unresolved = vec!["_dhtget._udp.a.example".into()];
+        let said = words(&status);
+        assert!(
+            said.contains("_dhtget._udp.a.example did not lead to a host yet (`dig SRV _dhtget"),
+            "{said}"
         );
         (status.bootstrapped, status.nodes_v4, status.queries_out) = (true, 1, 5);
         assert_eq!(words(&status), "1 node in the table (IPv4 1, IPv6 0), 0 queries received, 5 sent");

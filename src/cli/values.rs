@@ -6,11 +6,17 @@ use std::time::Duration;
 
 use super::progress::bytes;
 use crate::driver::chunks::MIN_MEMORY;
+use crate::wire::entry::EntryPoint;
 use crate::wire::magnet::HostPort;
 
 /// `HOST:PORT`.
 pub fn host_port(text: &str) -> Result<HostPort, String> {
     text.parse::<HostPort>().map_err(|e| e.to_string())
+}
+
+/// `HOST:PORT`, or the name of SRV records.
+pub fn entry_point(text: &str) -> Result<EntryPoint, String> {
+    text.parse::<EntryPoint>().map_err(|e| e.to_string())
 }
 
 /// Bytes with a 1024-based suffix: `500`, `64k`, `1.5M`, `2GiB`.

@@ -6,6 +6,8 @@ use std::net::{Ipv6Addr, SocketAddr};
 
 use thiserror::Error;
 
+use crate::wire::entry::EntryPoint;
+
 /// The list at the root of the repository.
 const DEFAULT: &str = include_str!("../../bootstrap_nodes.txt");
 
@@ -60,8 +62,12 @@ pub fn parse_argument(text: &str) -> Result<Vec<String>, BootstrapError> {
         .collect()
 }
 
-/// Whether it is `host:port`, `a.b.c.d:port` or `[v6]:port`.
+/// Whether it is `host:port`, `a.b.c.d:port`, `[v6]:port` or the name of SRV records.
 fn check(entry: &str) -> Result<(), &'static str> {
+    if EntryPoint::is_service(entry) {
+        let words = "the name of SRV records is written as in _dhtget._udp.example.org";
+        return entry.parse::<EntryPoint>().map(drop).map_err(|_| words);
+    }
     if let Ok(addr) = entry.parse::<SocketAddr>() {
         return if addr.port() == 0 { Err("port 0 cannot be asked") } else { Ok(()) };
     }
@@ -91,8 +97,9 @@ mod tests {
 
     #[test]
     fn comments_blank_lines_and_all_forms_are_read() {
-        let list = parse_list("# x\n\n a.example:1 # y\n[::1]:2\n1.2.3.4:3\n").unwrap();
-        assert_eq!(list, ["a.example:1", "[::1]:2", "1.2.3.4:3"]);
+        let list =
+            parse_list("# x\n\n a.example:1 # y\n[::1]:2\n1.2.3.4:3\n_dhtget._udp.a.example\n").unwrap();
+        assert_eq!(list, ["a.example:1", "[::1]:2", "1.2.3.4:3", "_dhtget._udp.a.example"]);
         assert_eq!(parse_argument("a:1, b:2,").unwrap(), ["a:1", "b:2"]);
     }
 
@@ -105,6 +112,7 @@ mod tests {
             ("fe80::1:99999", 1, "an IPv6 address needs brackets ([address]:port)"),
             ("a:0", 1, "port 0 cannot be asked"),
             ("1.2.3.4:0", 1, "port 0 cannot be asked"),
+            ("_dhtget", 1, "the name of SRV records is written as in _dhtget._udp.example.org"),
             ("a b:1", 1, "the host is neither a name nor an address"),
         ] {
             match parse_list(text) {

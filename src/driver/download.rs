@@ -321,7 +321,7 @@ impl Download {
     fn on_incoming(&mut self, peer: Incoming) {
         let now = clock::now();
         let Some(key) = self.swarm.accept(now, peer.addr) else { return };
-        let link = self.around.links.attach(key, peer.stream, self.net.clone());
+        let link = self.around.links.attach(key, peer.stream, peer.channel, self.net.clone());
         self.links.insert(key, link);
         self.swarm.handle(now, Input::Received(key, peer.greeting));
     }

@@ -23,7 +23,8 @@ use thiserror::Error;
 use super::date;
 use super::key::{KeyError, Keys, NetworkKey, OldKey};
 use crate::rng::Rng;
-use crate::wire::magnet::HostPort;
+use crate::wire::allow::{AllowError, AllowList};
+use crate::wire::entry::EntryPoint;
 
 /// The largest file: every list full of long names has room.
 pub const MAX_FILE: u64 = 64 << 10;
@@ -103,6 +104,9 @@ pub enum NetworkError {
         /// Why it is none.
         why: String,
     },
+    /// An entry of `allow`.
+    #[error("`allow`: {0}")]
+    Allow(#[from] AllowError),
     /// A list that is too long.
     #[error("`{0}` has more than {MAX_ENTRIES} entries")]
     Many(&'static str),
@@ -147,6 +151,11 @@ impl PrivateNetwork {
             lan: true,
         };
         if is_name(name) { Ok(network) } else { Err(NetworkError::Name) }
+    }
+
+    /// What the state of its nodes is kept under, apart from that of all other networks.
+    pub fn state_name(&self) -> [String; 1] {
+        [format!("network {}", self.id)]
     }
 
     /// Whether strangers are kept out by a key.
@@ -225,15 +234,13 @@ impl PrivateNetwork {
         if !is_name(&self.name) {
             return Err(NetworkError::Name);
         }
-        for (list, entries) in [("bootstrap", &self.bootstrap), ("members", &self.members), ("allow", &self.allow)] {
+        AllowList::parse(&self.allow)?;
+        for (list, entries) in [("bootstrap", &self.bootstrap), ("members", &self.members)] {
             if entries.len() > MAX_ENTRIES {
                 return Err(NetworkError::Many(list));
             }
-            if list == "allow" {
-                continue;
-            }
             for entry in entries {
-                entry.parse::<HostPort>().map_err(|why| NetworkError::Entry {
+                entry.parse::<EntryPoint>().map_err(|why| NetworkError::Entry {
                     list,
                     entry: without_secrets(entry),
                     why: why.to_string(),
@@ -329,6 +336,7 @@ mod tests {
             (changed("key =", "old-key ="), "go together"),
             (changed("lan =", "old-key-until = 2027-01-15T08:00:00Z\nlan ="), "go together"),
             (changed(":6881\"", "\""), "`bootstrap`: `10.0.0.5`: it has no port"),
+            (changed("10.0.0.0/8", "10.0.0.1/8"), "`allow`: \"10.0.0.1/8\" names one address and a range"),
             (changed("lan = true", "lan = 1"), "line 8"),
             (changed("lan = true", "lna = true"), "unknown field `lna`"),
             (changed("lan = true", &format!("lan = \"{key}\"")), "invalid type: string \"…"),

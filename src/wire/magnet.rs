@@ -319,7 +319,7 @@ impl FromStr for HostPort {
 }
 
 /// As the resolver takes it, which knows no letters beyond ASCII; a name of digits and dots only would be a broken address.
-fn is_host_name(host: &str) -> bool {
+pub(super) fn is_host_name(host: &str) -> bool {
     let label = |l: &str| {
         (1..=63).contains(&l.len())
             && l.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')

@@ -2,10 +2,13 @@
 //!
 //! Parsing never panics, never recurses and never allocates by a number that a stranger sent.
 
+pub mod advert;
 pub mod allow;
+pub mod badge;
 pub mod bencode;
 pub mod bloom;
 pub mod compact;
+pub mod entry;
 pub mod extended;
 pub mod item;
 pub mod krpc;

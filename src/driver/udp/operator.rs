@@ -11,12 +11,14 @@ use super::task::{Command, Task};
 use super::{Dht, resolve};
 use crate::dht::{self, Limits};
 use crate::driver::clock;
+use crate::network::Keys;
 
 /// A wish of the operator.
 #[derive(Debug)]
 pub(super) enum Operator {
     Report(oneshot::Sender<dht::Report>),
     Limits(Limits),
+    Keys(Keys),
     Bootstrap { addrs: Vec<SocketAddr>, names: Vec<String>, bad: Vec<String> },
 }
 
@@ -34,6 +36,12 @@ impl Dht {
         let _ = self.commands.send(Command::Operator(Operator::Limits(limits))).await;
     }
 
+    /// Puts other keys of the same network in force.
+    pub async fn set_keys(&self, keys: Keys) {
+        // A node that has stopped seals nothing.
+        let _ = self.commands.send(Command::Operator(Operator::Keys(keys))).await;
+    }
+
     /// Starts from these from now on, and forgets other addresses that were given to start from.
     pub async fn set_bootstrap(&self, list: Vec<String>) {
         let resolve::Sorted { addrs, names, bad } = resolve::sort_out(list);
@@ -49,6 +57,8 @@ impl Task {
             // Whoever asked may have gone meanwhile.
             Operator::Report(reply) => drop(reply.send(self.node.report(now))),
             Operator::Limits(limits) => self.node.set_limits(limits),
+            // An open network has no seal that could get a key.
+            Operator::Keys(keys) => self.seal.iter_mut().for_each(|seal| seal.set_keys(keys.clone())),
             Operator::Bootstrap { addrs, names, bad } => {
                 let mut list = resolve::Sorted { addrs, names, bad };
                 list.keep_out(self.node.allow());
@@ -83,18 +93,18 @@ impl Task {
 
 /// Two clocks side by side, one of which stands still while the machine sleeps.
 #[derive(Debug)]
-pub(super) struct SleepWatch {
+pub(in crate::driver) struct SleepWatch {
     awake: Instant,
     all: Duration,
 }
 
 impl SleepWatch {
-    pub(super) fn new(awake: Instant, all: Duration) -> Self {
+    pub(in crate::driver) fn new(awake: Instant, all: Duration) -> Self {
         Self { awake, all }
     }
 
     /// How long the machine has slept since the last look, where that is worth a word.
-    fn observe(&mut self, awake: Instant, all: Duration) -> Option<Duration> {
+    pub(in crate::driver) fn observe(&mut self, awake: Instant, all: Duration) -> Option<Duration> {
         let ran = awake.saturating_duration_since(self.awake);
         let slept = all.saturating_sub(self.all).saturating_sub(ran);
         (self.awake, self.all) = (awake, all);

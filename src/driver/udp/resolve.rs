@@ -9,8 +9,10 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
+use super::srv;
 use super::task::Command;
 use crate::wire::allow::AllowList;
+use crate::wire::entry::EntryPoint;
 
 /// Waits between attempts: the network may come up long after us. The last one is repeated.
 const RETRIES_S: [u64; 5] = [1, 3, 10, 30, 60];
@@ -90,7 +92,7 @@ impl Drop for Resolvers {
 /// Resolves one name to all its addresses and hands them to the task, for as long as that lives.
 async fn resolve(name: String, commands: mpsc::WeakSender<Command>) {
     for wait_s in RETRIES_S.into_iter().chain(std::iter::repeat(RETRY_AT_MOST_S)) {
-        let found = tokio::net::lookup_host(&name).await.map(|addrs| addrs.collect());
+        let found = look_up(&name).await;
         match found {
             Ok(addrs) => {
                 if let Some(commands) = commands.upgrade() {
@@ -107,15 +109,25 @@ async fn resolve(name: String, commands: mpsc::WeakSender<Command>) {
     }
 }
 
+/// All addresses of an entry of a bootstrap list.
+pub async fn look_up(name: &str) -> Result<Vec<SocketAddr>, String> {
+    if EntryPoint::is_service(name) {
+        // On the heap, and gone with the attempt: few nodes have such an entry.
+        return Box::pin(srv::find(name)).await.map_err(|e| e.to_string());
+    }
+    tokio::net::lookup_host(name).await.map(Iterator::collect).map_err(|e| e.to_string())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn addresses_names_and_mistakes_are_told_apart() {
-        let list = ["127.0.0.1:5", "[::1]:6", "localhost:7", "localhost", "1.2.3.4:0"];
+        let service = "_dhtget._udp.example";
+        let list = ["127.0.0.1:5", "[::1]:6", "localhost:7", service, "localhost", "1.2.3.4:0", "_dhtget"];
         let sorted = sort_out(list.map(String::from).to_vec());
-        assert_eq!((sorted.addrs.len(), sorted.names.len(), sorted.bad.len()), (2, 1, 2));
+        assert_eq!((sorted.addrs.len(), sorted.names.len(), sorted.bad.len()), (2, 2, 3));
         assert!(sorted.bad[0].contains("port is missing"), "{:?}", sorted.bad);
     }
     /// However often the same list is read again, each name has one task, and none when it is gone.
