@@ -25,7 +25,7 @@ sys.path.insert(0, f"{HERE}/../interop")
 def main():
     options = arguments()
     use_the_venv()
-    from cases import CASES
+    from private_cases import CASES
     chosen = [c for c in CASES if not options.k or options.k in c.__name__]
     if options.list:
         for one in CASES:
