@@ -35,7 +35,7 @@ const TICK: Duration = Duration::from_millis(250);
 /// The table is saved this often: a killed node loses no more than this.
 const SAVE_EACH: Duration = Duration::from_secs(5 * 60);
 /// The first time comes this long after joining: a node killed young would start from nothing again.
-const SAVE_FIRST: Duration = Duration::from_secs(30);
+const SAVE_FIRST: Duration = Duration::from_secs(5);
 
 /// Prints a configuration file.
 pub fn print_config(text: &str, reporter: &Reporter) -> Result<(), CliError> {
