@@ -217,9 +217,13 @@ class Capture(threading.Thread):
 
     def run(self):
         while not self._ended.is_set():
-            with contextlib.suppress(TimeoutError):
+            try:
                 frame, (_, _, kind, *_) = self._socket.recvfrom(1 << 17)
-                self.frames.append((time.time(), kind == PACKET_OUTGOING, frame))
+            except TimeoutError:
+                continue
+            except OSError:
+                return  # its machine is gone
+            self.frames.append((time.time(), kind == PACKET_OUTGOING, frame))
 
     def finish(self):
         """Stops, and says what was seen. Fails if the kernel had to drop a frame: a proof must be whole."""
