@@ -122,7 +122,7 @@ class Http:
             out.write(f"""
                 daemon off; user root; worker_processes 1; pid {sharer.folder}/nginx.pid; error_log stderr warn;
                 events {{ worker_connections 512; }}
-                http {{ access_log off; sendfile on; tcp_nopush on; default_type application/octet-stream;
+                http {{ access_log off; sendfile on; tcp_nopush on; send_timeout 1h; default_type application/octet-stream;
                     client_body_temp_path {sharer.folder}; proxy_temp_path {sharer.folder}; fastcgi_temp_path {sharer.folder};
                     uwsgi_temp_path {sharer.folder}; scgi_temp_path {sharer.folder};
                     server {{ listen {sharer.ip}:80; root {os.path.dirname(image)}; }} }}""")
