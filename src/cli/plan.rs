@@ -415,8 +415,8 @@ fn enter(config: &mut ClientConfig, network: PrivateNetwork, args: &NetworkArgs)
     config.allow = AllowList::parse(&network.allow)
         .map_err(|error| bad_option(format!("`allow` of the network: {error}"), "mend the network's file"))?;
     if !args.no_dht {
-        let entries = network.bootstrap.iter().chain(&network.members).cloned();
-        config.bootstrap = entries.chain(args.bootstrap.iter().map(ToString::to_string)).collect();
+        // What was typed comes on top: a machine that just came up, say.
+        config.bootstrap.splice(..0, network.bootstrap.iter().chain(&network.members).cloned());
     }
     config.private_network = true;
     // Announcing torrents to everybody near is not for a network that others shall not see.
