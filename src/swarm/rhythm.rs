@@ -18,18 +18,18 @@ const FETCHING: Duration = Duration::from_secs(5 * 60);
 const SEEDING: Duration = Duration::from_secs(20 * 60);
 
 /// The wait in a private network while nobody is there who has anything: a swarm that appears is found within a
-/// second.
-const PRIVATE_LONELY: Duration = Duration::from_millis(750);
+/// second, whatever a lost datagram costs.
+const PRIVATE_LONELY: Duration = Duration::from_millis(500);
 /// The same after an hour: whoever appears hears of us by himself, since we are announced.
 const PRIVATE_PATIENT: Duration = Duration::from_secs(2);
 /// When that begins.
 const PRIVATE_WATCHED: Duration = Duration::from_secs(60 * 60);
-/// What each one else who waits adds to it: the nodes closest to the swarm get a thousand questions a second from
-/// all of them together, whatever their number, which is half a hundredth of a core and a megabyte a second each.
+/// The wait for each one else who waits, where that is more: the nodes closest to the swarm are searched for a
+/// thousand times a second by all of them together, however many they are: about a hundredth of a core each.
 const PRIVATE_EACH: Duration = Duration::from_millis(1);
 /// The wait in a private network while a download has peers.
 const PRIVATE_FETCHING: Duration = Duration::from_secs(5);
-/// What each peer that was found adds to it: two hundred questions a second.
+/// The same for each peer that was found: two hundred searches a second.
 const PRIVATE_EACH_FETCHING: Duration = Duration::from_millis(5);
 /// The longest that either becomes.
 const PRIVATE_MAX: Duration = Duration::from_secs(30);
@@ -148,8 +148,8 @@ mod tests {
         let now = Instant::now();
         let mut rhythm = Rhythm::new(now, true);
         let waits = |found| Standing { found, is_announced: true, connected: 5, ..Standing::default() };
-        for found in [0, 10, 700] {
-            assert!(rhythm.pause(now, waits(found)) < secs(1));
+        for found in [0, 10, 490] {
+            assert_eq!(rhythm.pause(now, waits(found)), PRIVATE_LONELY);
         }
         for found in [1000_usize, 2000, 4096] {
             let questions = found as f64 / rhythm.pause(now, waits(found)).as_secs_f64();

@@ -258,11 +258,6 @@ impl Lan {
         self.found(host, lookup).peers.contains(&SocketAddr::new(peer.ip(), PEER_PORT))
     }
 
-    /// Those that are up.
-    pub fn up(&self) -> Vec<usize> {
-        (0..self.hosts.len()).filter(|n| self.hosts[*n].node.is_some()).collect()
-    }
-
     /// How many a node knows.
     pub fn known(&self, host: usize) -> usize {
         self.hosts[host].node.as_ref().map_or(0, |node| node.table_sizes().0)
