@@ -111,8 +111,6 @@ pub struct Client {
     seeds: std::sync::Mutex<Rng>,
     state: Option<Arc<StateFolder>>,
     listeners: Vec<AbortHandle>,
-    /// The network is a private one.
-    is_private: bool,
 }
 
 impl Client {
@@ -154,7 +152,7 @@ impl Client {
             listeners.push(tokio::spawn(doors.clone().listen(listener, links.clone())).abort_handle());
         }
         let (port, dht_on, disk) = (listening.port, !config.no_dht, config.disk);
-        let around = Surroundings { links, doors, port, dht: dht_on, disk };
+        let around = Surroundings { links, doors, port, dht: dht_on, private_network: is_private, disk };
         let locals = if config.lsd { local_ips(config.listen) } else { Vec::new() };
         let lsd = Lsd::spawn(listening.port, &locals, rng.u64());
         let lan = config.lan.filter(|_| !config.no_dht).map(|identity| {
@@ -163,7 +161,7 @@ impl Client {
             lan
         });
         raise_file_limit();
-        Ok(Self { dht, around, lsd, lan, seeds: std::sync::Mutex::new(rng), state, listeners, is_private })
+        Ok(Self { dht, around, lsd, lan, seeds: std::sync::Mutex::new(rng), state, listeners })
     }
 
     /// The port of TCP and UDP.
@@ -214,7 +212,7 @@ impl Client {
                 dht: self.dht.clone(),
                 hash,
                 announce,
-                is_private: self.is_private,
+                is_private: self.around.private_network,
                 candidates: ends.candidates,
                 finding: ends.finding,
                 status: ends.status.clone(),

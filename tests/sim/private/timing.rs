@@ -118,5 +118,6 @@ fn two_hundred_nodes_behind_one_address_are_no_flood() {
     let found = lan.found(100, lookup).peers.len();
     let limited: u64 = lan.hosts.iter().filter_map(|h| h.node.as_ref()).map(|n| n.counters().limited).sum();
     println!("{found} peers found, {limited} queries refused");
-    assert!(found >= 199 && limited == 0);
+    // An answer names 150 of them, drawn by lot.
+    assert!(found >= 190 && limited == 0);
 }
