@@ -34,7 +34,7 @@ pub use crate::driver::transfer::{
 };
 use crate::driver::{Dht, clock, place, state};
 use crate::id::InfoHash;
-use crate::network::PrivateNetwork;
+use crate::network::{Keys, PrivateNetwork};
 use crate::rng::Rng;
 use crate::swarm::Origin;
 pub use crate::swarm::Sequence;
@@ -174,6 +174,15 @@ impl Client {
         self.state.as_ref().is_some_and(|state| state.is_guest())
     }
 
+    /// Puts other keys of the private network in force, for everything that is said from now on; connections that are
+    /// open stay as they are.
+    pub async fn set_keys(&self, keys: Keys) {
+        if let Some(seals) = &self.around.links.seals {
+            seals.set_keys(keys.clone());
+            self.dht.set_keys(keys).await;
+        }
+    }
+
     /// The DHT node.
     pub fn dht(&self) -> &Dht {
         &self.dht
@@ -257,7 +266,7 @@ impl Client {
 /// reaches no other machine.
 fn network_of(config: &ClientConfig) -> Option<Vec<String>> {
     if let Some(network) = &config.network {
-        return Some(vec![format!("network {}", network.id)]);
+        return Some(network.state_name().to_vec());
     }
     if config.private_network {
         return Some(config.bootstrap.clone());

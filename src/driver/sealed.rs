@@ -4,7 +4,9 @@
 //! been sent. Must not know what is inside the frames.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use rustix::net::SendFlags;
 use tokio::net::TcpStream;
@@ -79,6 +81,11 @@ impl Seals {
         Arc::new(Self { noise: Mutex::new(Noise::new(keys, seed)), desk: Mutex::new(desk) })
     }
 
+    /// Puts other keys in force, for connections that begin from now on.
+    pub fn set_keys(&self, keys: Keys) {
+        self.noise().set_keys(keys);
+    }
+
     fn noise(&self) -> MutexGuard<'_, Noise> {
         self.noise.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -117,6 +124,41 @@ impl Seals {
         let session = Arc::new(session);
         let inlet = Inlet { session: session.clone(), seals: self.clone(), number: 0, part: Vec::new() };
         Channel { inlet, outlet: Outlet { session, seals: self.clone(), number: 0, rest: Vec::new() } }
+    }
+}
+
+/// What dialling an address has shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Probe {
+    /// A member answers the handshake, or, where there is no key, somebody listens.
+    Open,
+    /// Somebody listens and does not answer as a member.
+    Foreign,
+    /// Nothing listens.
+    Refused,
+    /// No word in time.
+    Silent,
+    /// The system says why not.
+    Unreachable(String),
+}
+
+/// Dials an address to see who is there, and hangs up.
+pub async fn probe(addr: SocketAddr, keys: Option<Keys>, patience: Duration) -> Probe {
+    let stream = match tokio::time::timeout(patience, TcpStream::connect(addr)).await {
+        Err(_) => return Probe::Silent,
+        Ok(Err(error)) => {
+            return match error.kind() {
+                io::ErrorKind::ConnectionRefused => Probe::Refused,
+                io::ErrorKind::TimedOut => Probe::Silent,
+                _ => Probe::Unreachable(error.to_string()),
+            };
+        }
+        Ok(Ok(stream)) => stream,
+    };
+    let (Some(keys), Ok(seed)) = (keys, clock::entropy_seed()) else { return Probe::Open };
+    match tokio::time::timeout(patience, Seals::new(keys, seed).greet(&stream)).await {
+        Ok(Ok(_)) => Probe::Open,
+        _ => Probe::Foreign,
     }
 }
 
@@ -344,7 +386,7 @@ mod tests {
         ours.try_write(&[0, 40, 1, 2, 3, 4, 5]).unwrap();
         ours.try_write(&[9; 60]).unwrap();
         let mut chunk = Chunks::default().take().await.unwrap();
-        let mut end = Err(io::ErrorKind::WouldBlock.into());
+        let mut end: io::Result<()> = Err(io::ErrorKind::WouldBlock.into());
         while matches!(&end, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
             theirs.readable().await.unwrap();
             end = inlet.fill(&theirs, CHUNK_LEN, &mut chunk).1;

@@ -30,7 +30,9 @@ mod task;
 use self::mailbox::Mailbox;
 pub(super) use self::operator::SleepWatch;
 use self::resolve::Resolvers;
+pub use self::resolve::look_up;
 use self::seal::Seal;
+pub use self::seal::apart;
 use self::task::{Command, SearchKind, Task};
 
 /// Wishes waiting for the task: it takes them all in each turn.

@@ -24,7 +24,7 @@ use super::date;
 use super::key::{KeyError, Keys, NetworkKey, OldKey};
 use crate::rng::Rng;
 use crate::wire::allow::{AllowError, AllowList};
-use crate::wire::magnet::HostPort;
+use crate::wire::entry::EntryPoint;
 
 /// The largest file: every list full of long names has room.
 pub const MAX_FILE: u64 = 64 << 10;
@@ -155,6 +155,11 @@ impl PrivateNetwork {
         if is_name(name) { Ok(network) } else { Err(NetworkError::Name) }
     }
 
+    /// What the state of its nodes is kept under, apart from that of all other networks.
+    pub fn state_name(&self) -> [String; 1] {
+        [format!("network {}", self.id)]
+    }
+
     /// Whether strangers are kept out by a key.
     pub fn is_keyed(&self) -> bool {
         self.keys.is_some()
@@ -242,7 +247,7 @@ impl PrivateNetwork {
                 return Err(NetworkError::Many(list));
             }
             for entry in entries {
-                entry.parse::<HostPort>().map_err(|why| NetworkError::Entry {
+                entry.parse::<EntryPoint>().map_err(|why| NetworkError::Entry {
                     list,
                     entry: without_secrets(entry),
                     why: why.to_string(),

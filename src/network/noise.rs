@@ -89,6 +89,11 @@ impl Noise {
         Self { keys, stamps: Stamps::new(rng.bytes()), rng, firsts: BTreeSet::new(), floor: 0 }
     }
 
+    /// Puts other keys in force.
+    pub fn set_keys(&mut self, keys: Keys) {
+        self.keys = keys;
+    }
+
     fn builder(&mut self) -> Option<Builder<'static>> {
         let params: NoiseParams = PATTERN.parse().ok()?;
         let resolver = Resolver { rng: self.rng.child() };

@@ -125,6 +125,11 @@ impl Sealer {
         }
     }
 
+    /// Puts other keys in force.
+    pub fn set_keys(&mut self, keys: Keys) {
+        self.keys = keys;
+    }
+
     /// What was done so far.
     pub fn counters(&self) -> SealCounters {
         self.counters

@@ -12,6 +12,7 @@ use super::{Dht, resolve};
 use crate::dht::{self, Limits};
 use crate::driver::clock;
 use crate::driver::listen::machine_ips;
+use crate::network::Keys;
 
 /// How often this machine's addresses are looked at: one question to the system.
 const ADDRESSES_EVERY: Duration = Duration::from_secs(5);
@@ -21,6 +22,7 @@ const ADDRESSES_EVERY: Duration = Duration::from_secs(5);
 pub(super) enum Operator {
     Report(oneshot::Sender<dht::Report>),
     Limits(Limits),
+    Keys(Keys),
     Bootstrap { addrs: Vec<SocketAddr>, names: Vec<String>, bad: Vec<String> },
 }
 
@@ -38,6 +40,12 @@ impl Dht {
         let _ = self.commands.send(Command::Operator(Operator::Limits(limits))).await;
     }
 
+    /// Puts other keys of the same network in force.
+    pub async fn set_keys(&self, keys: Keys) {
+        // A node that has stopped seals nothing.
+        let _ = self.commands.send(Command::Operator(Operator::Keys(keys))).await;
+    }
+
     /// Starts from these from now on, and forgets other addresses that were given to start from.
     pub async fn set_bootstrap(&self, list: Vec<String>) {
         let resolve::Sorted { addrs, names, bad } = resolve::sort_out(list);
@@ -53,6 +61,8 @@ impl Task {
             // Whoever asked may have gone meanwhile.
             Operator::Report(reply) => drop(reply.send(self.node.report(now))),
             Operator::Limits(limits) => self.node.set_limits(limits),
+            // An open network has no seal that could get a key.
+            Operator::Keys(keys) => self.seal.iter_mut().for_each(|seal| seal.set_keys(keys.clone())),
             Operator::Bootstrap { addrs, names, bad } => {
                 let mut list = resolve::Sorted { addrs, names, bad };
                 list.keep_out(self.node.allow());

@@ -109,7 +109,8 @@ async fn resolve(name: String, commands: mpsc::WeakSender<Command>) {
     }
 }
 
-async fn look_up(name: &str) -> Result<Vec<SocketAddr>, String> {
+/// All addresses of an entry of a bootstrap list.
+pub async fn look_up(name: &str) -> Result<Vec<SocketAddr>, String> {
     if EntryPoint::is_service(name) {
         // On the heap, and gone with the attempt: few nodes have such an entry.
         return Box::pin(srv::find(name)).await.map_err(|e| e.to_string());

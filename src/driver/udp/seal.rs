@@ -30,6 +30,10 @@ impl Seal {
         Self { sealer, ahead_us: Vec::with_capacity(BATCH), our_clock_us: None, warn_at: [now; 2] }
     }
 
+    pub(super) fn set_keys(&mut self, keys: Keys) {
+        self.sealer.set_keys(keys);
+    }
+
     pub(super) fn counters(&self) -> SealCounters {
         self.sealer.counters()
     }
@@ -103,7 +107,7 @@ impl Seal {
 }
 
 /// How one clock stands to another: `3 h 2 min ahead of`.
-pub(crate) fn apart(ahead_us: i64) -> String {
+pub fn apart(ahead_us: i64) -> String {
     let seconds = ahead_us.unsigned_abs() / 1_000_000;
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
     let words = match (days, hours, minutes) {

@@ -81,7 +81,7 @@ pub(super) struct Task {
     sockets: [Option<UdpSocket>; 2],
     outbox: [Outbox; 2],
     /// Of a keyed network: how datagrams are sealed.
-    seal: Option<Seal>,
+    pub(super) seal: Option<Seal>,
     /// What the node tells during one batch, and how much the clock of whoever it heard is ahead; empty between batches.
     events: Vec<(Event, Option<i64>)>,
     inbox: mpsc::Receiver<Command>,
