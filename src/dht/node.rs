@@ -355,6 +355,7 @@ impl Node {
 
     /// Adds nodes of an earlier run; they are asked before any other.
     pub fn add_saved(&mut self, now: Instant, contacts: impl IntoIterator<Item = Contact>) {
+        self.forget_due();
         for contact in contacts {
             if self.config.accepts(contact.addr, contact.addr.ip()) && contact.id != self.id {
                 self.remember_saved(contact);

@@ -178,7 +178,9 @@ impl Session {
     /// Makes a whole frame of `payload`, the `number`th of this direction; says how long it is. `out` has room for
     /// [`FRAME_OVERHEAD`] more, and `payload` no more than [`MAX_PAYLOAD`] bytes.
     pub fn seal(&self, number: u64, payload: &[u8], out: &mut [u8]) -> Result<usize, NoiseError> {
-        let Some((head, body)) = out.split_at_mut_checked(FRAME_HEAD) else { return Err(NoiseError::Foreign) };
+        let Some((head, body)) = out.split_at_mut_checked(FRAME_HEAD) else {
+            return Err(NoiseError::Foreign);
+        };
         let length = self.0.write_message(number, payload, body).map_err(|_| NoiseError::Foreign)?;
         let in_words = u16::try_from(length).map_err(|_| NoiseError::Foreign)?;
         head.copy_from_slice(&in_words.to_be_bytes());

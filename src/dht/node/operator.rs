@@ -24,6 +24,7 @@ impl Node {
     }
 
     fn add_starts(&mut self, now: Instant, addrs: impl IntoIterator<Item = SocketAddr>, router: bool) {
+        self.forget_due();
         for addr in addrs.into_iter().map(canonical) {
             let known = self.bootstrap.iter().any(|b| b.addr == addr);
             // The user named it, so it may be private; it still must be sendable and of our family.
