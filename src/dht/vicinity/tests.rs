@@ -130,8 +130,9 @@ fn a_crowd_does_not_answer_in_chorus() {
     let late = lan.add(SECRET);
     lan.run(S / 2);
     let voices = lan.said.len() - before;
+    // The newcomer's own first word is one of them.
     assert!((ENOUGH_VOICES..40).contains(&voices), "{voices}");
-    assert!(lan.found[late].len() >= ENOUGH_VOICES, "{}", lan.found[late].len());
+    assert!(lan.found[late].len() >= ENOUGH_VOICES - 1, "{}", lan.found[late].len());
     let greeted = (0..late).filter(|n| lan.found_after(*n, late).is_some()).count();
     assert!((1..50).contains(&greeted), "{greeted}");
 }
