@@ -110,6 +110,28 @@ fn one_that_comes_later_is_found_by_all_and_finds_all() {
     }
 }
 
+/// Not even members are to be seen as such by a stranger who listens.
+#[test]
+fn a_question_names_nobody_else_and_gets_no_answer_of_ones_own() {
+    let mut lan = Lan::new();
+    (0..3).for_each(|_| drop(lan.add(SECRET)));
+    lan.run(S / 2);
+    let heard = |n: usize| {
+        lan.said.iter().filter(move |(_, from, _)| *from == n).filter_map(|(.., b)| Heard::parse(b))
+    };
+    for n in 0..3 {
+        let questions: Vec<_> =
+            heard(n).filter_map(|h| if let Heard::Question(q) = h { Some(q) } else { None }).collect();
+        assert_eq!(questions[0].known, [lan.nodes[n].nonce]);
+    }
+    let mut alone = Lan::new();
+    alone.add(SECRET);
+    alone.run(S * 10);
+    let adverts =
+        alone.said.iter().filter(|(.., b)| matches!(Heard::parse(b), Some(Heard::Advert(_)))).count();
+    assert_eq!((adverts, alone.said.len()), (2, 5), "two words, three questions");
+}
+
 #[test]
 fn another_network_is_neither_found_nor_remembered() {
     let mut lan = Lan::new();
