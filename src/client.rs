@@ -21,6 +21,7 @@ use crate::driver::lan::Lan;
 pub use crate::driver::lan::LanIdentity;
 use crate::driver::listen::{ListenError, listen, local_ips};
 use crate::driver::lsd::Lsd;
+use crate::driver::sealed::Seals;
 use crate::driver::state::StateFolder;
 pub use crate::driver::stream::Sink;
 use crate::driver::tcp::{Doors, Links};
@@ -31,9 +32,11 @@ pub use crate::driver::transfer::{
 };
 use crate::driver::{Dht, SearchEvent, clock, place, state};
 use crate::id::InfoHash;
+use crate::network::{Keys, PrivateNetwork};
 use crate::rng::Rng;
 use crate::swarm::Origin;
 pub use crate::swarm::Sequence;
+use crate::wire::allow::AllowList;
 use crate::wire::entry::EntryPoint;
 
 /// The first repeat of a search while nobody is connected; doubles each time.
@@ -61,6 +64,10 @@ pub struct ClientConfig {
     pub bootstrap: Vec<String>,
     /// The bootstrap list is the user's own: private addresses are as good as any.
     pub private_network: bool,
+    /// The private network that this is about; with its keys, if it has some, all is sealed.
+    pub network: Option<Arc<PrivateNetwork>>,
+    /// Who belongs to the network: nobody else is asked, answered, dialled, let in or named to anyone.
+    pub allow: AllowList,
     /// What others get from the DHT node.
     pub presence: Presence,
     /// Stay out of the DHT: only peers that are named, and whoever finds us.
@@ -129,6 +136,7 @@ impl Client {
         let network = if network.is_some() { dht::Network::Local } else { dht::Network::Public };
         let dht_config = dht::Config {
             network,
+            allow: config.allow.clone(),
             read_only: config.no_dht || config.presence == Presence::ReadOnly,
             read_only_behind_nat: config.presence == Presence::ServingIfReachable,
             local_ips: local_ips(config.listen),
@@ -136,20 +144,25 @@ impl Client {
             ..dht::Config::default()
         };
         let state = state.map(Arc::new);
-        let dht = Dht::spawn(dht_config, listening.udp, rng.child(), saved, config.bootstrap)?;
+        let keys = config.network.as_ref().and_then(|network| network.keys.clone());
+        let seals = keys.clone().map(|keys| Seals::new(keys, rng.child()));
+        let dht =
+            Dht::spawn_sealed(dht_config, listening.udp, rng.child(), saved, config.bootstrap, keys)?;
         let doors = Doors::default();
-        let mut listeners = Vec::new();
-        for listener in listening.tcp {
-            let listener = TcpListener::from_std(listener)?;
-            listeners.push(tokio::spawn(doors.clone().listen(listener)).abort_handle());
-        }
         let source = config.listen.map(|a| a.ip()).filter(|ip| !ip.is_unspecified());
         let links = Links {
             chunks: Chunks::within(config.max_memory),
             download: Throttle::new(config.limit_download),
             upload: Throttle::new(config.limit_upload),
             source,
+            allow: config.allow,
+            seals,
         };
+        let mut listeners = Vec::new();
+        for listener in listening.tcp {
+            let listener = TcpListener::from_std(listener)?;
+            listeners.push(tokio::spawn(doors.clone().listen(listener, links.clone())).abort_handle());
+        }
         let (port, dht_on, disk) = (listening.port, !config.no_dht, config.disk);
         let around = Surroundings { links, doors, port, dht: dht_on, disk };
         let locals = if config.lsd { local_ips(config.listen) } else { Vec::new() };
@@ -171,6 +184,15 @@ impl Client {
     /// Whether another run holds the node id: this one keeps nothing.
     pub fn is_guest(&self) -> bool {
         self.state.as_ref().is_some_and(|state| state.is_guest())
+    }
+
+    /// Puts other keys of the private network in force, for everything that is said from now on; connections that are
+    /// open stay as they are.
+    pub async fn set_keys(&self, keys: Keys) {
+        if let Some(seals) = &self.around.links.seals {
+            seals.set_keys(keys.clone());
+            self.dht.set_keys(keys).await;
+        }
     }
 
     /// The DHT node.
@@ -199,7 +221,7 @@ impl Client {
         let ends = download::spawn(job, choice, self.around.clone(), seed);
         // Whoever shares a torrent most likely runs a node on the same port.
         let dht = (!private && self.around.dht).then(|| self.dht.clone());
-        let named = resolve_peers(peers, ends.candidates.clone(), dht);
+        let named = resolve_peers(peers, self.around.links.allow.clone(), ends.candidates.clone(), dht);
         let mut helpers = vec![tokio::spawn(named).abort_handle()];
         if let Some(lsd) = self.lsd.clone().filter(|_| !private) {
             let meet = meet_neighbours(lsd, hash, ends.candidates.clone(), ends.status.clone());
@@ -254,6 +276,9 @@ impl Client {
 /// What tells the run's network from the public one, if anything: its entry points, or the address that
 /// reaches no other machine.
 fn network_of(config: &ClientConfig) -> Option<Vec<String>> {
+    if let Some(network) = &config.network {
+        return Some(network.state_name().to_vec());
+    }
     if config.private_network {
         return Some(config.bootstrap.clone());
     }
@@ -316,10 +341,21 @@ impl Drop for Transfer {
 /// node too.
 async fn resolve_peers(
     peers: Vec<String>,
+    allow: AllowList,
     candidates: mpsc::Sender<(Vec<SocketAddr>, Origin)>,
     dht: Option<Dht>,
 ) {
-    let pass_on = async |addrs: Vec<SocketAddr>| {
+    let pass_on = async |mut addrs: Vec<SocketAddr>| {
+        addrs.retain(|addr| {
+            let belongs = allow.allows(addr.ip());
+            if !belongs {
+                warn!("the peer {addr} is not asked: this network consists of {allow}");
+            }
+            belongs
+        });
+        if addrs.is_empty() {
+            return true;
+        }
         if let Some(dht) = &dht {
             addrs.iter().for_each(|addr| dht.add_contact(*addr));
         }
@@ -478,10 +514,10 @@ impl Finder {
             ("does not resolve", names.join(", ")),
             ("has no SRV records that lead to a host", services.join(", ")),
             ("does not answer", unanswering.join(", ")),
-            ("is no address", status.bad_bootstrap.join(", ")),
         ];
         let said = parts.into_iter().filter(|(_, who)| !who.is_empty());
-        let said: Vec<String> = said.map(|(what, who)| format!("{who} {what}")).collect();
+        let said = said.map(|(what, who)| format!("{who} {what}"));
+        let said: Vec<String> = said.chain(status.bad_bootstrap).collect();
         let trouble = (nodes == 0 && !said.is_empty()).then(|| said.join("; "));
         self.finding.send_if_modified(|f| {
             let changed = f.nodes != nodes || f.trouble != trouble || f.external != status.external;

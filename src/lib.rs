@@ -5,6 +5,7 @@ pub mod client;
 pub mod dht;
 pub mod driver;
 pub mod id;
+pub mod network;
 pub mod peer;
 pub mod rng;
 pub mod swarm;

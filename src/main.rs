@@ -4,8 +4,14 @@ use std::process::ExitCode;
 
 use dhtget::cli;
 use dhtget::cli::plan::Env;
+use dhtget::driver::conceal;
+use dhtget::network::INVITE_PREFIX;
 
 fn main() -> ExitCode {
     let start = dhtget::driver::clock::now();
-    ExitCode::from(cli::main(std::env::args_os().collect(), &Env::of_process(), start))
+    let args: Vec<_> = std::env::args_os().collect();
+    if let Err(error) = conceal::words(&args, INVITE_PREFIX) {
+        eprintln!("warning: the invite stays visible in the list of processes: {error}");
+    }
+    ExitCode::from(cli::main(args, &Env::of_process(), start))
 }

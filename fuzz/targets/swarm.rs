@@ -81,6 +81,7 @@ pub fn run(data: &[u8]) -> u64 {
         download_limit: (flags & 16 != 0).then_some(1 << 20),
         upload_limit: None,
         super_seed: flags & 32 != 0,
+        allow: dhtget::wire::allow::AllowList::default(),
     };
     let mut world = World {
         swarm: Swarm::new(info.hash(), config, [flags; 32], start),

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use clap::{ArgAction, Args, CommandFactory as _, Parser, Subcommand};
 
+use super::network::args::{ChoiceArgs, NetworkCommand};
 use super::node::flags::NodeArgs;
 use super::select::SelectArgs;
 use super::values::{duration, entry_point, host_port, memory, rate, ratio, size};
@@ -60,6 +61,9 @@ pub enum Command {
     Publish(PublishArgs),
     /// Print the torrent that such a link points at, and each new one
     Follow(FollowArgs),
+    /// Make, join and check private networks
+    #[command(subcommand)]
+    Network(NetworkCommand),
     /// Ask one DHT node whether it is there
     Ping(PingArgs),
     /// Ask one DHT node which torrents it knows peers of (BEP 51)
@@ -87,12 +91,18 @@ pub struct ReportArgs {
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Network")]
 pub struct NetworkArgs {
+    /// Which network.
+    #[command(flatten)]
+    pub choice: ChoiceArgs,
+    /// Find members of the private network on the local links, without any address
+    #[arg(long)]
+    pub lan: bool,
     /// Enter the DHT here and nowhere else; repeatable, commas too. A name such as _dhtget._udp.example.org stands for
     /// the hosts of its SRV records
     #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', value_parser = entry_point)]
     pub bootstrap: Vec<EntryPoint>,
     /// Enter the DHT at the addresses of this file, one a line, and nowhere else
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "network")]
     pub bootstrap_file: Option<PathBuf>,
     /// Enter no DHT: no bootstrap node is asked, no saved node, no state is kept
     #[arg(long, conflicts_with_all = ["bootstrap", "bootstrap_file", "state_dir"])]
@@ -365,6 +375,9 @@ pub struct FollowArgs {
 /// `dhtget sample`.
 #[derive(Debug, Args)]
 pub struct SampleArgs {
+    /// In which network.
+    #[command(flatten)]
+    pub choice: ChoiceArgs,
     /// The node
     #[arg(value_name = "HOST:PORT", value_parser = host_port)]
     pub address: HostPort,
@@ -376,6 +389,9 @@ pub struct SampleArgs {
 /// `dhtget ping`.
 #[derive(Debug, Args)]
 pub struct PingArgs {
+    /// In which network.
+    #[command(flatten)]
+    pub choice: ChoiceArgs,
     /// The node
     #[arg(value_name = "HOST:PORT", value_parser = host_port)]
     pub address: HostPort,

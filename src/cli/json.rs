@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
+use std::path::Path;
 use std::time::Instant;
 
 use serde::Serialize;
@@ -13,6 +14,7 @@ use super::verify::word;
 use crate::client::Status;
 use crate::driver::clock;
 use crate::driver::verify::FileReport;
+use crate::network::{PrivateNetwork, date};
 use crate::wire::metainfo::{FileEntry, FileKind, Info};
 
 /// One event.
@@ -153,6 +155,15 @@ pub enum Event<'a> {
         rtt_s: f64,
         version: Option<String>,
     },
+    Network(NetworkEvent),
+    NetworkCreated(NetworkEvent),
+    NetworkJoined(NetworkEvent),
+    NetworkRotated(NetworkEvent),
+    NetworkNode(NetworkNodeEvent),
+    NetworkFinding {
+        what: &'a str,
+        mend: &'a str,
+    },
     Milestone {
         name: &'a str,
         detail: String,
@@ -177,6 +188,53 @@ pub struct MetadataEvent {
     pub private: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file_list: Option<Vec<FileEvent>>,
+}
+
+/// A private network, without its secrets.
+#[derive(Debug, Serialize)]
+#[expect(missing_docs, reason = "docs/CLI.md describes each field")]
+pub struct NetworkEvent {
+    pub name: String,
+    pub id: String,
+    pub kind: &'static str,
+    pub bootstrap: Vec<String>,
+    pub allow: Vec<String>,
+    pub lan: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub old_key_until: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+}
+
+impl NetworkEvent {
+    /// Of this network, and where its file is.
+    pub fn new(network: &PrivateNetwork, path: Option<&Path>) -> Self {
+        let old = network.keys.as_ref().and_then(|keys| keys.old.as_ref());
+        Self {
+            name: network.name.clone(),
+            id: network.id.to_string(),
+            kind: if network.is_keyed() { "keyed" } else { "open" },
+            bootstrap: network.bootstrap.clone(),
+            allow: network.allow.clone(),
+            lan: network.lan,
+            old_key_until: old.map(|old| date::written(old.until_s)),
+            path: path.map(|path| path.display().to_string()),
+        }
+    }
+}
+
+/// One address of a private network as `check` found it.
+#[derive(Debug, Serialize)]
+#[expect(missing_docs, reason = "docs/CLI.md describes each field")]
+pub struct NetworkNodeEvent {
+    pub entry: String,
+    pub address: String,
+    pub bootstrap: bool,
+    pub answers: bool,
+    pub rtt_s: Option<f64>,
+    pub version: Option<String>,
+    pub clock_ahead_s: Option<f64>,
+    pub tcp: bool,
 }
 
 /// One file as `verify` found it.

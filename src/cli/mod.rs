@@ -13,6 +13,7 @@ mod info;
 mod item;
 pub mod json;
 mod lookup;
+pub mod network;
 pub mod node;
 mod ping;
 pub mod plan;
@@ -114,8 +115,11 @@ async fn dispatch(plan: &Plan, reporter: &mut Reporter, signals: &mut Signals) -
         Action::ItemGet(plan) => item::get(plan, reporter, signals).await,
         Action::Publish(plan) => pointer::publish(plan, reporter, signals).await,
         Action::Follow(plan) => pointer::follow(plan, reporter, signals).await,
-        Action::Ping(address) => ping::run(address, reporter, signals).await,
-        Action::Sample(address) => ping::sample(address, reporter, signals).await,
+        Action::Ping(address, network) => ping::run(address, network.as_deref(), reporter, signals).await,
+        Action::Sample(address, network) => {
+            ping::sample(address, network.as_deref(), reporter, signals).await
+        }
+        Action::Network(command, env) => network::run(command, env, reporter, signals).await,
         Action::Demo { size, dir } => demo::run(*size, dir, reporter, signals).await,
     }
 }

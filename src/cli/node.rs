@@ -162,6 +162,13 @@ impl Work<'_> {
             dht.set_bootstrap(new.client.bootstrap.clone()).await;
             followed.push("bootstrap");
         }
+        let keys = |plan: &NodePlan| plan.client.network.as_ref().and_then(|network| network.keys.clone());
+        if let (Some(new), false) = (keys(&new), keys(&new) == keys(current))
+            && !fixed.contains(&"network")
+        {
+            self.client.set_keys(new).await;
+            followed.push("keys");
+        }
         let followed = if followed.is_empty() { "nothing".to_owned() } else { followed.join(" and ") };
         self.reporter.note(&format!("configuration read again; changed: {followed}"));
         if !fixed.is_empty() {

@@ -14,11 +14,18 @@ use crate::driver::clock;
 use crate::driver::listen::{UdpSockets, udp_socket};
 use crate::driver::udp::{Dht, PingError, PingReply};
 use crate::id::Id160;
+use crate::network::PrivateNetwork;
 use crate::rng::Rng;
+use crate::wire::allow::AllowList;
 use crate::wire::magnet::HostPort;
 
 /// Pings `address`, each of its addresses in turn until one answers.
-pub async fn run(address: &HostPort, reporter: &mut Reporter, signals: &mut Signals) -> Result<(), CliError> {
+pub async fn run(
+    address: &HostPort,
+    network: Option<&PrivateNetwork>,
+    reporter: &mut Reporter,
+    signals: &mut Signals,
+) -> Result<(), CliError> {
     reporter.tell(&Event::Started {
         command: "ping",
         version: env!("CARGO_PKG_VERSION"),
@@ -28,13 +35,17 @@ pub async fn run(address: &HostPort, reporter: &mut Reporter, signals: &mut Sign
     tokio::select! {
         biased;
         stop = signals.next() => Err(stop),
-        result = ping(address, reporter) => result,
+        result = ping(address, network, reporter) => result,
     }
 }
 
-async fn ping(address: &HostPort, reporter: &Reporter) -> Result<(), CliError> {
+async fn ping(
+    address: &HostPort,
+    network: Option<&PrivateNetwork>,
+    reporter: &Reporter,
+) -> Result<(), CliError> {
     let addrs = resolve(address).await?;
-    let dht = asking_node().map_err(|e| CliError::new(Code::Unknown, format!("no UDP socket: {e}")))?;
+    let dht = asking_node(network, Vec::new()).map_err(|e| CliError::new(Code::Unknown, format!("no UDP socket: {e}")))?;
     let mut last = PingError::Timeout;
     for addr in addrs {
         match dht.ping(addr).await {
@@ -50,6 +61,7 @@ async fn ping(address: &HostPort, reporter: &Reporter) -> Result<(), CliError> {
 /// Asks `address` which torrents it has peers of (BEP 51).
 pub async fn sample(
     address: &HostPort,
+    network: Option<&PrivateNetwork>,
     reporter: &mut Reporter,
     signals: &mut Signals,
 ) -> Result<(), CliError> {
@@ -58,13 +70,17 @@ pub async fn sample(
     tokio::select! {
         biased;
         stop = signals.next() => Err(stop),
-        result = sample_of(address, reporter) => result,
+        result = sample_of(address, network, reporter) => result,
     }
 }
 
-async fn sample_of(address: &HostPort, reporter: &Reporter) -> Result<(), CliError> {
+async fn sample_of(
+    address: &HostPort,
+    network: Option<&PrivateNetwork>,
+    reporter: &Reporter,
+) -> Result<(), CliError> {
     let addrs = resolve(address).await?;
-    let dht = asking_node().map_err(|e| CliError::new(Code::Unknown, format!("no UDP socket: {e}")))?;
+    let dht = asking_node(network, Vec::new()).map_err(|e| CliError::new(Code::Unknown, format!("no UDP socket: {e}")))?;
     let mut rng =
         Rng::from_seed(clock::entropy_seed().map_err(|e| CliError::new(Code::Unknown, e.to_string()))?);
     for addr in addrs {
@@ -95,15 +111,18 @@ async fn resolve(address: &HostPort) -> Result<Vec<SocketAddr>, CliError> {
     Ok(addrs.collect())
 }
 
-fn asking_node() -> std::io::Result<Dht> {
+/// A node that asks, and lets itself be remembered by nobody; `entries` is where it starts from.
+pub fn asking_node(network: Option<&PrivateNetwork>, entries: Vec<String>) -> std::io::Result<Dht> {
     let v4 = udp_socket(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
     let v6 = udp_socket(SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)));
     let sockets = match (v4, v6) {
         (Err(error), Err(_)) => return Err(error),
         (v4, v6) => UdpSockets { v4: v4.ok(), v6: v6.ok() },
     };
-    let config = dht::Config { network: dht::Network::Local, read_only: true, ..dht::Config::default() };
-    Dht::spawn(config, sockets, clock::entropy_seed()?, None, Vec::new())
+    let allow = network.and_then(|n| AllowList::parse(&n.allow).ok()).unwrap_or_default();
+    let config = dht::Config { network: dht::Network::Local, read_only: true, allow, ..dht::Config::default() };
+    let keys = network.and_then(|network| network.keys.clone());
+    Dht::spawn_sealed(config, sockets, clock::entropy_seed()?, None, entries, keys)
 }
 
 fn print(addr: SocketAddr, reply: &PingReply, reporter: &Reporter) -> Result<(), CliError> {
@@ -122,7 +141,7 @@ fn print(addr: SocketAddr, reply: &PingReply, reporter: &Reporter) -> Result<(),
 }
 
 /// `v` is two letters and two numbers by habit (BEP 20); a stranger's bytes stay harmless.
-fn version_text(version: [u8; 4]) -> String {
+pub fn version_text(version: [u8; 4]) -> String {
     let [a, b, major, minor] = version;
     if a.is_ascii_graphic() && b.is_ascii_graphic() {
         format!("{}{} {major}.{minor}", char::from(a), char::from(b))

@@ -5,21 +5,27 @@
 
 mod small;
 
+use std::ffi::OsString;
 use std::io::Read as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::args::{
     Command, GetArgs, InfoArgs, ItemCommand, NetworkArgs, ReportArgs, SeedArgs, ShareArgs, TransferArgs,
 };
 use super::error::{CliError, Code};
+use super::network::args::{ChoiceArgs, NetworkCommand};
+use super::network::choose;
 use super::node::flags::LogFormat;
 use super::node::{self, plan::NodePlan};
 use super::select;
 use super::target::Target;
-use crate::client::{Choice, ClientConfig, DiskOptions, Placement, Presence};
+use crate::client::{Choice, ClientConfig, DiskOptions, LanIdentity, Placement, Presence};
 use crate::driver::bootstrap;
+use crate::network::PrivateNetwork;
+use crate::wire::allow::AllowList;
 use crate::wire::magnet::HostPort;
 
 pub use self::small::{
@@ -36,6 +42,10 @@ pub struct Env {
     pub cwd: PathBuf,
     /// Where state goes by default; none: the system names no place.
     pub state_dir: Option<PathBuf>,
+    /// Where the user's configuration is; none: the system names no place.
+    pub config_dir: Option<PathBuf>,
+    /// The private network that this machine lives in, where nothing else is typed.
+    pub network: Option<OsString>,
     /// Temporary folders go here.
     pub temp_dir: PathBuf,
     /// stderr is a terminal.
@@ -52,6 +62,8 @@ impl Env {
         let terminal = std::io::stderr().is_terminal();
         Self {
             cwd: std::env::current_dir().unwrap_or_else(|_| PathBuf::from(".")),
+            config_dir: dirs.as_ref().map(|d| d.config_dir().to_owned()),
+            network: std::env::var_os("DHTGET_NETWORK").filter(|value| !value.is_empty()),
             state_dir: dirs.map(|d| d.state_dir().unwrap_or_else(|| d.data_local_dir()).to_owned()),
             temp_dir: std::env::temp_dir(),
             terminal,
@@ -184,9 +196,11 @@ pub enum Action {
     /// See where a link points.
     Follow(Box<FollowPlan>),
     /// Ask one node.
-    Ping(HostPort),
+    Ping(HostPort, Option<Box<PrivateNetwork>>),
     /// Ask one node what it knows.
-    Sample(HostPort),
+    Sample(HostPort, Option<Box<PrivateNetwork>>),
+    /// Make, join or look at a private network.
+    Network(Box<NetworkCommand>, Box<Env>),
     /// Show it all.
     Demo {
         /// Bytes of payload.
@@ -218,8 +232,9 @@ impl Plan {
             Action::ItemPut(_) | Action::ItemGet(_) => "item",
             Action::Publish(_) => "publish",
             Action::Follow(_) => "follow",
-            Action::Ping(_) => "ping",
-            Action::Sample(_) => "sample",
+            Action::Ping(..) => "ping",
+            Action::Sample(..) => "sample",
+            Action::Network(..) => "network",
             Action::Demo { .. } => "demo",
         }
     }
@@ -252,8 +267,16 @@ impl Plan {
             }
             Command::Publish(args) => (Action::Publish(Box::new(small::publish(&args, env)?)), args.report),
             Command::Follow(args) => (Action::Follow(Box::new(small::follow(&args, env)?)), args.report),
-            Command::Ping(args) => (Action::Ping(args.address), args.report),
-            Command::Sample(args) => (Action::Sample(args.address), args.report),
+            Command::Ping(args) => {
+                (Action::Ping(args.address, chosen(&args.choice, env)?.map(Box::new)), args.report)
+            }
+            Command::Sample(args) => {
+                (Action::Sample(args.address, chosen(&args.choice, env)?.map(Box::new)), args.report)
+            }
+            Command::Network(command) => {
+                let report = command.report();
+                (Action::Network(Box::new(command), Box::new(env.clone())), report)
+            }
             Command::Demo(args) => {
                 if args.size == 0 {
                     return Err(bad_option("--size 0: there would be nothing to fetch", "give --size 64M"));
@@ -379,18 +402,49 @@ fn is_public_or_name(node: &str) -> bool {
     node.parse::<SocketAddr>().map_or(true, |addr| !crate::dht::config::is_private(addr.ip()))
 }
 
+/// The private network that was chosen, if one was.
+fn chosen(args: &ChoiceArgs, env: &Env) -> Result<Option<PrivateNetwork>, CliError> {
+    Ok(choose::choose(args.network.as_deref(), env)?.map(|chosen| chosen.network))
+}
+
+/// Puts a run into a private network.
+fn enter(config: &mut ClientConfig, network: PrivateNetwork, args: &NetworkArgs) -> Result<(), CliError> {
+    if !network.is_keyed() && network.allow.is_empty() {
+        tracing::debug!("an open network without an allow-list is kept apart by its entry points alone");
+    }
+    config.allow = AllowList::parse(&network.allow)
+        .map_err(|error| bad_option(format!("`allow` of the network: {error}"), "mend the network's file"))?;
+    if !args.no_dht {
+        let entries = network.bootstrap.iter().chain(&network.members).cloned();
+        config.bootstrap = entries.chain(args.bootstrap.iter().map(ToString::to_string)).collect();
+    }
+    config.private_network = true;
+    // Announcing torrents to everybody near is not for a network that others shall not see.
+    config.lsd = false;
+    config.lan = (network.lan || args.lan).then(|| LanIdentity::new(network.lan_secret()));
+    config.network = Some(Arc::new(network));
+    Ok(())
+}
+
 pub(super) fn client(
     network: &NetworkArgs,
     transfer: &TransferArgs,
     nodes: &[String],
     env: &Env,
 ) -> Result<ClientConfig, CliError> {
+    let private = chosen(&network.choice, env)?;
+    if private.is_none() && network.lan {
+        return Err(bad_option(
+            "--lan: members of which network? None was chosen",
+            "give --network NAME.network as well; `dhtget network create NAME --lan` makes one",
+        ));
+    }
     let own = !network.bootstrap.is_empty() || network.bootstrap_file.is_some();
     let mut bootstrap: Vec<String> = network.bootstrap.iter().map(ToString::to_string).collect();
     if let Some(file) = &network.bootstrap_file {
         bootstrap.extend(read_bootstrap(&env.cwd.join(file))?);
     }
-    if !own && !network.no_dht {
+    if !own && !network.no_dht && private.is_none() {
         bootstrap = bootstrap::default_nodes();
         // A stranger's file must not point us at machines of this network.
         bootstrap.extend(nodes.iter().filter(|n| is_public_or_name(n)).cloned());
@@ -400,10 +454,12 @@ pub(super) fn client(
         Some(dir) => Some(env.cwd.join(dir)),
         None => env.state_dir.clone(),
     };
-    Ok(ClientConfig {
+    let mut config = ClientConfig {
+        allow: AllowList::default(),
         listen: network.listen,
         bootstrap,
         private_network: own || network.no_dht,
+        network: None,
         presence: Presence::Serving,
         no_dht: network.no_dht,
         lsd: !transfer.no_lsd,
@@ -414,7 +470,11 @@ pub(super) fn client(
         limit_download: transfer.limit_rate,
         limit_upload: transfer.limit_upload,
         disk: DiskOptions::default(),
-    })
+    };
+    if let Some(private) = private {
+        enter(&mut config, private, network)?;
+    }
+    Ok(config)
 }
 
 /// Of a run that shares nothing, so that nobody nearby need know of it.

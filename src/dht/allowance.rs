@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::config::{
     ALLOWANCE_BURST, ALLOWANCE_BURST_ALL, ALLOWANCE_PER_SECOND, ALLOWANCE_PER_SECOND_ALL, AMPLIFICATION,
-    Config, LIMITER_ENTRIES, MAX_ITEM_PAYLOAD, Network, is_private,
+    Config, LIMITER_ENTRIES, MAX_ITEM_PAYLOAD,
 };
 use super::recent::{Recent, host_key};
 
@@ -37,7 +37,7 @@ impl Balance {
 pub struct Allowance {
     by_ip: Recent<u64, Balance>,
     all: Balance,
-    exempt_private: bool,
+    config: Config,
 }
 
 impl Allowance {
@@ -46,12 +46,12 @@ impl Allowance {
         Self {
             by_ip: Recent::new(LIMITER_ENTRIES, secret),
             all: Balance { bytes: ALLOWANCE_BURST_ALL, at: now },
-            exempt_private: config.network == Network::Local,
+            config: config.clone(),
         }
     }
 
     fn is_exempt(&self, ip: IpAddr) -> bool {
-        ip.is_loopback() || self.exempt_private && is_private(ip)
+        ip.is_loopback() || self.config.trusts(ip)
     }
 
     /// How long the answer to a query of `received` bytes may be; [`MAX_ITEM_PAYLOAD`] at most.

@@ -64,6 +64,8 @@ pub struct Announced {
     samples: Vec<InfoHash>,
     /// When the samples are drawn anew.
     samples_until: Option<Instant>,
+    /// Ports that one address may announce for one hash.
+    ports: usize,
 }
 
 impl Announced {
@@ -71,7 +73,21 @@ impl Announced {
     pub fn new(cap: usize) -> Self {
         let by_hash = LruCache::unbounded();
         let filters = LruCache::sparse(NonZeroUsize::new(FILTERS_KEPT).unwrap_or(NonZeroUsize::MIN));
-        Self { by_hash, bytes: 0, peers: 0, cap, filters, samples: Vec::new(), samples_until: None }
+        Self {
+            by_hash,
+            bytes: 0,
+            peers: 0,
+            cap,
+            filters,
+            samples: Vec::new(),
+            samples_until: None,
+            ports: MAX_PORTS_PER_ADDRESS,
+        }
+    }
+
+    /// As many ports of one address as there are peers: behind it may be a whole site.
+    pub fn share_addresses(&mut self) {
+        self.ports = MAX_PEERS_PER_HASH;
     }
 
     /// Info-hashes in store.
@@ -123,7 +139,7 @@ impl Announced {
             Some(old) if old.at <= entry.at => (n + 1, Some(old)),
             _ => (n + 1, Some(entry)),
         });
-        if let (MAX_PORTS_PER_ADDRESS.., Some(oldest)) = (count, oldest) {
+        if let Some(oldest) = oldest.filter(|_| count >= self.ports) {
             *oldest = peer;
         } else if peers.len() < MAX_PEERS_PER_HASH {
             // What is set aside counts, not what is used.

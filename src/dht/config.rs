@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::rules::LookupRules;
 use crate::id::NodeId;
+use crate::wire::allow::AllowList;
 use crate::wire::compact::Contact;
 use crate::wire::reach::Reach;
 
@@ -222,6 +223,49 @@ pub const ALLOWANCE_BURST_ALL: usize = 256 << 10;
 /// How fast they come back: eleven full answers a second.
 pub const ALLOWANCE_PER_SECOND_ALL: usize = 8 << 10;
 
+/// Time after which an answer does not count in a private network: whoever is there answers within milliseconds,
+/// however busy he is within a second or two, and who is gone should be known to be.
+pub const QUERY_TIMEOUT_PRIVATE: Duration = Duration::from_secs(4);
+/// Stall before anything was measured there: the first node asked may be a bootstrap machine that has gone.
+pub const STALL_PRIVATE: Duration = Duration::from_millis(250);
+/// Queries a second of one address there, unless the operator has named a figure: a few hundred members behind one
+/// address that all start at once, and about a hundredth of a core for one that is broken.
+pub const LIMIT_PER_IP_PRIVATE: u32 = 2000;
+/// Strangers there that wait for their ping: a thousand machines may have been switched on together.
+pub const MAX_UNVERIFIED_PRIVATE: usize = 512;
+/// Longest wait there between two looks at the own neighbourhood: some thirty datagrams, which bother nobody.
+pub const JOIN_EVERY_PRIVATE: Duration = Duration::from_secs(60);
+/// Members of a private network that are remembered beyond the table: 100 bytes each, and of two halves of any
+/// size some dozens of the other one are still there after an hour.
+pub const MAX_REMEMBERED: usize = 512;
+/// One that has been silent for so long makes room for another.
+pub const FORGET_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
+/// How often a new one takes somebody's place while all others are younger than that.
+pub const NEWCOMER_LUCK: f64 = 0.25;
+/// Silence after which one that answers again was lost, and did not just restart.
+pub const LOST_AFTER: Duration = Duration::from_secs(30);
+/// Shortest wait between two attempts at one that is remembered and not in the table.
+pub const REACH_AGAIN_MIN: Duration = Duration::from_secs(10);
+/// It grows with the silence, to this part of it: who has been away for an hour is tried each 36 seconds.
+pub const REACH_SHARE: u32 = 100;
+/// Longest wait between two attempts.
+pub const REACH_AGAIN_MAX: Duration = Duration::from_secs(60 * 60);
+/// The same for addresses that the user named.
+pub const REACH_AGAIN_NAMED: Duration = Duration::from_secs(30);
+/// Wait before one is tried who answers, and has no place in the table.
+pub const REACH_ALIVE: Duration = Duration::from_secs(10 * 60);
+/// Shortest time between two attempts at anybody: two small datagrams a second.
+pub const REACH_EVERY: Duration = Duration::from_millis(500);
+/// How often it is looked whether somebody has fallen out of the table.
+pub const REACH_LOOK: Duration = Duration::from_secs(10);
+/// New or returned members, beside one for each [`RENEW_SHARE`] known, after which the network counts as changed:
+/// the own neighbourhood is looked up, and what is shared is announced again.
+pub const RENEW_NEWS: usize = 1;
+/// See [`RENEW_NEWS`]: a machine that restarts now and then is no such change.
+pub const RENEW_SHARE: usize = 32;
+/// Shortest time between two such changes.
+pub const RENEW_EVERY: Duration = Duration::from_secs(5);
+
 /// `v` of our messages: dhtget, version 0.1.
 pub const VERSION: [u8; 4] = *b"dg\x00\x01";
 
@@ -270,6 +314,10 @@ pub struct Config {
     pub id: Option<NodeId>,
     /// The kind of network.
     pub network: Network,
+    /// Who belongs to it. Nobody else is listened to, asked, believed in, or named to anyone.
+    pub allow: AllowList,
+    /// Only who holds the network's key can speak to us: the driver drops everything else.
+    pub is_sealed: bool,
     /// Whether there is an IPv4 socket.
     pub ipv4: bool,
     /// Whether there is an IPv6 socket.
@@ -291,6 +339,8 @@ impl Default for Config {
         Self {
             id: None,
             network: Network::Public,
+            allow: AllowList::default(),
+            is_sealed: false,
             ipv4: true,
             ipv6: true,
             read_only: false,
@@ -330,12 +380,36 @@ impl Config {
         let family = if addr.is_ipv4() { self.ipv4 } else { self.ipv6 };
         family
             && is_sendable(addr)
+            && self.allow.allows(addr.ip())
             && (self.network == Network::Local || !is_private(addr.ip()) || is_private(source))
     }
 
     /// Whether a node's id follows from its address, or need not: on private networks and addresses (BEP 42).
     pub fn is_bound(&self, contact: &Contact) -> bool {
         !self.wants_diversity(contact.addr.ip()) || contact.id.is_bound_to(contact.addr.ip())
+    }
+
+    /// Whether one who asks from there is a member of a private network, rather than a stranger who may have forged
+    /// his address.
+    pub fn trusts(&self, ip: IpAddr) -> bool {
+        self.network == Network::Local && (is_private(ip) || self.is_sealed || !self.allow.is_everyone())
+    }
+
+    /// Ports of one address among a search's peers.
+    pub fn ports_found(&self) -> usize {
+        match self.network {
+            Network::Public => MAX_PORTS_FOUND,
+            // Behind one address may be a whole site.
+            Network::Local => MAX_PEERS_FOUND,
+        }
+    }
+
+    /// How long a query of a search or check may take.
+    pub fn query_timeout(&self) -> Duration {
+        match self.network {
+            Network::Public => QUERY_TIMEOUT,
+            Network::Local => QUERY_TIMEOUT_PRIVATE,
+        }
     }
 
     /// Whether one operator could pose as many with addresses like this one.

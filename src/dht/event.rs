@@ -136,6 +136,8 @@ pub enum Reason {
     Upkeep,
     /// When the token secret changes.
     Tokens,
+    /// When a member that is not in the table should be tried, or the network looked at again.
+    Reach,
 }
 
 /// Too much of a kind is going on already; the bound stands in the configuration.
@@ -186,6 +188,8 @@ pub struct Snapshot {
     pub nodes_v4: Vec<Contact>,
     /// IPv6 contacts that have answered, most trusted first.
     pub nodes_v6: Vec<Contact>,
+    /// In a private network: members that have answered once, the latest first, in the tables or not.
+    pub remembered: Vec<Contact>,
     /// Whether the own neighbourhood was looked up with success.
     pub bootstrapped: bool,
     /// Traffic since the start.

@@ -40,10 +40,10 @@ pub struct InFlight<P> {
 }
 
 impl<P> InFlight<P> {
-    /// None under way.
-    pub fn new(seed: [u8; 32]) -> Self {
+    /// None under way; answers are taken to come as that says until some were measured.
+    pub fn new(seed: [u8; 32], pace: Pace) -> Self {
         let (queries, deadlines) = (BTreeMap::new(), BTreeSet::new());
-        Self { rng: Rng::from_seed(seed), queries, deadlines, pace: Pace::default() }
+        Self { rng: Rng::from_seed(seed), queries, deadlines, pace }
     }
 
     /// Registers a query; `None` when too many are under way.
@@ -131,7 +131,7 @@ mod tests {
     #[test]
     fn an_answer_needs_both_the_transaction_and_the_endpoint() {
         let now = Instant::now();
-        let mut inflight = InFlight::new([1; 32]);
+        let mut inflight = InFlight::new([1; 32], Pace::default());
         let (to, other): (SocketAddr, SocketAddr) =
             ("1.2.3.4:5".parse().unwrap(), "1.2.3.4:6".parse().unwrap());
         let tid = inflight.insert(now, to, None, Duration::from_secs(15), "x").unwrap();
@@ -145,7 +145,7 @@ mod tests {
     #[test]
     fn deadlines_come_in_order() {
         let now = Instant::now();
-        let mut inflight = InFlight::new([1; 32]);
+        let mut inflight = InFlight::new([1; 32], Pace::default());
         let to: SocketAddr = "1.2.3.4:5".parse().unwrap();
         inflight.insert(now, to, None, Duration::from_secs(15), 'b').unwrap();
         inflight.insert(now, to, None, Duration::from_secs(5), 'a').unwrap();
@@ -158,7 +158,7 @@ mod tests {
 
     #[test]
     fn queries_under_way_are_bounded() {
-        let mut inflight = InFlight::new([1; 32]);
+        let mut inflight = InFlight::new([1; 32], Pace::default());
         let to: SocketAddr = "1.2.3.4:5".parse().unwrap();
         let now = Instant::now();
         let made = (0..MAX_IN_FLIGHT + 9)

@@ -7,7 +7,9 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use super::config::{BURST_SECONDS, Config, LIMITER_ENTRIES, Limits, MAX_ITEM_PAYLOAD, Network, is_private};
+use super::config::{
+    BURST_SECONDS, Config, LIMIT_PER_IP, LIMIT_PER_IP_PRIVATE, LIMITER_ENTRIES, Limits, MAX_ITEM_PAYLOAD,
+};
 use super::recent::{Recent, host_key};
 
 /// Tokens left, in thousandths, and when that was counted.
@@ -20,7 +22,7 @@ pub struct Limiter {
     by_net: Recent<u64, Level>,
     queries: Option<Level>,
     answers: Option<Level>,
-    exempt_private: bool,
+    config: Config,
     limits: Limits,
 }
 
@@ -32,7 +34,7 @@ impl Limiter {
             by_net: Recent::new(LIMITER_ENTRIES, secret),
             queries: None,
             answers: None,
-            exempt_private: config.network == Network::Local,
+            config: config.clone(),
             limits: config.limits,
         }
     }
@@ -71,11 +73,23 @@ impl Limiter {
         take_of(self.queries.get_or_insert((full, now)), now, rate, full)
     }
 
+    /// In a private network hundreds of nodes may share one address, and all of it may be one /16. What is left is
+    /// the guard against one that is broken and asks without end.
+    fn admits_member(&mut self, now: Instant, ip: IpAddr) -> bool {
+        forget_full(&mut self.by_ip, now);
+        // A figure that the operator has named holds.
+        let named = self.limits.queries_per_ip;
+        let per_ip = if named == LIMIT_PER_IP { LIMIT_PER_IP_PRIVATE } else { named };
+        take(self.by_ip.get_or_insert(member_key(ip), full(now, per_ip)), now, per_ip)
+    }
+
     fn admits_source(&mut self, now: Instant, ip: IpAddr) -> bool {
-        // In a local network everybody is known, and hundreds of nodes may share one address. On
-        // loopback nobody gains from flooding himself.
-        if ip.is_loopback() || (self.exempt_private && is_private(ip)) {
+        // On loopback nobody gains from flooding himself.
+        if ip.is_loopback() {
             return true;
+        }
+        if self.config.trusts(ip) {
+            return self.admits_member(now, ip);
         }
         let ip = host_key(ip);
         let net = ip >> 16;
@@ -84,6 +98,14 @@ impl Limiter {
         let (per_ip, per_net) = (self.limits.queries_per_ip, self.limits.queries_per_net);
         take(self.by_ip.get_or_insert(ip, full(now, per_ip)), now, per_ip)
             && take(self.by_net.get_or_insert(net, full(now, per_net)), now, per_net)
+    }
+}
+
+/// The whole address as a key: in a private network a /64 is not one host's but everybody's.
+fn member_key(ip: IpAddr) -> u64 {
+    match ip {
+        IpAddr::V4(_) => host_key(ip),
+        IpAddr::V6(v6) => host_key(ip) ^ (v6.to_bits() as u64).rotate_left(1),
     }
 }
 
@@ -133,7 +155,7 @@ fn refill(level: &mut Level, now: Instant, per_second: u64, full: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dht::config::{LIMIT_PER_IP, LIMIT_PER_NET};
+    use crate::dht::config::{LIMIT_PER_NET, Network};
 
     #[test]
     fn a_flood_is_cut_to_the_rate_and_others_are_not_touched() {
@@ -155,6 +177,27 @@ mod tests {
         let from = |n: u32| -> IpAddr { [8, 8, (n >> 8) as u8, n as u8].into() };
         let admitted = (0..60_000).filter(|n| limiter.admits(now, from(n % 60_000))).count();
         assert_eq!(admitted, (LIMIT_PER_NET * BURST_SECONDS) as usize);
+    }
+
+    #[test]
+    fn a_private_network_bears_hundreds_behind_one_address_and_not_one_that_is_broken() {
+        let now = Instant::now();
+        let mut limiter = Limiter::new(&Config { network: Network::Local, ..Config::default() }, 7);
+        let gateway: IpAddr = [10, 0, 0, 1].into();
+        assert!((0..200 * 50).all(|_| limiter.admits(now, gateway)), "two hundred nodes that start at once");
+        assert!((0..100_000).any(|_| !limiter.admits(now, gateway)));
+        let others = |n: u32| -> IpAddr { [10, 0, (n >> 8) as u8, n as u8].into() };
+        assert!((2..4000).all(|n| limiter.admits(now, others(n))), "a /16 is the whole network");
+        let v6 = |n: u16| -> IpAddr { std::net::Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, n).into() };
+        assert!((0..60_000u32).all(|n| limiter.admits(now, v6((n % 3000) as u16))), "a /64 is, too");
+        // A stranger from the internet is one, where no list and no key keeps him out.
+        assert_eq!((0..10_000).filter(|_| limiter.admits(now, [8, 8, 8, 8].into())).count(), 250);
+        let mut config = Config { network: Network::Local, is_sealed: true, ..Config::default() };
+        let mut sealed = Limiter::new(&config, 7);
+        assert_eq!((0..100_000).filter(|_| sealed.admits(now, [8, 8, 8, 8].into())).count(), 20_000);
+        config.limits.queries_per_ip = 5;
+        let mut named = Limiter::new(&config, 7);
+        assert_eq!((0..100_000).filter(|_| named.admits(now, gateway)).count(), 50);
     }
 
     #[test]

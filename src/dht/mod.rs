@@ -23,6 +23,7 @@ pub mod inflight;
 pub mod items;
 pub mod limiter;
 pub mod lookup;
+pub mod memory;
 pub mod moment;
 pub mod node;
 pub mod pace;

@@ -14,6 +14,7 @@ mod due;
 mod identity;
 mod items;
 mod operator;
+mod reach;
 mod scrape;
 mod search;
 mod sending;
@@ -26,6 +27,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use self::reach::Reach;
 use self::search::{Kind, Reaches, Search};
 use self::serve::Noted;
 use self::upkeep::Upkeep;
@@ -34,8 +36,8 @@ use super::allowance::Allowance;
 use super::announced::Announced;
 use super::bucket::Entry;
 use super::config::{
-    Config, ITEM_SHARE, MAX_EVENTS, MAX_NODES_NAMED, MAX_PINGS, MAX_SEARCHES, PING_TIMEOUT, QUERY_TIMEOUT,
-    is_private, is_sendable,
+    Config, ITEM_SHARE, MAX_EVENTS, MAX_NODES_NAMED, MAX_PINGS, MAX_SEARCHES, Network, PING_TIMEOUT,
+    STALL_MAX, STALL_PRIVATE, is_private, is_sendable,
 };
 use super::courtesy::Courtesy;
 use super::event::{BootstrapState, Counters, Event, Full, LookupId, PingId, Reason, Snapshot, Transmit};
@@ -44,6 +46,7 @@ use super::inflight::{InFlight, Pending};
 use super::items::Items;
 use super::limiter::Limiter;
 use super::moment::Epoch;
+use super::pace::Pace;
 use super::table::Table;
 use super::token::Tokens;
 use super::traffic::{Kind as QueryKind, Refusal};
@@ -85,6 +88,8 @@ pub struct Node {
     /// IPv4, IPv6.
     reaches: [Reaches; 2],
     upkeep: Upkeep,
+    /// Used in private networks only.
+    reach: Reach,
     bootstrap: Vec<BootstrapState>,
     pings: usize,
     next_id: u64,
@@ -122,20 +127,27 @@ impl Node {
         let random_id = Id160::random(&mut rng);
         let id = config.id.unwrap_or(random_id);
         let item_bytes = (config.limits.store_bytes as f64 * ITEM_SHARE) as usize;
+        let is_local = config.network == Network::Local;
+        let stall = if is_local { STALL_PRIVATE } else { STALL_MAX };
+        let mut announced = Announced::new(config.limits.store_bytes - item_bytes);
+        if is_local {
+            announced.share_addresses();
+        }
         Self {
             due: Cell::new(None),
             last_reply: None,
             was_reached: false,
             id,
             tables: [0, 1].map(|_| Table::with_root(id, config.lookup.root_buckets, Epoch::new(now))),
-            inflight: InFlight::new(rng.child()),
+            inflight: InFlight::new(rng.child(), Pace::new(stall)),
             tokens: Tokens::new(now, rng.child()),
-            announced: Announced::new(config.limits.store_bytes - item_bytes),
+            announced,
             items: Items::new(now, item_bytes, secrets.u64()),
             external: Default::default(),
             limiter: Limiter::new(&config, secrets.u64()),
             allowance: Allowance::new(now, &config, secrets.u64()),
             courtesy: Courtesy::new(secrets.u64()),
+            reach: Reach::new(now, &mut secrets),
             answer_room: 0,
             echo: 0,
             searches: Vec::new(),
@@ -170,6 +182,9 @@ impl Node {
     pub fn handle_datagram(&mut self, now: Instant, from: SocketAddr, bytes: &[u8]) {
         let from = canonical(from);
         self.counters.traffic.on_receive(bytes.len());
+        if !self.config.allow.allows(from.ip()) {
+            return self.counters.traffic.on_refusal(Refusal::Outside);
+        }
         let message = Message::parse(bytes);
         if !matches!(&message, Ok(Message { body: Body::Query(query), .. }) if query.id != self.id) {
             self.forget_due();
@@ -184,6 +199,7 @@ impl Node {
                         if let Some(own) = self.inflight.take(now, transaction, from) {
                             // Our own query, come back: an address to start from that is ourselves is not silent.
                             self.note_bootstrap(from);
+                            self.reach.forget(from);
                             self.on_failure(now, &own);
                         }
                         self.counters.traffic.on_refusal(Refusal::OwnId);
@@ -328,7 +344,7 @@ impl Node {
             return Err(Full);
         }
         let (ping, addr) = (PingId(self.fresh_id()), canonical(addr));
-        if !is_sendable(addr) {
+        if !is_sendable(addr) || !self.config.allow.allows(addr.ip()) {
             self.push_event(Event::PingFailed { ping });
             return Ok(ping);
         }
@@ -342,6 +358,9 @@ impl Node {
         for contact in contacts {
             if self.config.accepts(contact.addr, contact.addr.ip()) && contact.id != self.id {
                 self.remember_saved(contact);
+                if self.config.network == Network::Local {
+                    self.reach.recall(now, contact);
+                }
             }
         }
         self.seed_searches_with_saved(now);
@@ -370,6 +389,7 @@ impl Node {
             id: self.id,
             nodes_v4: nodes(&self.tables[0]),
             nodes_v6: nodes(&self.tables[1]),
+            remembered: self.reach.contacts(),
             bootstrapped: self.upkeep.has_joined(),
             counters: self.counters,
             bootstrap: self.bootstrap.clone(),
@@ -408,6 +428,7 @@ impl Node {
         self.counters.replies_in += 1;
         if reply.id == self.id {
             // Ourselves, over some detour, or one who repeats what he hears.
+            self.reach.forget(from);
             return self.on_failure(now, &query);
         }
         let contact = Contact { id: reply.id, addr: from };
@@ -416,7 +437,11 @@ impl Node {
         self.last_reply = Some(now);
         if !is_router {
             let nobody = self.tables.iter().all(Table::is_empty);
+            let was_known = self.tables[family(from)].contains(&contact);
             self.tables[family(from)].on_answer(now, contact, rtt, &self.config);
+            if self.config.network == Network::Local {
+                self.note_member(now, contact, was_known);
+            }
             if nobody {
                 self.on_first_known(now);
             }
@@ -477,8 +502,9 @@ impl Node {
     /// Nodes named by one at `source` that may be talked to.
     fn acceptable(&self, source: SocketAddr, reply: &Reply<'_>) -> Vec<Contact> {
         // The rest of a longer list is an attempt to steer us. Nobody needs to be sent to himself either.
-        let own =
-            |c: &Contact| c.id == self.id || self.external[family(c.addr)].address() == Some(c.addr.ip());
+        let is_public = self.config.network == Network::Public;
+        let at_ours = |c: &Contact| self.external[family(c.addr)].address() == Some(c.addr.ip());
+        let own = |c: &Contact| c.id == self.id || is_public && at_ours(c);
         let fits = |c: &Contact| self.config.accepts(c.addr, source.ip()) && !own(c);
         let v4 = compact::nodes_v4(reply.nodes).take(MAX_NODES_NAMED);
         v4.chain(compact::nodes_v6(reply.nodes6).take(MAX_NODES_NAMED)).filter(fits).collect()
@@ -486,12 +512,8 @@ impl Node {
 
     /// Whether the user's own network is a private one.
     fn knows_private(&self) -> bool {
-        self.config.network == super::config::Network::Local
-            || self.bootstrap.iter().any(|b| is_private(b.addr.ip()))
+        self.config.network == Network::Local || self.bootstrap.iter().any(|b| is_private(b.addr.ip()))
     }
-
-    /// How long a query of a search or check may take.
-    const TIMEOUT: Duration = QUERY_TIMEOUT;
 }
 
 #[cfg(test)]

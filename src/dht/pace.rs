@@ -31,12 +31,17 @@ pub struct Pace {
 
 impl Default for Pace {
     fn default() -> Self {
-        let marks = MARKS.map(|percent| STALL_MAX * percent as u32 / 100);
-        Self { latest: Vec::new(), oldest: 0, sorted: Vec::new(), marks, stall: STALL_MAX }
+        Self::new(STALL_MAX)
     }
 }
 
 impl Pace {
+    /// Nothing measured yet; until then answers are waited for that long.
+    pub fn new(stall: Duration) -> Self {
+        let marks = MARKS.map(|percent| stall * percent as u32 / 100);
+        Self { latest: Vec::new(), oldest: 0, sorted: Vec::new(), marks, stall }
+    }
+
     /// Takes a measured round trip.
     pub fn add(&mut self, sample: Duration) {
         let sample = u32::try_from(sample.as_micros()).unwrap_or(u32::MAX);

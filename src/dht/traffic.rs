@@ -93,11 +93,13 @@ pub enum Refusal {
     OwnId,
     /// A query from where nothing can be sent to.
     Unsendable,
+    /// A datagram from outside the network's allow-list, which is not looked at.
+    Outside,
 }
 
 impl Refusal {
     /// All of them, in the order of their counters.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::RateLimit,
         Self::BadToken,
         Self::BadQuery,
@@ -108,6 +110,7 @@ impl Refusal {
         Self::ReadOnly,
         Self::OwnId,
         Self::Unsendable,
+        Self::Outside,
     ];
 
     /// What an error stands for.
@@ -135,6 +138,7 @@ impl Refusal {
             Self::ReadOnly => "read_only",
             Self::OwnId => "own_id",
             Self::Unsendable => "unsendable",
+            Self::Outside => "outside",
         }
     }
 }

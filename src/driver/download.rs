@@ -164,6 +164,7 @@ impl Download {
             metadata_only: matches!(job.placement, Placement::Nowhere),
             download_limit: around.links.download.rate(),
             upload_limit: around.links.upload.rate(),
+            allow: around.links.allow.clone(),
             super_seed: job.super_seed,
         };
         let (net, net_out) = mpsc::channel(MAX_NET);
@@ -308,7 +309,8 @@ impl Download {
         }
     }
 
-    fn on_candidates(&mut self, addrs: Vec<SocketAddr>, origin: Origin) {
+    fn on_candidates(&mut self, mut addrs: Vec<SocketAddr>, origin: Origin) {
+        addrs.retain(|addr| self.around.links.allow.allows(addr.ip()));
         if let (false, Some(first)) = (self.first_peer_told, addrs.first()) {
             self.first_peer_told = true;
             self.tell(TransferEvent::FirstPeer(*first));
@@ -319,7 +321,7 @@ impl Download {
     fn on_incoming(&mut self, peer: Incoming) {
         let now = clock::now();
         let Some(key) = self.swarm.accept(now, peer.addr) else { return };
-        let link = self.around.links.attach(key, peer.stream, self.net.clone());
+        let link = self.around.links.attach(key, peer.stream, peer.channel, self.net.clone());
         self.links.insert(key, link);
         self.swarm.handle(now, Input::Received(key, peer.greeting));
     }

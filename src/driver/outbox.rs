@@ -5,6 +5,7 @@
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt as _;
 
 use bytes::{Buf as _, Bytes};
 use rustix::net::{SendAncillaryBuffer, SendFlags};
@@ -111,6 +112,37 @@ impl Outbox {
         Ok(count)
     }
 
+    /// Moves the first bytes into `room`, as many as there are and fit; for whoever has to change them before they are sent.
+    /// An error as of [`send`](Self::send) where a file has become shorter.
+    pub fn take(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        let mut filled = 0;
+        while filled < room.len() {
+            let room = &mut room[filled..];
+            filled += match self.0.front_mut() {
+                None => break,
+                Some(Out::Bytes(bytes)) => {
+                    let count = bytes.len().min(room.len());
+                    bytes.copy_to_slice(&mut room[..count]);
+                    count
+                }
+                Some(Out::Stored(stretch)) => {
+                    let count = room.len().min(usize::try_from(stretch.length).unwrap_or(usize::MAX));
+                    match &stretch.file {
+                        Some(file) => file.read_exact_at(&mut room[..count], stretch.offset)?,
+                        None => room[..count].fill(0),
+                    }
+                    stretch.offset += count as u64;
+                    stretch.length -= count as u64;
+                    count
+                }
+            };
+            if self.0.front().is_some_and(|out| out.len() == 0) {
+                self.0.pop_front();
+            }
+        }
+        Ok(filled)
+    }
+
     fn consume(&mut self, mut sent: usize) {
         while let Some(Out::Bytes(first)) = self.0.front_mut() {
             if first.len() > sent {
@@ -131,7 +163,6 @@ fn from_file(socket: &impl AsFd, file: &std::fs::File, mut offset: u64, length: 
 
 #[cfg(not(target_os = "linux"))]
 fn from_file(socket: &impl AsFd, file: &std::fs::File, offset: u64, length: usize) -> io::Result<usize> {
-    use std::os::unix::fs::FileExt as _;
     let mut bytes = vec![0; length.min(ZEROS.len())];
     let count = file.read_at(&mut bytes, offset)?;
     if count == 0 {
@@ -183,6 +214,28 @@ mod tests {
             wanted.resize(wanted.len() + length as usize / 2, 0);
             wanted.extend_from_slice(b"end");
             assert!(reader.join().unwrap() == wanted, "in portions of {most}");
+        }
+    }
+
+    #[test]
+    fn everything_is_taken_in_order_in_portions_of_any_size() {
+        let stored: Vec<u8> = (0..500_u32).map(|n| n as u8).collect();
+        for portion in [1, 7, 64, 5000] {
+            let mut outbox = Outbox::default();
+            outbox.push(Out::Bytes(Bytes::from_static(b"head")));
+            outbox.push(Out::Stored(Stretch { file: Some(file(&stored)), offset: 100, length: 300 }));
+            outbox.push(Out::Stored(Stretch { file: None, offset: 0, length: 90 }));
+            outbox.push(Out::Bytes(Bytes::from_static(b"end")));
+            let (mut got, mut room) = (Vec::new(), vec![9; portion]);
+            while !outbox.is_empty() {
+                let count = outbox.take(&mut room).unwrap();
+                assert!(count > 0 && (count == portion || outbox.is_empty()));
+                got.extend_from_slice(&room[..count]);
+            }
+            assert_eq!(got, [b"head", &stored[100..400], &[0; 90], b"end"].concat());
+            assert_eq!(outbox.take(&mut room).unwrap(), 0);
+            outbox.push(Out::Stored(Stretch { file: Some(file(b"short")), offset: 0, length: 6 }));
+            assert_eq!(outbox.take(&mut [0; 9]).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
         }
     }
 

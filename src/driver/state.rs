@@ -7,6 +7,7 @@ mod stored;
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -200,9 +201,9 @@ impl Lock {
 }
 
 impl StateFolder {
-    /// The folder of the public network, or that of the network with these entry points.
-    pub fn open(dir: &Path, network: Option<&[String]>) -> Self {
-        let dir = match network {
+    /// Where the public network, or the one with these entry points, has its place below `dir`.
+    pub fn path(dir: &Path, network: Option<&[String]>) -> PathBuf {
+        match network {
             None => dir.to_owned(),
             Some(entries) => {
                 let mut entries = entries.to_vec();
@@ -210,7 +211,18 @@ impl StateFolder {
                 let digest: [u8; 20] = Sha1::digest(entries.join("\n")).into();
                 dir.join(format!("network-{}", HEXLOWER.encode(&digest[..4])))
             }
-        };
+        }
+    }
+
+    /// Addresses that an earlier run of that network has saved, the most trusted first; a damaged file holds none.
+    pub fn contacts(dir: &Path, network: Option<&[String]>) -> Vec<SocketAddr> {
+        let saved = try_load(&Self::path(dir, network)).ok().flatten().unwrap_or_default();
+        saved.contacts.into_iter().map(|contact| contact.addr).collect()
+    }
+
+    /// The folder of the public network, or that of the network with these entry points.
+    pub fn open(dir: &Path, network: Option<&[String]>) -> Self {
+        let dir = Self::path(dir, network);
         let lock = Lock::take(&dir);
         Self { dir, lock }
     }

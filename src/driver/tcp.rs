@@ -20,10 +20,12 @@ use tracing::{debug, trace};
 use super::chunks::{CHUNK_LEN, Chunks};
 use super::clock;
 use super::outbox::{Out, Outbox};
+use super::sealed::{Channel, Inlet, Outlet, Seals};
 use super::throttle::Throttle;
 use crate::id::InfoHash;
 use crate::peer::connection::{HANDSHAKE_TIMEOUT, SILENCE_TIMEOUT};
 use crate::swarm::PeerKey;
+use crate::wire::allow::AllowList;
 use crate::wire::peer::{HANDSHAKE_LEN, Handshake};
 
 /// Incoming connections that have not yet said which torrent they want; past it the oldest is dropped.
@@ -44,6 +46,10 @@ pub struct Links {
     pub upload: Throttle,
     /// The address that dials come from, where the user chose one.
     pub source: Option<std::net::IpAddr>,
+    /// Who may be dialled.
+    pub allow: AllowList,
+    /// Of a keyed network: what every connection is sealed with.
+    pub seals: Option<Arc<Seals>>,
 }
 
 /// What happened on the network.
@@ -101,8 +107,10 @@ impl Links {
     ) -> AbortHandle {
         let links = self.clone();
         let task = async move {
-            let outcome = match tokio::time::timeout(timeout, links.connect(addr)).await {
-                Ok(Ok(stream)) => Net::Connected(peer, links.attach(peer, stream, net.clone())),
+            let outcome = match tokio::time::timeout(timeout, links.reach(addr)).await {
+                Ok(Ok((stream, channel))) => {
+                    Net::Connected(peer, links.attach(peer, stream, channel, net.clone()))
+                }
                 Ok(Err(error)) => {
                     debug!(%error, "a dial failed");
                     Net::DialFailed(peer)
@@ -115,7 +123,21 @@ impl Links {
         tokio::spawn(task).abort_handle()
     }
 
+    /// A connection on which the peer's handshake can begin.
+    async fn reach(&self, addr: SocketAddr) -> io::Result<(TcpStream, Option<Channel>)> {
+        let stream = self.connect(addr).await?;
+        let channel = match &self.seals {
+            None => None,
+            Some(seals) => Some(seals.greet(&stream).await?),
+        };
+        Ok((stream, channel))
+    }
+
     async fn connect(&self, addr: SocketAddr) -> io::Result<TcpStream> {
+        // The swarm knows the list too; what it should overlook goes no further.
+        if !self.allow.allows(addr.ip()) {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
         let socket = if addr.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         if let Some(source) = self.source.filter(|ip| ip.is_ipv4() == addr.is_ipv4()) {
             socket.bind(SocketAddr::new(source, 0))?;
@@ -123,23 +145,42 @@ impl Links {
         socket.connect(addr).await
     }
 
-    /// Starts the two tasks of an open connection.
-    pub fn attach(&self, peer: PeerKey, stream: TcpStream, net: mpsc::Sender<Net>) -> Link {
+    /// Starts the two tasks of an open connection, which is sealed where it has a channel.
+    pub fn attach(
+        &self,
+        peer: PeerKey,
+        stream: TcpStream,
+        channel: Option<Channel>,
+        net: mpsc::Sender<Net>,
+    ) -> Link {
         if let Err(error) = stream.set_nodelay(true) {
             debug!(%error, "TCP_NODELAY is not available");
         }
         let stream = Arc::new(stream);
+        let (inlet, outlet) = channel.map(|c| (c.inlet, c.outlet)).unzip();
         let (queue, queued) = mpsc::unbounded_channel();
-        let reader = tokio::spawn(read(peer, stream.clone(), self.clone(), net.clone())).abort_handle();
+        let reader = read(peer, stream.clone(), inlet, self.clone(), net.clone());
+        let reader = tokio::spawn(reader).abort_handle();
         let (held, left) = oneshot::channel();
-        let writer = tokio::spawn(write(peer, stream, queued, left, self.upload.clone(), net)).abort_handle();
+        let out = Sending { stream, outlet, pending: Outbox::default(), limit: self.upload.clone() };
+        let writer = tokio::spawn(write(peer, out, queued, left, net)).abort_handle();
         Link { queue, reader, writer, _held: held }
     }
 }
 
-async fn read(peer: PeerKey, stream: Arc<TcpStream>, links: Links, net: mpsc::Sender<Net>) {
+async fn read(
+    peer: PeerKey,
+    stream: Arc<TcpStream>,
+    mut inlet: Option<Inlet>,
+    links: Links,
+    net: mpsc::Sender<Net>,
+) {
     loop {
-        match read_some(&stream, &links).await {
+        let some = match &mut inlet {
+            None => read_some(&stream, &links).await,
+            Some(inlet) => read_sealed(&stream, inlet, &links).await,
+        };
+        match some {
             Ok(bytes) if bytes.is_empty() => break,
             Ok(bytes) => {
                 if net.send(Net::Received(peer, bytes)).await.is_err() {
@@ -153,6 +194,23 @@ async fn read(peer: PeerKey, stream: Arc<TcpStream>, links: Links, net: mpsc::Se
         }
     }
     let _ = net.send(Net::Closed(peer)).await;
+}
+
+/// The same as [`read_some`], out of frames.
+async fn read_sealed(stream: &TcpStream, inlet: &mut Inlet, links: &Links) -> io::Result<Bytes> {
+    loop {
+        stream.readable().await?;
+        let allowed = links.download.take(CHUNK_LEN).await;
+        let Some(mut chunk) = links.chunks.take().await else { return Ok(Bytes::new()) };
+        let (taken, end) = inlet.fill(stream, allowed, &mut chunk);
+        links.download.give_back(allowed - taken);
+        match end {
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock && chunk.is_empty() => return Err(error),
+            // Less than a frame.
+            Err(_) if chunk.is_empty() => {}
+            _ => return Ok(chunk.freeze()),
+        }
+    }
 }
 
 /// What the socket has, up to one buffer; nothing at its end.
@@ -182,23 +240,29 @@ async fn read_some(stream: &TcpStream, links: &Links) -> io::Result<Bytes> {
     }
 }
 
+/// The writing end of a connection.
+struct Sending {
+    stream: Arc<TcpStream>,
+    outlet: Option<Outlet>,
+    pending: Outbox,
+    limit: Throttle,
+}
+
 async fn write(
     peer: PeerKey,
-    stream: Arc<TcpStream>,
+    mut out: Sending,
     mut queued: mpsc::UnboundedReceiver<Out>,
     mut left: oneshot::Receiver<()>,
-    limit: Throttle,
     net: mpsc::Sender<Net>,
 ) {
-    let mut pending = Outbox::default();
     let mut leave_at = None;
     while let Some(first) = queued.recv().await {
-        pending.push(first);
-        while !pending.is_empty() {
-            while pending.len() < MAX_PENDING
+        out.pending.push(first);
+        while out.has_more() {
+            while out.pending.len() < MAX_PENDING
                 && let Ok(more) = queued.try_recv()
             {
-                pending.push(more);
+                out.pending.push(more);
             }
             // A peer that takes nothing for minutes is gone; one that we leave gets seconds.
             let deadline = leave_at.unwrap_or_else(|| clock::now() + SILENCE_TIMEOUT);
@@ -208,7 +272,7 @@ async fn write(
                     leave_at = Some(clock::now() + LINGER);
                     continue;
                 }
-                written = timeout_at(deadline.into(), write_some(&stream, &mut pending, &limit)) => written,
+                written = timeout_at(deadline.into(), out.write_some()) => written,
             };
             let Ok(Ok(written)) = written else {
                 let _ = net.send(Net::Closed(peer)).await;
@@ -221,18 +285,32 @@ async fn write(
     }
 }
 
-/// Gives the system as much as it takes, and the limit allows.
-async fn write_some(stream: &TcpStream, pending: &mut Outbox, limit: &Throttle) -> io::Result<usize> {
-    let allowed = limit.take(pending.bytes()).await;
-    loop {
-        stream.writable().await?;
-        match stream.try_io(Interest::WRITABLE, || pending.send(stream, allowed)) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Ok(written) => {
-                limit.give_back(allowed - written);
-                return Ok(written);
+impl Sending {
+    fn has_more(&self) -> bool {
+        !self.pending.is_empty() || self.outlet.as_ref().is_some_and(|outlet| !outlet.is_empty())
+    }
+
+    /// Gives the system as much as it takes, and the limit allows.
+    async fn write_some(&mut self) -> io::Result<usize> {
+        let Self { stream, outlet, pending, limit } = self;
+        let allowed = match pending.is_empty() {
+            true => 0,
+            false => limit.take(pending.bytes()).await,
+        };
+        loop {
+            stream.writable().await?;
+            let sent = stream.try_io(Interest::WRITABLE, || match outlet {
+                None => pending.send(&**stream, allowed),
+                Some(outlet) => outlet.send(pending, stream, allowed),
+            });
+            match sent {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Ok(written) => {
+                    limit.give_back(allowed - written);
+                    return Ok(written);
+                }
+                Err(error) => return Err(error),
             }
-            Err(error) => return Err(error),
         }
     }
 }
@@ -242,9 +320,11 @@ async fn write_some(stream: &TcpStream, pending: &mut Outbox, limit: &Throttle) 
 pub struct Incoming {
     /// The connection.
     pub stream: TcpStream,
+    /// Its seal, in a keyed network.
+    pub channel: Option<Channel>,
     /// Where from.
     pub addr: SocketAddr,
-    /// The handshake's bytes.
+    /// The handshake's bytes, and what came with them.
     pub greeting: Bytes,
 }
 
@@ -267,8 +347,9 @@ impl Doors {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).get(hash).cloned()
     }
 
-    /// Accepts connections for as long as the task lives.
-    pub async fn listen(self, listener: TcpListener) {
+    /// Accepts connections from those who may come, for as long as the task lives. Others are closed before a
+    /// byte is read.
+    pub async fn listen(self, listener: TcpListener, links: Links) {
         let mut greeting: VecDeque<AbortHandle> = VecDeque::new();
         loop {
             let (stream, addr) = match listener.accept().await {
@@ -280,6 +361,10 @@ impl Doors {
                     continue;
                 }
             };
+            if !links.allow.allows(addr.ip()) {
+                debug!("a connection from outside the allow-list is closed");
+                continue;
+            }
             greeting.retain(|task| !task.is_finished());
             if greeting.len() >= MAX_GREETING
                 && let Some(slowest) = greeting.pop_front()
@@ -287,14 +372,20 @@ impl Doors {
                 // Who dawdles makes room: many that never finish must not keep out one that would.
                 slowest.abort();
             }
-            let doors = self.clone();
+            let (doors, links) = (self.clone(), links.clone());
             let task = tokio::spawn(async move {
-                let greeted = tokio::time::timeout(HANDSHAKE_TIMEOUT, greet(&stream)).await;
-                if let Ok(Some((handshake, greeting))) = greeted
-                    && let Some(door) = doors.find(&handshake.info_hash)
+                let greeted = async {
+                    match &links.seals {
+                        None => greet(&stream).await,
+                        Some(seals) => greet_sealed(&stream, seals, &links.chunks).await,
+                    }
+                };
+                if let Ok(Some(greeted)) = tokio::time::timeout(HANDSHAKE_TIMEOUT, greeted).await
+                    && let Some(door) = doors.find(&greeted.handshake.info_hash)
                 {
+                    let Greeted { channel, greeting, .. } = greeted;
                     // Full: the transfer has more than enough peers at its door.
-                    let _ = door.try_send(Incoming { stream, addr, greeting });
+                    let _ = door.try_send(Incoming { stream, channel, addr, greeting });
                 }
             });
             greeting.push_back(task.abort_handle());
@@ -302,8 +393,15 @@ impl Doors {
     }
 }
 
+/// Somebody who has said what he wants.
+struct Greeted {
+    channel: Option<Channel>,
+    handshake: Handshake,
+    greeting: Bytes,
+}
+
 /// Reads a handshake; none from who does not speak it, told by the first wrong byte.
-async fn greet(stream: &TcpStream) -> Option<(Handshake, Bytes)> {
+async fn greet(stream: &TcpStream) -> Option<Greeted> {
     let mut greeting = [0; HANDSHAKE_LEN];
     let mut filled = 0;
     loop {
@@ -315,7 +413,27 @@ async fn greet(stream: &TcpStream) -> Option<(Handshake, Bytes)> {
             Err(_) => return None,
         }
         if let Some(handshake) = Handshake::parse(&greeting[..filled]).ok()? {
-            return Some((handshake, Bytes::copy_from_slice(&greeting)));
+            return Some(Greeted { channel: None, handshake, greeting: Bytes::copy_from_slice(&greeting) });
+        }
+    }
+}
+
+/// The same of a member, behind its Noise handshake.
+async fn greet_sealed(stream: &TcpStream, seals: &Arc<Seals>, chunks: &Chunks) -> Option<Greeted> {
+    let mut channel = seals.answer(stream).await.ok()?;
+    let mut greeting = Vec::new();
+    loop {
+        stream.readable().await.ok()?;
+        // On loan for as long as nobody waits.
+        let mut chunk = chunks.take().await?;
+        let (_, end) = channel.inlet.fill(stream, CHUNK_LEN, &mut chunk);
+        greeting.extend_from_slice(chunk.as_ref());
+        if let Some(handshake) = Handshake::parse(&greeting).ok()? {
+            return Some(Greeted { channel: Some(channel), handshake, greeting: greeting.into() });
+        }
+        match end {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            _ => return None,
         }
     }
 }

@@ -14,6 +14,8 @@ use super::listen::UdpSockets;
 use super::state::SavedNodes;
 use crate::dht::{self, Counters, LookupStats};
 use crate::id::{Id160, InfoHash, NodeId};
+use crate::network::Keys;
+pub use crate::network::seal::SealCounters;
 use crate::wire::compact::Contact;
 use crate::wire::item::{Item, ItemError};
 
@@ -21,12 +23,16 @@ mod batch;
 mod mailbox;
 mod operator;
 mod resolve;
+mod seal;
 mod srv;
 mod task;
 
 use self::mailbox::Mailbox;
 pub(super) use self::operator::SleepWatch;
 use self::resolve::Resolvers;
+pub use self::resolve::look_up;
+use self::seal::Seal;
+pub use self::seal::apart;
 use self::task::{Command, SearchKind, Task};
 
 /// Wishes waiting for the task: it takes them all in each turn.
@@ -62,6 +68,10 @@ pub struct DhtStatus {
     pub unanswering: Vec<SocketAddr>,
     /// Entries that are no address at all, with the reason.
     pub bad_bootstrap: Vec<String>,
+    /// What became of sealed datagrams, in a keyed network.
+    pub sealed: Option<SealCounters>,
+    /// A member has told us that its clock is so much ahead of ours, in microseconds: too much for us to be heard.
+    pub our_clock_us: Option<i64>,
 }
 
 /// What a pinged node said.
@@ -73,6 +83,9 @@ pub struct PingReply {
     pub rtt: Duration,
     /// Its software, as it calls itself.
     pub version: Option<[u8; 4]>,
+    /// How much its clock is ahead of ours, in microseconds, less the time that its word took; only members of a keyed
+    /// network tell.
+    pub ahead_us: Option<i64>,
 }
 
 /// Why a ping brought nothing.
@@ -144,11 +157,23 @@ impl Dht {
     /// Starts a node on these sockets, within a tokio runtime. Addresses to start from are used at once,
     /// names as soon as they resolve.
     pub fn spawn(
+        config: dht::Config,
+        sockets: UdpSockets,
+        seed: [u8; 32],
+        saved: Option<SavedNodes>,
+        bootstrap: Vec<String>,
+    ) -> io::Result<Dht> {
+        Self::spawn_sealed(config, sockets, seed, saved, bootstrap, None)
+    }
+
+    /// The same in a keyed network, whose members seal what they say.
+    pub fn spawn_sealed(
         mut config: dht::Config,
         sockets: UdpSockets,
         seed: [u8; 32],
         saved: Option<SavedNodes>,
         bootstrap: Vec<String>,
+        keys: Option<Keys>,
     ) -> io::Result<Dht> {
         config.ipv4 = sockets.v4.is_some();
         config.ipv6 = sockets.v6.is_some();
@@ -161,8 +186,9 @@ impl Dht {
             config.id.get_or_insert(saved.id);
         }
         let now = clock::now();
+        let mut list = resolve::sort_out(bootstrap);
+        list.keep_out(&config.allow);
         let mut node = dht::Node::new(config, seed, now);
-        let list = resolve::sort_out(bootstrap);
         node.add_bootstrap(now, list.addrs);
         if let Some(saved) = saved {
             node.add_saved(now, saved.contacts);
@@ -173,7 +199,11 @@ impl Dht {
         let mut resolvers = Resolvers::new(commands.downgrade());
         resolvers.want(&first.unresolved);
         let (status_out, status) = watch::channel(first);
-        let task = Task::new(node, sockets, inbox, resolvers, status_out)?;
+        let seal = match keys {
+            None => None,
+            Some(keys) => Some(Seal::new(keys, clock::entropy_seed()?)),
+        };
+        let task = Task::new(node, sockets, inbox, resolvers, status_out, seal)?;
         tokio::spawn(task.run());
         Ok(Dht { commands, status })
     }

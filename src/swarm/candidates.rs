@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use super::config::{MAX_BANNED, MAX_CANDIDATES, MAX_NAMED_BY_ONE, MAX_NAMED_PORTS, MAX_PEX_CANDIDATES};
 use super::event::Origin;
 use super::priority::priority;
+use crate::wire::allow::AllowList;
 use crate::wire::compact::peer_bytes;
 
 /// After the first failure; doubles with each.
@@ -50,12 +51,19 @@ pub struct Candidates {
     salt: u32,
     /// Found addresses are not wanted (BEP 27).
     secluded: bool,
+    /// Who belongs to the network; nobody else is wanted, whoever names him.
+    allow: AllowList,
 }
 
 impl Candidates {
-    /// Nobody yet; `salt` is what chance has to say.
-    pub fn new(salt: u32) -> Self {
-        Self { salt, ..Self::default() }
+    /// Nobody yet, and none but these at any time; `salt` is what chance has to say.
+    pub fn new(salt: u32, allow: AllowList) -> Self {
+        Self { salt, allow, ..Self::default() }
+    }
+
+    /// Whether this address belongs to the network.
+    pub fn allows(&self, addr: SocketAddr) -> bool {
+        self.allow.allows(addr.ip())
     }
 
     /// Orders everyone by their priority to these addresses of ours (BEP 40).
@@ -84,7 +92,7 @@ impl Candidates {
         if self.secluded && origin.is_found() {
             return false;
         }
-        if !usable(addr) || self.is_banned(addr) || self.own.contains(&Some(addr)) {
+        if !usable(addr) || !self.allows(addr) || self.is_banned(addr) || self.own.contains(&Some(addr)) {
             return false;
         }
         if let Some(known) = self.known.get_mut(&addr) {
@@ -105,7 +113,8 @@ impl Candidates {
     /// too many; says whether it is new and usable.
     pub fn add_named(&mut self, addr: SocketAddr, by: IpAddr) -> bool {
         let (addr, by) = (canonical(addr), site(by));
-        if self.known.contains_key(&addr) {
+        // Nobody makes room for one who will not be let in.
+        if self.known.contains_key(&addr) || !self.allows(addr) {
             return false;
         }
         let host = SocketAddr::new(addr.ip(), 0)..=SocketAddr::new(addr.ip(), u16::MAX);

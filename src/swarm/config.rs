@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::id::Id160;
+use crate::wire::allow::AllowList;
 
 /// Connections of one torrent (libtorrent: 200).
 pub const MAX_CONNECTIONS: usize = 200;
@@ -201,6 +202,8 @@ pub struct Config {
     pub download_limit: Option<u64>,
     /// Bytes a second that the driver lets out, where the user set a limit; with none at all nobody is served.
     pub upload_limit: Option<u64>,
+    /// Who belongs to the network: nobody else is dialled, let in or named to anyone.
+    pub allow: AllowList,
     /// Say that we have nothing, and show each peer a piece at a time, until some copies are out (BEP 16).
     pub super_seed: bool,
 }
@@ -215,6 +218,7 @@ impl Config {
             metadata_only: false,
             download_limit: None,
             upload_limit: None,
+            allow: AllowList::default(),
             super_seed: false,
         }
     }

@@ -111,6 +111,7 @@ mod tests {
     use super::*;
     use crate::id::Id160;
     use crate::swarm::{Action, Config, Input, Origin};
+    use crate::wire::allow::AllowList;
     use crate::wire::extended::{ExtendedHandshake, OUR_PEX_ID};
     use crate::wire::peer::{Frames, HANDSHAKE_LEN, Handshake, Message, Reserved};
 
@@ -260,6 +261,36 @@ mod tests {
             }
         }
         assert_eq!(dialled, [addr("8.8.8.8:6881")]);
+    }
+
+    #[test]
+    fn a_closed_network_deals_with_its_own_only() {
+        let mut room = Room::new();
+        let mut config = Config::new(Id160([1; 20]));
+        config.allow = AllowList::parse(&["10.0.0.0/8".to_owned()]).unwrap();
+        room.swarm = Swarm::new(Id160([7; 20]), config, [1; 32], room.now);
+        assert_eq!(room.swarm.accept(room.now, addr("8.8.8.8:50000")), None);
+        assert_eq!(room.swarm.accept(room.now, addr("[::ffff:8.8.8.8]:50000")), None);
+        let inside = room.guest("10.0.0.1:50000", Some(6881));
+        let other = room.guest("[::ffff:10.0.0.2]:50000", Some(6881));
+        room.hear(inside, &["8.8.4.4:6881", "11.0.0.1:6881", "10.0.0.3:6881"].map(addr));
+        for (n, origin) in [Origin::User, Origin::Lan, Origin::Dht, Origin::Pex].into_iter().enumerate() {
+            let both = [[9, 0, 0, n as u8], [10, 9, 0, n as u8]].map(|ip| (ip, 6881).into());
+            room.swarm.handle(room.now, Input::Candidates(both.to_vec(), origin));
+        }
+        let (mut dialled, mut seen) = (BTreeSet::new(), Vec::new());
+        while let Some(action) = room.swarm.poll_action() {
+            match action {
+                Action::Dial { addr, .. } => drop(dialled.insert(addr)),
+                action => seen.push(action),
+            }
+        }
+        let expected = ["10.0.0.3:6881", "10.9.0.0:6881", "10.9.0.1:6881", "10.9.0.2:6881", "10.9.0.3:6881"];
+        assert_eq!(dialled, expected.map(addr).into());
+        assert!(!seen.is_empty());
+        room.pass(1);
+        let told: BTreeMap<_, _> = room.told().into_iter().collect();
+        assert_eq!(told[&other].added, [(addr("10.0.0.1:6881"), 0)]);
     }
 
     #[test]

@@ -85,9 +85,9 @@ impl Swarm {
         let choker = Choker::new(now, upload_slots(config.upload_limit, 0));
         Self {
             super_seed: SuperSeed::new(config.super_seed),
+            candidates: Candidates::new(rng.u32(), config.allow.clone()),
             config,
             info_hash,
-            candidates: Candidates::new(rng.u32()),
             rng,
             own: Own::default(),
             members: BTreeMap::new(),
@@ -158,6 +158,9 @@ impl Swarm {
 
     /// A peer dialled us; its name from now on, or `None` where it is not welcome.
     pub fn accept(&mut self, now: Instant, addr: SocketAddr) -> Option<PeerKey> {
+        if !self.candidates.allows(addr) {
+            return None;
+        }
         let incoming = self.members.values().filter(|m| m.conn.as_ref().is_some_and(|c| c.is_incoming()));
         let (mut all, mut same) = (0, 0);
         for member in incoming {

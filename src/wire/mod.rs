@@ -3,6 +3,7 @@
 //! Parsing never panics, never recurses and never allocates by a number that a stranger sent.
 
 pub mod advert;
+pub mod allow;
 pub mod badge;
 pub mod bencode;
 pub mod bloom;

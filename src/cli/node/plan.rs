@@ -2,13 +2,16 @@
 //!
 //! Must not open a socket or print.
 
+use std::path::PathBuf;
+
 use super::flags::{NodeArgs, NodeCommand};
 use super::settings::Settings;
 use crate::cli::args::{ReportArgs, TransferArgs};
-use crate::cli::error::CliError;
+use crate::cli::error::{CliError, Code};
 use crate::cli::plan::{self, Action, Env};
 use crate::client::ClientConfig;
 use crate::dht::Limits;
+use crate::network::invite::is_like_invite;
 use crate::web::WebConfig;
 
 /// A run of `node`.
@@ -32,14 +35,25 @@ pub fn action(args: NodeArgs, env: &Env) -> Result<(Action, ReportArgs), CliErro
     let print = args.print_config;
     let node = NodePlan::new(args, env)?;
     let report = node.settings.report();
+    if print && node.client.network.is_some() && node.settings.network.as_ref().is_some_and(is_secret) {
+        let words = "--print-config: the network was given as an invite, which is never printed";
+        return Err(CliError::new(Code::BadOption, words)
+            .hint("`dhtget network join` keeps it; then give its name with --network"));
+    }
     let action =
         if print { Action::PrintConfig(node.in_force().to_toml()?) } else { Action::Node(Box::new(node)) };
     Ok((action, report))
 }
 
+/// An invite, or what stands in the place of one.
+fn is_secret(network: &PathBuf) -> bool {
+    network.to_str().is_some_and(is_like_invite) || network.starts_with("/proc/self/fd")
+}
+
 impl NodePlan {
     fn new(args: NodeArgs, env: &Env) -> Result<Self, CliError> {
-        let settings = Settings::resolve(&args, &env.cwd)?;
+        let mut settings = Settings::resolve(&args, &env.cwd)?;
+        settings.network = settings.network.or_else(|| env.network.clone().map(PathBuf::from));
         let mut client = plan::client(&settings.network(), &TransferArgs::default(), &[], env)?;
         let default = Limits::default();
         client.dht_limits = Limits {
@@ -78,12 +92,17 @@ impl NodePlan {
     /// The keys that differ in `new` and that a running node cannot follow.
     pub fn fixed_changes(&self, new: &Self) -> Vec<&'static str> {
         let (old, now) = (&self.settings, &new.settings);
+        // Its key may change while the node runs, and its entry points.
+        let id = |plan: &Self| plan.client.network.as_ref().map(|n| (n.id, n.is_keyed()));
         let report = |s: &Settings| (s.json, s.quiet, s.verbose, s.log_format);
         [
             ("listen", old.listen != now.listen),
             ("no-dht", old.no_dht != now.no_dht),
             // The built-in list leads to the public network, any other to a private one.
             ("bootstrap", self.client.private_network != new.client.private_network),
+            ("network", id(self) != id(new)),
+            ("allow", self.client.allow != new.client.allow),
+            ("lan", self.client.lan.is_some() != new.client.lan.is_some()),
             ("state-dir", self.client.state_dir != new.client.state_dir),
             ("status", old.status != now.status),
             ("metrics", old.metrics != now.metrics),

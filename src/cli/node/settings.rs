@@ -14,7 +14,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::flags::{LogFormat, NodeArgs, memory};
 use crate::cli::args::{NetworkArgs, ReportArgs};
 use crate::cli::error::{CliError, Code};
+use crate::cli::network::args::ChoiceArgs;
 use crate::cli::values::rate;
+use crate::driver::networks::EXTENSION;
 use crate::wire::entry::EntryPoint;
 
 /// Bytes read of a configuration file: room for a long bootstrap list.
@@ -24,6 +26,11 @@ const MAX_FILE: u64 = 256 << 10;
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Settings {
+    /// `--network`
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network: Option<PathBuf>,
+    /// `--lan`
+    pub lan: bool,
     /// `--bootstrap`
     #[serde(with = "texts", skip_serializing_if = "Vec::is_empty")]
     pub bootstrap: Vec<EntryPoint>,
@@ -97,6 +104,9 @@ impl Settings {
         }
         let mut settings = Self::parse(&text).map_err(refuse)?;
         let folder = path.parent().unwrap_or(Path::new(""));
+        // The name of a network that was joined is no path.
+        let is_path = |network: &&mut PathBuf| network.extension().is_some_and(|e| e == EXTENSION);
+        settings.network.as_mut().filter(is_path).into_iter().for_each(|path| *path = folder.join(&*path));
         for path in [&mut settings.bootstrap_file, &mut settings.state_dir].into_iter().flatten() {
             *path = folder.join(&*path);
         }
@@ -116,6 +126,10 @@ impl Settings {
                 settings.no_state && settings.state_dir.is_some(),
                 "`no-state` and `state-dir` exclude each other",
             ),
+            (
+                settings.network.is_some() && settings.bootstrap_file.is_some(),
+                "`network` and `bootstrap-file` exclude each other",
+            ),
             (settings.quiet && settings.verbose > 0, "`quiet` and `verbose` exclude each other"),
         ] {
             if both {
@@ -128,7 +142,12 @@ impl Settings {
 
     /// These settings where nothing else was typed.
     fn under(mut self, args: &NodeArgs, cwd: &Path) -> Self {
-        let NetworkArgs { bootstrap, bootstrap_file, no_dht, listen, state_dir, no_state } = &args.network;
+        let NetworkArgs { choice, lan, bootstrap, bootstrap_file, no_dht, listen, state_dir, no_state } =
+            &args.network;
+        if let Some(network) = &choice.network {
+            self.network = Some(network.into());
+        }
+        self.lan |= lan;
         if !bootstrap.is_empty() || bootstrap_file.is_some() {
             self.bootstrap.clone_from(bootstrap);
             self.bootstrap_file = bootstrap_file.as_ref().map(|p| cwd.join(p));
@@ -163,6 +182,8 @@ impl Settings {
     /// How to join, as every other command says it.
     pub fn network(&self) -> NetworkArgs {
         NetworkArgs {
+            choice: ChoiceArgs { network: self.network.clone().map(PathBuf::into_os_string) },
+            lan: self.lan,
             bootstrap: self.bootstrap.clone(),
             bootstrap_file: self.bootstrap_file.clone(),
             no_dht: self.no_dht,
@@ -247,6 +268,8 @@ mod tests {
     }
 
     const ALL: &str = r#"
+        network = "corp"
+        lan = true
         bootstrap = ["router.example:6881", "[::1]:5", "_dhtget._udp.example.org"]
         bootstrap-file = "list"
         no-dht = false

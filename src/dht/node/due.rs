@@ -34,6 +34,7 @@ impl Node {
             Some((self.tokens.rotate_at(), Reason::Tokens)),
             self.join_at().map(|at| (at, Reason::Join)),
             self.upkeep_at().map(|at| (at, Reason::Upkeep)),
+            self.reach_at().map(|at| (at, Reason::Reach)),
         ]
         .into_iter()
         .flatten()

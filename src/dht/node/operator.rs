@@ -6,8 +6,9 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::Node;
-use crate::dht::config::{ITEM_SHARE, Limits, MAX_BOOTSTRAP};
+use crate::dht::config::{ITEM_SHARE, Limits, MAX_BOOTSTRAP, Network};
 use crate::dht::event::BootstrapState;
+use crate::wire::allow::AllowList;
 use crate::wire::compact::canonical;
 
 impl Node {
@@ -29,6 +30,9 @@ impl Node {
             if known || self.bootstrap.len() >= MAX_BOOTSTRAP || !self.config.accepts(addr, addr.ip()) {
                 continue;
             }
+            if self.config.network == Network::Local && !router {
+                self.reach.name(now, addr);
+            }
             self.bootstrap.push(BootstrapState { addr, router, asked: false, answered: false });
             self.seed_searches(now, addr);
         }
@@ -40,6 +44,11 @@ impl Node {
         let Some(state) = self.bootstrap.iter_mut().find(|b| b.addr == from) else { return false };
         state.answered = true;
         state.router
+    }
+
+    /// Who belongs to the network.
+    pub fn allow(&self) -> &AllowList {
+        &self.config.allow
     }
 
     /// Puts other limits in force. A smaller store lets go of what is too much at once.
@@ -54,7 +63,10 @@ impl Node {
     /// Forgets the addresses to start from that are not among these; the others keep what is known of
     /// them. New ones come in with [`Node::add_bootstrap`].
     pub fn retain_bootstrap(&mut self, keep: &[SocketAddr]) {
-        self.bootstrap.retain(|b| keep.iter().any(|addr| canonical(*addr) == b.addr));
+        let is_kept = |at: SocketAddr| keep.iter().any(|addr| canonical(*addr) == at);
+        self.bootstrap.retain(|b| is_kept(b.addr));
+        self.forget_due();
+        self.reach.retain_named(is_kept);
     }
 }
 

@@ -10,8 +10,8 @@ use super::items::ItemSearch;
 use super::{Node, Purpose, family};
 use crate::dht::bucket::Entry;
 use crate::dht::config::{
-    CHEAP_STARTS, K, MAX_ANNOUNCE_ATTEMPTS, MAX_PEERS_FOUND, MAX_PEERS_NAMED, MAX_PORTS_FOUND, MAX_SEEDS,
-    Network, PATIENCE_OTHER_FAMILY, REACHES, WIDER_STARTS,
+    CHEAP_STARTS, K, MAX_ANNOUNCE_ATTEMPTS, MAX_PEERS_FOUND, MAX_PEERS_NAMED, MAX_SEEDS, Network,
+    PATIENCE_OTHER_FAMILY, REACHES, WIDER_STARTS,
 };
 use crate::dht::event::{Event, LookupId, LookupStats};
 use crate::dht::lookup::{Lookup, Step};
@@ -159,12 +159,12 @@ impl Search {
     }
 
     /// The peers among these that are new and can be dialled.
-    fn fresh_peers(&mut self, peers: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
+    fn fresh_peers(&mut self, peers: impl Iterator<Item = SocketAddr>, most_ports: usize) -> Vec<SocketAddr> {
         let mut fresh = Vec::new();
         for peer in peers {
             // Port 1 is what some clients announce to be left alone.
             let ports = |ip| self.found.range(SocketAddr::new(ip, 0)..=SocketAddr::new(ip, u16::MAX)).count();
-            let few = ports(peer.ip()) < MAX_PORTS_FOUND || peer.ip().is_loopback();
+            let few = ports(peer.ip()) < most_ports || peer.ip().is_loopback();
             if peer.port() > 1 && few && self.found.len() < MAX_PEERS_FOUND && self.found.insert(peer) {
                 fresh.push(peer);
             }
@@ -202,7 +202,7 @@ impl Node {
             let max = MAX_PEERS_FOUND / 2;
             let mut own = self.announced.peers(now, &target, true, false, max, &mut self.rng);
             own.extend(self.announced.peers(now, &target, false, false, max, &mut self.rng));
-            let peers = search.fresh_peers(own.into_iter());
+            let peers = search.fresh_peers(own.into_iter(), self.config.ports_found());
             if !peers.is_empty() {
                 self.push_event(Event::Peers { lookup: id, peers });
             }
@@ -332,7 +332,10 @@ impl Node {
                         let purpose = Purpose::Search(search.id);
                         if let Some(until) = self.postponed(now, addr) {
                             lookup.on_postponed(addr, until);
-                        } else if self.query(now, addr, id, Self::TIMEOUT, method, purpose).is_none() {
+                        } else if self
+                            .query(now, addr, id, self.config.query_timeout(), method, purpose)
+                            .is_none()
+                        {
                             lookup.on_failure(addr);
                         }
                     }
@@ -396,7 +399,8 @@ impl Node {
             let Some(method) = method else { continue };
             let purpose = Purpose::Announce(search.id);
             // With too many under way it is as good as lost, and repeated as if it were.
-            let _ = self.query(now, contact.addr, Some(contact.id), Self::TIMEOUT, method, purpose);
+            let _ =
+                self.query(now, contact.addr, Some(contact.id), self.config.query_timeout(), method, purpose);
         }
         search.wake = Some(now + self.inflight.pace().stall() * 2_u32.pow(announcing.attempts));
         announcing.attempts += 1;
@@ -449,7 +453,8 @@ impl Node {
             peers.merge(filters.peers);
         }
         let usable = |p: &SocketAddr| config.accepts(*p, from.addr.ip());
-        let peers = search.fresh_peers(reply.peers().take(MAX_PEERS_NAMED).filter(usable));
+        let peers =
+            search.fresh_peers(reply.peers().take(MAX_PEERS_NAMED).filter(usable), config.ports_found());
         if !peers.is_empty() {
             self.push_event(Event::Peers { lookup: id, peers });
         }

@@ -24,6 +24,10 @@ impl Node {
         method: Method<'_>,
         purpose: Purpose,
     ) -> Option<()> {
+        // Nobody outside is ever learned of; should one be, he is still not asked.
+        if !self.config.allow.allows(to.ip()) {
+            return None;
+        }
         let paced = self.config.wants_diversity(to.ip());
         // What the user asks of one node he asks by hand; it counts, and is not put off.
         let is_wish = matches!(purpose, Purpose::Ping(_) | Purpose::Sample(_));

@@ -193,7 +193,7 @@ impl Node {
         self.reply_message(from, tid, reply).emit(&mut values);
         let room = self.answer_room.min(MAX_PAYLOAD).saturating_sub(values.len() + 10);
         let each = if from.is_ipv4() { 2 + compact::PEER_V4 } else { 3 + compact::PEER_V6 };
-        let (ipv4, private) = (from.is_ipv4(), is_private(from.ip()));
+        let (ipv4, private) = (from.is_ipv4(), self.may_hear_private(from.ip()));
         let choice = Choice { ipv4, no_seeds, private, max: room / each };
         values.clear();
         values.push(b'l');
@@ -209,12 +209,17 @@ impl Node {
         self.recycle(values);
     }
 
+    /// Whether private addresses mean something to one who asks from there.
+    fn may_hear_private(&self, ip: IpAddr) -> bool {
+        is_private(ip) || self.config.trusts(ip)
+    }
+
     pub(super) fn closest_compact(&mut self, from: SocketAddr, target: Id160, want: Want) -> CompactNodes {
         // Without a wish it is the family of the query (BEP 32).
         let none = want == Want::default();
         let wanted = [want.v4 || none && from.is_ipv4(), want.v6 || none && from.is_ipv6()];
         // Nobody needs to be told of himself, nor a stranger of our private neighbours.
-        let tells_private = is_private(from.ip());
+        let tells_private = self.may_hear_private(from.ip());
         let room = self.answer_room.min(MAX_PAYLOAD).saturating_sub(REPLY_FRAME + self.echo);
         let mut out = CompactNodes { v4: [0; _], v6: [0; _], lengths: [0, 0], room };
         for (family, table) in self.tables.iter().enumerate() {

@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 use super::search::Kind;
 use super::{Node, Pending, Purpose, family};
 use crate::dht::config::{
-    CHECKS_PLANNED, JOIN_EVERY, JOIN_RETRY, JOIN_RETRY_MAX, JOIN_RETRY_PRIVATE, JOIN_SMALL_MAX, K, MAX_SAVED,
-    MAX_UNVERIFIED, Network, PRIVATE_TABLE, SLEPT, SMALL_TABLE, UPKEEP_EVERY, UPKEEP_FAST, UPKEEP_PRIVATE,
+    CHECKS_PLANNED, JOIN_EVERY, JOIN_EVERY_PRIVATE, JOIN_RETRY, JOIN_RETRY_MAX, JOIN_RETRY_PRIVATE,
+    JOIN_SMALL_MAX, K, MAX_SAVED, MAX_UNVERIFIED, MAX_UNVERIFIED_PRIVATE, Network, PRIVATE_TABLE, SLEPT,
+    SMALL_TABLE, UPKEEP_EVERY, UPKEEP_FAST, UPKEEP_PRIVATE,
 };
 use crate::id::{Id160, NodeId};
 use crate::wire::compact::Contact;
@@ -90,7 +91,7 @@ impl Upkeep {
 }
 
 impl Node {
-    fn known(&self) -> usize {
+    pub(super) fn known(&self) -> usize {
         self.tables[0].len() + self.tables[1].len()
     }
 
@@ -124,13 +125,16 @@ impl Node {
     }
 
     pub(super) fn on_joined(&mut self, now: Instant, answered: bool) {
+        self.on_neighbourhood();
+        let is_local = self.config.network == Network::Local;
         let (known, upkeep) = (self.known(), &mut self.upkeep);
         upkeep.joined = known > 0 && (upkeep.joined || answered);
         upkeep.joins += 1;
-        let ceiling = if known == 0 { JOIN_RETRY_MAX } else { JOIN_SMALL_MAX };
+        let ceiling = if known == 0 || is_local { JOIN_RETRY_MAX } else { JOIN_SMALL_MAX };
         // A table that has emptied since must not wait as long as a full one may.
         let wait = if known < K { upkeep.join_wait.min(ceiling) } else { upkeep.join_wait };
-        upkeep.join_wait = if known >= K && wait >= JOIN_RETRY_MAX { JOIN_EVERY } else { wait * 2 };
+        let every = if is_local { JOIN_EVERY_PRIVATE } else { JOIN_EVERY };
+        upkeep.join_wait = if known >= K && wait >= JOIN_RETRY_MAX { every } else { wait * 2 };
         if known < K {
             upkeep.join_wait = upkeep.join_wait.min(ceiling);
         }
@@ -151,6 +155,7 @@ impl Node {
 
     pub(super) fn on_timeout(&mut self, now: Instant, query: &Pending<Purpose>) {
         self.counters.traffic.timeouts += 1;
+        self.note_silent_member(now, query.to);
         // Where nobody has answered since, the silence may be ours: a cable, a sleep, a router.
         let table = &self.tables[family(query.to)];
         let heard_since = query.expect.is_some_and(|id| {
@@ -181,8 +186,10 @@ impl Node {
         id: Option<NodeId>,
         delay: Duration,
     ) {
+        let is_local = self.config.network == Network::Local;
+        let most = if is_local { MAX_UNVERIFIED_PRIVATE } else { MAX_UNVERIFIED };
         let waiting = &mut self.upkeep.unverified;
-        if waiting.len() < MAX_UNVERIFIED && waiting.iter().all(|u| u.addr != addr) {
+        if waiting.len() < most && waiting.iter().all(|u| u.addr != addr) {
             self.due.set(None);
             let due = now + delay;
             waiting.push_back(Unverified { addr, id, due });
@@ -209,6 +216,7 @@ impl Node {
         if self.upkeep.join_at.is_some_and(|at| at <= now) {
             self.join(now);
         }
+        self.handle_reach(now);
         if self.upkeep_at().is_some_and(|at| at <= now) {
             self.upkeep.last_check = now;
             self.announced.expire(now);
@@ -244,7 +252,12 @@ impl Node {
         self.forget_due();
         self.upkeep.sleeps += 1;
         self.upkeep.recheck_since = Some(now);
-        self.upkeep.join_wait = JOIN_RETRY;
+        self.renew_now(now);
+        self.rejoin_at_once(now);
+    }
+
+    pub(super) fn rejoin_at_once(&mut self, now: Instant) {
+        self.upkeep.join_wait = if self.knows_private() { JOIN_RETRY_PRIVATE } else { JOIN_RETRY };
         // A join from before the gap waits for answers that will not come.
         self.searches.retain(|s| !s.is_join());
         self.join(now);
@@ -291,10 +304,10 @@ impl Node {
         self.upkeep.planned.pop()
     }
 
-    fn check(&mut self, now: Instant, addr: SocketAddr, id: Option<NodeId>, target: Id160) {
+    pub(super) fn check(&mut self, now: Instant, addr: SocketAddr, id: Option<NodeId>, target: Id160) {
         let method = Method::FindNode { target };
         // With too many under way the check is skipped; its turn comes again.
-        let _ = self.query(now, addr, id, Self::TIMEOUT, method, Purpose::Check);
+        let _ = self.query(now, addr, id, self.config.query_timeout(), method, Purpose::Check);
     }
 
     pub(super) fn on_checked(&mut self, now: Instant, from: SocketAddr, reply: &Reply<'_>) {

@@ -11,12 +11,14 @@ use super::task::{Command, Task};
 use super::{Dht, resolve};
 use crate::dht::{self, Limits};
 use crate::driver::clock;
+use crate::network::Keys;
 
 /// A wish of the operator.
 #[derive(Debug)]
 pub(super) enum Operator {
     Report(oneshot::Sender<dht::Report>),
     Limits(Limits),
+    Keys(Keys),
     Bootstrap { addrs: Vec<SocketAddr>, names: Vec<String>, bad: Vec<String> },
 }
 
@@ -34,6 +36,12 @@ impl Dht {
         let _ = self.commands.send(Command::Operator(Operator::Limits(limits))).await;
     }
 
+    /// Puts other keys of the same network in force.
+    pub async fn set_keys(&self, keys: Keys) {
+        // A node that has stopped seals nothing.
+        let _ = self.commands.send(Command::Operator(Operator::Keys(keys))).await;
+    }
+
     /// Starts from these from now on, and forgets other addresses that were given to start from.
     pub async fn set_bootstrap(&self, list: Vec<String>) {
         let resolve::Sorted { addrs, names, bad } = resolve::sort_out(list);
@@ -49,13 +57,29 @@ impl Task {
             // Whoever asked may have gone meanwhile.
             Operator::Report(reply) => drop(reply.send(self.node.report(now))),
             Operator::Limits(limits) => self.node.set_limits(limits),
+            // An open network has no seal that could get a key.
+            Operator::Keys(keys) => self.seal.iter_mut().for_each(|seal| seal.set_keys(keys.clone())),
             Operator::Bootstrap { addrs, names, bad } => {
+                let mut list = resolve::Sorted { addrs, names, bad };
+                list.keep_out(self.node.allow());
+                let resolve::Sorted { addrs, names, bad } = list;
                 self.resolvers.want(&names);
                 self.status.send_modify(|status| (status.unresolved, status.bad_bootstrap) = (names, bad));
                 self.node.retain_bootstrap(&addrs);
                 self.node.add_bootstrap(now, addrs);
             }
         }
+    }
+
+    /// Those of a name's addresses that belong to the network; where none does, the operator is told.
+    pub(super) fn inside(&self, name: &str, addrs: Vec<SocketAddr>) -> Vec<SocketAddr> {
+        let allow = self.node.allow();
+        let (inside, outside): (Vec<_>, Vec<_>) = addrs.into_iter().partition(|a| allow.allows(a.ip()));
+        if let (true, Some(addr)) = (inside.is_empty(), outside.first()) {
+            let why = format!("{name}: {}", resolve::outside_of(allow, addr));
+            self.status.send_modify(|status| status.bad_bootstrap.push(why));
+        }
+        inside
     }
 
     /// Tells the node when the machine has slept.

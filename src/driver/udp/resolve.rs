@@ -11,6 +11,7 @@ use tokio::task::AbortHandle;
 
 use super::srv;
 use super::task::Command;
+use crate::wire::allow::AllowList;
 use crate::wire::entry::EntryPoint;
 
 /// Waits between attempts: the network may come up long after us. The last one is repeated.
@@ -25,6 +26,21 @@ pub(super) struct Sorted {
     pub names: Vec<String>,
     /// Neither, with the reason.
     pub bad: Vec<String>,
+}
+
+impl Sorted {
+    /// Moves the addresses outside the network to those that are of no use.
+    pub(super) fn keep_out(&mut self, allow: &AllowList) {
+        let all = std::mem::take(&mut self.addrs).into_iter();
+        let (inside, outside): (Vec<_>, Vec<_>) = all.partition(|addr| allow.allows(addr.ip()));
+        self.addrs = inside;
+        self.bad.extend(outside.iter().map(|addr| outside_of(allow, addr)));
+    }
+}
+
+/// What is wrong with an address to start from that the list keeps out.
+pub(super) fn outside_of(allow: &AllowList, addr: &SocketAddr) -> String {
+    format!("{addr} is not asked: this network consists of {allow}")
 }
 
 pub(super) fn sort_out(entries: Vec<String>) -> Sorted {
@@ -93,7 +109,8 @@ async fn resolve(name: String, commands: mpsc::WeakSender<Command>) {
     }
 }
 
-async fn look_up(name: &str) -> Result<Vec<SocketAddr>, String> {
+/// All addresses of an entry of a bootstrap list.
+pub async fn look_up(name: &str) -> Result<Vec<SocketAddr>, String> {
     if EntryPoint::is_service(name) {
         // On the heap, and gone with the attempt: few nodes have such an entry.
         return Box::pin(srv::find(name)).await.map_err(|e| e.to_string());

@@ -15,6 +15,7 @@ use super::batch::{self, Batch};
 use super::mailbox::Sender;
 use super::operator::{Operator, SleepWatch};
 use super::resolve::Resolvers;
+use super::seal::Seal;
 use super::{DhtStatus, PingError, PingReply, SampleReply, SearchEvent};
 use crate::dht::{self, Event, LookupId, PingId};
 use crate::driver::listen::UdpSockets;
@@ -78,8 +79,10 @@ pub(super) struct Task {
     /// IPv4, IPv6.
     sockets: [Option<UdpSocket>; 2],
     outbox: [Outbox; 2],
-    /// What the node tells during one batch; empty between batches.
-    events: Vec<Event>,
+    /// Of a keyed network: how datagrams are sealed.
+    pub(super) seal: Option<Seal>,
+    /// What the node tells during one batch, and how much the clock of whoever it heard is ahead; empty between batches.
+    events: Vec<(Event, Option<i64>)>,
     inbox: mpsc::Receiver<Command>,
     pub(super) resolvers: Resolvers,
     searches: BTreeMap<LookupId, Sender>,
@@ -102,6 +105,7 @@ impl Task {
         inbox: mpsc::Receiver<Command>,
         resolvers: Resolvers,
         status: watch::Sender<DhtStatus>,
+        seal: Option<Seal>,
     ) -> io::Result<Self> {
         let tokio_socket = |socket: Option<std::net::UdpSocket>| {
             socket.map(|s| s.set_nonblocking(true).and_then(|()| UdpSocket::from_std(s))).transpose()
@@ -112,6 +116,7 @@ impl Task {
             sleep: SleepWatch::new(now, clock::with_sleep()),
             sockets: [tokio_socket(sockets.v4)?, tokio_socket(sockets.v6)?],
             outbox: Default::default(),
+            seal,
             events: Vec::new(),
             inbox,
             resolvers,
@@ -224,6 +229,7 @@ impl Task {
                 if !wanted {
                     return;
                 }
+                let addrs = self.inside(&name, addrs);
                 if bootstrap::default_nodes().contains(&name) {
                     self.node.add_routers(now, addrs);
                 } else {
@@ -276,19 +282,29 @@ impl Task {
             false
         });
         let now = clock::now();
+        if let Some(seal) = &mut self.seal {
+            seal.open(&mut self.batch).for_each(|notice| queue(&mut self.outbox, notice, true));
+        }
         // Answers to our own questions first, then what strangers want to know.
         for strangers in [false, true] {
-            for (from, bytes) in self.batch.datagrams().filter(|(_, bytes)| is_query(bytes) == strangers) {
+            let datagrams = self.batch.datagrams().enumerate();
+            for (at, (from, bytes)) in datagrams.filter(|(_, (_, bytes))| is_query(bytes) == strangers) {
+                let ahead = match &self.seal {
+                    None => None,
+                    // It did not open.
+                    Some(_) if bytes.is_empty() => continue,
+                    Some(seal) => Some(seal.ahead_us(at)),
+                };
                 tracing::trace!(%from, length = bytes.len(), "datagram");
                 self.node.handle_datagram(now, from, bytes);
-                hand_on(&mut self.node, &mut self.outbox);
+                hand_on(&mut self.node, &mut self.outbox, &mut self.seal);
                 while let Some(event) = self.node.poll_event() {
-                    self.events.push(event);
+                    self.events.push((event, ahead));
                 }
             }
         }
-        for event in std::mem::take(&mut self.events) {
-            self.on_event(event);
+        for (event, ahead) in std::mem::take(&mut self.events) {
+            self.on_event(event, ahead);
         }
         more
     }
@@ -310,13 +326,13 @@ impl Task {
     }
 
     fn drain_node(&mut self) {
-        hand_on(&mut self.node, &mut self.outbox);
+        hand_on(&mut self.node, &mut self.outbox, &mut self.seal);
         while let Some(event) = self.node.poll_event() {
-            self.on_event(event);
+            self.on_event(event, None);
         }
     }
 
-    fn on_event(&mut self, event: Event) {
+    fn on_event(&mut self, event: Event, ahead_us: Option<i64>) {
         match event {
             Event::Peers { lookup, peers } => self.tell(lookup, SearchEvent::Peers(peers)),
             Event::Progress { lookup, asked, answered } => {
@@ -336,7 +352,7 @@ impl Task {
             }
             Event::Pong { ping, id, rtt, version } => {
                 let reply = self.pings.remove(&ping);
-                reply.map(|reply| reply.send(Ok(PingReply { id, rtt, version })));
+                reply.map(|reply| reply.send(Ok(PingReply { id, rtt, version, ahead_us })));
             }
             Event::PingFailed { ping } => {
                 let reply = self.pings.remove(&ping);
@@ -395,6 +411,7 @@ impl Task {
         (nodes_v4, nodes_v6) != (status.nodes_v4, status.nodes_v6)
             || self.node.counters() != status.counters
             || self.node.has_joined() != status.bootstrapped
+            || self.seal.as_ref().is_some_and(|seal| seal.our_clock_us() != status.our_clock_us)
             || unanswering != status.unanswering.len()
     }
 
@@ -411,18 +428,28 @@ impl Task {
             status.queries_out = counters.queries_out;
             status.counters = counters;
             status.unanswering = unanswering;
+            if let Some(seal) = &self.seal {
+                (status.sealed, status.our_clock_us) = (Some(seal.counters()), seal.our_clock_us());
+            }
         });
     }
 }
 
-/// Moves what the node sends to the queues of the sockets.
-fn hand_on(node: &mut dht::Node, outbox: &mut [Outbox; 2]) {
-    while let Some(transmit) = node.poll_transmit() {
+/// Moves what the node sends to the queues of the sockets, sealed where the network is keyed.
+fn hand_on(node: &mut dht::Node, outbox: &mut [Outbox; 2], seal: &mut Option<Seal>) {
+    while let Some(mut transmit) = node.poll_transmit() {
         let is_answer = !is_query(&transmit.payload);
-        let outbox = &mut outbox[usize::from(transmit.to.is_ipv6())][usize::from(is_answer)];
-        if outbox.len() < MAX_OUTBOX {
-            outbox.push_back(transmit);
+        if let Some(seal) = seal {
+            seal.seal(&mut transmit.payload);
         }
+        queue(outbox, transmit, is_answer);
+    }
+}
+
+fn queue(outbox: &mut [Outbox; 2], transmit: dht::Transmit, is_answer: bool) {
+    let outbox = &mut outbox[usize::from(transmit.to.is_ipv6())][usize::from(is_answer)];
+    if outbox.len() < MAX_OUTBOX {
+        outbox.push_back(transmit);
     }
 }
 
@@ -456,10 +483,10 @@ mod tests {
             let from = SocketAddr::from(([127, 0, (n >> 8) as u8, n as u8], 6881));
             let ping = b"d1:ad2:id20:abcdefghij0123456789e1:q4:ping1:t2:aa1:y1:qe";
             node.handle_datagram(now, from, ping);
-            hand_on(&mut node, &mut outbox);
+            hand_on(&mut node, &mut outbox, &mut None);
         }
         assert!(node.ping(now, ([127, 0, 0, 1], 9).into()).is_ok());
-        hand_on(&mut node, &mut outbox);
+        hand_on(&mut node, &mut outbox, &mut None);
         let [own, answers] = &outbox[0];
         assert_eq!(answers.len(), MAX_OUTBOX);
         assert!(own.iter().any(|t| t.to == ([127, 0, 0, 1], 9).into()));

@@ -1,0 +1,406 @@
+//! The handshake that connections between members of a keyed network begin with, and the frames behind it.
+//!
+//! `Noise_NNpsk0_25519_AESGCM_SHA256` (Noise Protocol Framework, revision 34): two messages, with a secret made from the
+//! network's key mixed in before the first, so that the one who is dialled knows a member by its first message and answers
+//! nobody else. Both sides' Diffie-Hellman keys are new for each connection: who learns the network's key later cannot read
+//! what was recorded. The first message carries the dialler's name and stamp (`replay`): a recorded one draws no answer.
+//!
+//! Behind it, frames of up to 65,535 bytes: two bytes of length, then one Noise transport message.
+
+use snow::params::{CipherChoice, DHChoice, HashChoice, NoiseParams};
+use snow::resolvers::{CryptoResolver, RingResolver};
+use snow::types::{Cipher, Dh, Hash, Random};
+use snow::{Builder, HandshakeState, StatelessTransportState};
+use std::collections::BTreeSet;
+use thiserror::Error;
+use x25519_dalek::{X25519_BASEPOINT_BYTES, x25519};
+
+use super::key::{Keys, NetworkKey};
+use super::replay::{SenderName, Stamps, is_fresh};
+use crate::rng::Rng;
+
+const PATTERN: &str = "Noise_NNpsk0_25519_AESGCM_SHA256";
+/// Both sides must mean the same by what follows.
+const PROLOGUE: &[u8] = b"dhtget peer 1";
+/// A name and a stamp.
+const GREETING: usize = 24;
+const TAG: usize = 16;
+/// The dialler's message: a public key and its sealed greeting.
+pub const FIRST_LEN: usize = 32 + GREETING + TAG;
+/// The answer: a public key and a tag.
+pub const SECOND_LEN: usize = 32 + TAG;
+/// The length before a frame.
+pub const FRAME_HEAD: usize = 2;
+/// The most that one frame carries.
+pub const MAX_PAYLOAD: usize = 65_535 - TAG;
+/// What a frame adds to its payload.
+pub const FRAME_OVERHEAD: usize = FRAME_HEAD + TAG;
+/// First messages that are remembered, so that none counts twice, some 50 bytes each: with more dials than that within five
+/// minutes, a stamp must be later than the ones forgotten, which are the earliest.
+const MAX_FIRSTS: usize = 16_384;
+
+/// Why a connection is no member's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum NoiseError {
+    /// It has not our key, or the bytes are damaged.
+    #[error("the other side does not have this network's key")]
+    Foreign,
+    /// The first message was sent before.
+    #[error("a recorded handshake")]
+    Replayed,
+    /// The dialler's clock is too far from ours.
+    #[error("the clocks of the two sides are more than five minutes apart")]
+    Skewed,
+}
+
+/// Makes and answers the handshakes of one process.
+pub struct Noise {
+    keys: Keys,
+    stamps: Stamps,
+    rng: Rng,
+    /// Latest first messages, by their stamps.
+    firsts: BTreeSet<(u64, SenderName)>,
+    /// The latest stamp that was forgotten.
+    floor: u64,
+}
+
+impl std::fmt::Debug for Noise {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Noise")
+    }
+}
+
+/// A dial that waits for the answer.
+pub struct Dialling(HandshakeState);
+
+/// An open connection's keys. Each direction counts its frames, from 0.
+pub struct Session(StatelessTransportState);
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Session")
+    }
+}
+
+impl Noise {
+    /// For a process that starts now.
+    pub fn new(keys: Keys, seed: [u8; 32]) -> Self {
+        let mut rng = Rng::from_seed(seed);
+        Self { keys, stamps: Stamps::new(rng.bytes()), rng, firsts: BTreeSet::new(), floor: 0 }
+    }
+
+    /// Puts other keys in force.
+    pub fn set_keys(&mut self, keys: Keys) {
+        self.keys = keys;
+    }
+
+    fn builder(&mut self) -> Option<Builder<'static>> {
+        let params: NoiseParams = PATTERN.parse().ok()?;
+        let resolver = Resolver { rng: self.rng.child() };
+        Builder::with_resolver(params, Box::new(resolver)).prologue(PROLOGUE).ok()
+    }
+
+    fn secret(key: &NetworkKey) -> [u8; 32] {
+        key.derive("peer", b"")
+    }
+
+    /// Begins a connection: what to send first.
+    pub fn dial(&mut self, now_us: u64) -> Result<(Dialling, Vec<u8>), NoiseError> {
+        let secret = Self::secret(self.keys.spoken(now_us / 1_000_000));
+        let mut greeting = self.stamps.name().to_vec();
+        greeting.extend_from_slice(&self.stamps.next(now_us).to_be_bytes());
+        let mut begin = || {
+            let mut state = self.builder()?.psk(0, &secret).ok()?.build_initiator().ok()?;
+            let mut first = vec![0; FIRST_LEN];
+            let length = state.write_message(&greeting, &mut first).ok()?;
+            first.truncate(length);
+            Some((Dialling(state), first))
+        };
+        begin().ok_or(NoiseError::Foreign)
+    }
+
+    /// Answers a first message, if a member has sent it just now.
+    pub fn answer(&mut self, now_us: u64, first: &[u8]) -> Result<(Session, Vec<u8>), NoiseError> {
+        let secrets: Vec<_> = self.keys.understood(now_us / 1_000_000).map(Self::secret).collect();
+        for secret in secrets {
+            let mut greeting = [0; FIRST_LEN];
+            let read = self.builder().and_then(|b| b.psk(0, &secret).ok()?.build_responder().ok());
+            let Some(mut state) = read else { continue };
+            if state.read_message(first, &mut greeting).ok() != Some(GREETING) {
+                continue;
+            }
+            self.admit(now_us, &greeting)?;
+            let mut second = vec![0; SECOND_LEN];
+            let written = state.write_message(&[], &mut second);
+            let session = state.into_stateless_transport_mode();
+            return match (written, session) {
+                (Ok(SECOND_LEN), Ok(session)) => Ok((Session(session), second)),
+                _ => Err(NoiseError::Foreign),
+            };
+        }
+        Err(NoiseError::Foreign)
+    }
+
+    /// Takes note of a first message's name and stamp; an error if it must not count.
+    fn admit(&mut self, now_us: u64, greeting: &[u8; FIRST_LEN]) -> Result<(), NoiseError> {
+        let (mut name, mut stamp) = ([0; 16], [0; 8]);
+        name.copy_from_slice(&greeting[..16]);
+        stamp.copy_from_slice(&greeting[16..GREETING]);
+        let stamp = u64::from_be_bytes(stamp);
+        if !is_fresh(stamp, now_us) {
+            return Err(NoiseError::Skewed);
+        }
+        if stamp <= self.floor || !self.firsts.insert((stamp, name)) {
+            return Err(NoiseError::Replayed);
+        }
+        while self.firsts.first().is_some_and(|(old, _)| !is_fresh(*old, now_us)) {
+            self.firsts.pop_first();
+        }
+        if self.firsts.len() > MAX_FIRSTS
+            && let Some((forgotten, _)) = self.firsts.pop_first()
+        {
+            self.floor = self.floor.max(forgotten);
+        }
+        Ok(())
+    }
+}
+
+impl Dialling {
+    /// Ends the handshake with the answer.
+    pub fn finish(mut self, second: &[u8]) -> Result<Session, NoiseError> {
+        let mut nothing = [0; SECOND_LEN];
+        self.0.read_message(second, &mut nothing).map_err(|_| NoiseError::Foreign)?;
+        self.0.into_stateless_transport_mode().map(Session).map_err(|_| NoiseError::Foreign)
+    }
+}
+
+impl Session {
+    /// Makes a whole frame of `payload`, the `number`th of this direction; says how long it is. `out` has room for
+    /// [`FRAME_OVERHEAD`] more, and `payload` no more than [`MAX_PAYLOAD`] bytes.
+    pub fn seal(&self, number: u64, payload: &[u8], out: &mut [u8]) -> Result<usize, NoiseError> {
+        let Some((head, body)) = out.split_at_mut_checked(FRAME_HEAD) else { return Err(NoiseError::Foreign) };
+        let length = self.0.write_message(number, payload, body).map_err(|_| NoiseError::Foreign)?;
+        let in_words = u16::try_from(length).map_err(|_| NoiseError::Foreign)?;
+        head.copy_from_slice(&in_words.to_be_bytes());
+        Ok(FRAME_HEAD + length)
+    }
+
+    /// Opens the body of the `number`th frame of the other direction. It is quickest where `out` has room for the whole body.
+    pub fn open(&self, number: u64, body: &[u8], out: &mut [u8]) -> Result<usize, NoiseError> {
+        self.0.read_message(number, body, out).map_err(|_| NoiseError::Foreign)
+    }
+}
+
+/// The whole length of the frame that begins with these bytes, as soon as that can be told.
+pub fn frame_len(bytes: &[u8]) -> Option<usize> {
+    let head = bytes.first_chunk::<FRAME_HEAD>()?;
+    Some(FRAME_HEAD + usize::from(u16::from_be_bytes(*head)))
+}
+
+/// Ciphers and hashes of `ring`, the curve of `x25519-dalek`, and randomness of ours, so that a seed replays.
+struct Resolver {
+    rng: [u8; 32],
+}
+
+impl CryptoResolver for Resolver {
+    fn resolve_rng(&self) -> Option<Box<dyn Random>> {
+        Some(Box::new(Seeded(Rng::from_seed(self.rng))))
+    }
+
+    fn resolve_dh(&self, choice: &DHChoice) -> Option<Box<dyn Dh>> {
+        matches!(choice, DHChoice::Curve25519).then(|| Box::new(Curve::default()) as Box<dyn Dh>)
+    }
+
+    fn resolve_hash(&self, choice: &HashChoice) -> Option<Box<dyn Hash>> {
+        RingResolver.resolve_hash(choice)
+    }
+
+    fn resolve_cipher(&self, choice: &CipherChoice) -> Option<Box<dyn Cipher>> {
+        RingResolver.resolve_cipher(choice)
+    }
+}
+
+struct Seeded(Rng);
+
+impl Random for Seeded {
+    fn try_fill_bytes(&mut self, out: &mut [u8]) -> Result<(), snow::Error> {
+        self.0.fill(out);
+        Ok(())
+    }
+}
+
+/// A key pair (RFC 7748). The secret is never printed.
+#[derive(Default)]
+struct Curve {
+    secret: [u8; 32],
+    public: [u8; 32],
+}
+
+impl Dh for Curve {
+    fn name(&self) -> &'static str {
+        "25519"
+    }
+
+    fn pub_len(&self) -> usize {
+        32
+    }
+
+    fn priv_len(&self) -> usize {
+        32
+    }
+
+    fn set(&mut self, secret: &[u8]) {
+        let length = secret.len().min(32);
+        self.secret[..length].copy_from_slice(&secret[..length]);
+        self.public = x25519(self.secret, X25519_BASEPOINT_BYTES);
+    }
+
+    fn generate(&mut self, rng: &mut dyn Random) -> Result<(), snow::Error> {
+        let mut secret = [0; 32];
+        rng.try_fill_bytes(&mut secret)?;
+        self.set(&secret);
+        Ok(())
+    }
+
+    fn pubkey(&self) -> &[u8] {
+        &self.public
+    }
+
+    fn privkey(&self) -> &[u8] {
+        &self.secret
+    }
+
+    fn dh(&self, public: &[u8], out: &mut [u8]) -> Result<(), snow::Error> {
+        let public = public.first_chunk::<32>().ok_or(snow::Error::Dh)?;
+        let shared = x25519(self.secret, *public);
+        // A point of small order would make the outcome known to all (RFC 7748, section 6.1).
+        let out = out.first_chunk_mut::<32>().filter(|_| shared != [0; 32]).ok_or(snow::Error::Dh)?;
+        *out = shared;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::network::key::OldKey;
+    use crate::network::replay::FRESH_US;
+
+    const NOW: u64 = 1_800_000_000_000_000;
+
+    fn keys(seed: u64) -> Keys {
+        Keys::new(NetworkKey::random(&mut Rng::from_u64(seed)))
+    }
+
+    fn noise(key_seed: u64, seed: u8) -> Noise {
+        Noise::new(keys(key_seed), [seed; 32])
+    }
+
+    #[test]
+    fn members_talk_both_ways_and_frames_have_their_order() {
+        let (mut a, mut b) = (noise(1, 1), noise(1, 2));
+        let (dialling, first) = a.dial(NOW).unwrap();
+        assert_eq!(first.len(), FIRST_LEN);
+        let (theirs, second) = b.answer(NOW + 3, &first).unwrap();
+        assert_eq!(second.len(), SECOND_LEN);
+        let ours = dialling.finish(&second).unwrap();
+        let payload: Vec<u8> = (0..MAX_PAYLOAD).map(|n| n as u8).collect();
+        let (mut frame, mut plain) = (vec![0; 65_537], vec![0; 65_535]);
+        for (number, length) in [(0, MAX_PAYLOAD), (1, 0), (2, 1)] {
+            for (from, to) in [(&ours, &theirs), (&theirs, &ours)] {
+                let sealed = from.seal(number, &payload[..length], &mut frame).unwrap();
+                assert_eq!(sealed, length + FRAME_OVERHEAD);
+                assert_eq!(frame_len(&frame), Some(sealed));
+                let body = &frame[FRAME_HEAD..sealed];
+                assert_eq!(to.open(number + 1, body, &mut plain), Err(NoiseError::Foreign));
+                assert_eq!(to.open(number, body, &mut plain), Ok(length));
+                assert!(plain[..length] == payload[..length]);
+            }
+        }
+        assert!(ours.seal(9, &vec![0; MAX_PAYLOAD + 1], &mut vec![0; 70_000]).is_err());
+        assert_eq!((frame_len(&[1]), frame_len(&[1, 2])), (None, Some(260)));
+    }
+
+    #[test]
+    fn strangers_recordings_and_wrong_clocks_get_no_answer() {
+        let (mut member, mut stranger) = (noise(1, 1), noise(2, 2));
+        let (_, first) = stranger.dial(NOW).unwrap();
+        assert_eq!(member.answer(NOW, &first).err(), Some(NoiseError::Foreign));
+        let (dialling, first) = noise(1, 3).dial(NOW).unwrap();
+        for at in 0..first.len() {
+            let mut bad = first.clone();
+            bad[at] ^= 0x40;
+            assert!(member.answer(NOW, &bad).is_err(), "byte {at}");
+        }
+        assert_eq!(member.answer(NOW, &first[1..]).err(), Some(NoiseError::Foreign));
+        let (_, second) = member.answer(NOW, &first).unwrap();
+        assert_eq!(member.answer(NOW, &first).err(), Some(NoiseError::Replayed));
+        let mut bad = second.clone();
+        bad[40] ^= 1;
+        assert!(dialling.finish(&bad).is_err());
+        let (_, early) = noise(1, 4).dial(NOW - FRESH_US - 1).unwrap();
+        assert_eq!(member.answer(NOW, &early).err(), Some(NoiseError::Skewed));
+    }
+
+    #[test]
+    fn the_old_key_is_dialled_with_while_members_change() {
+        let until_s = NOW / 1_000_000 + 10;
+        let both = |seed| {
+            let old = Some(OldKey { key: keys(1).current, until_s });
+            Noise::new(Keys { current: keys(2).current, old }, [seed; 32])
+        };
+        for (mut dialler, mut answerer, at, works) in [
+            (both(1), noise(1, 2), NOW, true),
+            (noise(1, 1), both(2), NOW, true),
+            (both(1), both(2), NOW, true),
+            (both(1), noise(2, 2), NOW + 11_000_000, true),
+            (both(1), noise(1, 2), NOW + 11_000_000, false),
+            (noise(1, 1), both(2), NOW + 11_000_000, true),
+        ] {
+            let (dialling, first) = dialler.dial(at).unwrap();
+            let answered = answerer.answer(at, &first);
+            assert_eq!(answered.is_ok(), works);
+            assert!(answered.is_err() || dialling.finish(&answered.unwrap().1).is_ok());
+        }
+    }
+
+    #[test]
+    fn what_is_remembered_of_dials_is_bounded_and_none_counts_twice() {
+        let (mut member, mut dialler) = (noise(1, 1), noise(1, 2));
+        let mut recorded = Vec::new();
+        for n in 0..MAX_FIRSTS as u64 + 20 {
+            let (_, first) = dialler.dial(NOW + n).unwrap();
+            assert!(member.answer(NOW + n, &first).is_ok());
+            recorded.push(first);
+        }
+        assert_eq!(member.firsts.len(), MAX_FIRSTS);
+        for first in recorded.iter().step_by(97) {
+            assert_eq!(member.answer(NOW, first).err(), Some(NoiseError::Replayed));
+        }
+        let later = NOW + 3 * FRESH_US;
+        let (_, first) = dialler.dial(later).unwrap();
+        assert!(member.answer(later, &first).is_ok());
+        assert_eq!(member.firsts.len(), 1);
+    }
+
+    /// RFC 7748, section 6.1.
+    #[test]
+    fn the_curve_is_the_curve() {
+        let hex = |text: &str| data_encoding::HEXLOWER.decode(text.as_bytes()).unwrap();
+        let (mut alice, mut bob) = (Curve::default(), Curve::default());
+        alice.set(&hex("77076d0a7318a57d3c16c17251b26645df4c2f92ebc0992ac177fba51db92c2a"));
+        bob.set(&hex("5dab087e624a8a4b79e17f8b83800ee66f3bb1292618b6fd1c2f8b27ff88e0eb"));
+        let (mut one, mut two) = ([0; 32], [0; 32]);
+        alice.dh(bob.pubkey(), &mut one).unwrap();
+        bob.dh(alice.pubkey(), &mut two).unwrap();
+        assert_eq!(one, two);
+        assert_eq!(one[..], hex("4a5d9d5ba4ce2de1728e3bf480350f25e07e21c947d19e3376f09b3c1e161742"));
+        assert!(alice.dh(&[0; 32], &mut one).is_err(), "a point of small order");
+    }
+
+    #[test]
+    fn the_same_seed_says_the_same() {
+        assert_eq!(noise(1, 1).dial(NOW).unwrap().1, noise(1, 1).dial(NOW).unwrap().1);
+        assert_ne!(noise(1, 1).dial(NOW).unwrap().1, noise(1, 2).dial(NOW).unwrap().1);
+    }
+}

@@ -1,0 +1,3 @@
+//! Private networks: who belongs to them, how fast they are, and what they survive.
+
+mod stray;
