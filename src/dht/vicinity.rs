@@ -185,15 +185,17 @@ impl Vicinity {
             self.members.remove(&nonce);
             return;
         }
-        if let Some(state) = self.links.get_mut(&link).filter(|s| s.answer_at.is_some()) {
+        if let Some(state) = self.links.get_mut(&link).filter(|s| s.everybody && s.answer_at.is_some()) {
             state.voices.insert(nonce);
-            if state.everybody && state.voices.len() >= ENOUGH_VOICES {
+            if state.voices.len() >= ENOUGH_VOICES {
                 (state.answer_at, state.voices) = (None, BTreeSet::new());
             }
         }
         let known = self.members.len();
         if known >= MAX_MEMBERS && !self.members.contains_key(&nonce) {
-            return;
+            // Room for whoever speaks: words of those who have left may be said again by a stranger.
+            let oldest = self.members.iter().min_by_key(|(_, m)| m.heard).map(|(nonce, _)| *nonce);
+            oldest.and_then(|nonce| self.members.remove(&nonce));
         }
         let member = self.members.entry(nonce).or_insert(Member { heard: now, weighed: None });
         member.heard = now;

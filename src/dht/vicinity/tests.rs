@@ -242,6 +242,9 @@ fn invented_members_take_bounded_room_and_time() {
     flood.iter().for_each(|bytes| node.handle_datagram(now, 1, bytes));
     assert_eq!((node.members.len(), node.found.len()), (MAX_MEMBERS, MAX_FOUND));
     assert_eq!(node.heard.1, 3000);
+    // Whoever really comes is remembered all the same.
+    node.handle_datagram(now + S, 1, &advert(&identity, [9; 16], 6881, &[ip(3)], false));
+    assert!(node.members.len() == MAX_MEMBERS && node.members.contains_key(&[9; 16]));
     let later = now + S * 7200;
     node.handle_timeout(later);
     assert!(node.members.is_empty(), "they have never spoken again");
