@@ -345,7 +345,10 @@ pub fn advert(data: &[u8]) {
         Some(Heard::Advert(advert)) => {
             assert!((1..=MAX_ADDRESSES).contains(&advert.addresses.len()));
             let Advert { nonce, badge, port, addresses, .. } = &advert;
-            assert!(named <= addresses.len() && (named == 0 || identity.recognises(badge, nonce, *port, addresses)));
+            assert!(
+                named <= addresses.len()
+                    && (named == 0 || identity.recognises(badge, nonce, *port, addresses))
+            );
             assert_eq!(Heard::parse(&advert.emit()), Some(Heard::Advert(advert)));
         }
         Some(Heard::Question(question)) => assert!(named == 0 && question.known.len() <= MAX_KNOWN),
