@@ -6,13 +6,15 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 use tracing::{debug, warn};
 
+mod finder;
+
+use self::finder::Finder;
 use crate::dht;
 pub use crate::driver::choice::{Choice, ChoiceError, Pattern};
 use crate::driver::chunks::Chunks;
@@ -30,27 +32,13 @@ pub use crate::driver::transfer::{
     Allocation, Bottleneck, DiskOptions, Finding, Job, Placement, Source, Stage, Status, TransferError,
     TransferEvent,
 };
-use crate::driver::{Dht, SearchEvent, clock, place, state};
+use crate::driver::{Dht, clock, place, state};
 use crate::id::InfoHash;
 use crate::network::{Keys, PrivateNetwork};
 use crate::rng::Rng;
 use crate::swarm::Origin;
 pub use crate::swarm::Sequence;
 use crate::wire::allow::AllowList;
-use crate::wire::entry::EntryPoint;
-
-/// The first repeat of a search while nobody is connected; doubles each time.
-const SEARCH_AGAIN_FIRST: Duration = Duration::from_secs(1);
-/// The longest wait between searches while nobody is connected.
-const SEARCH_AGAIN_LONELY: Duration = Duration::from_secs(30);
-/// The longest wait in the first minutes: most swarms that come up do so while somebody watches.
-const SEARCH_AGAIN_EARLY: Duration = Duration::from_secs(8);
-/// How long that is.
-const EARLY: Duration = Duration::from_secs(3 * 60);
-/// The wait while a download has peers.
-const SEARCH_AGAIN_FETCHING: Duration = Duration::from_secs(5 * 60);
-/// A seed announces again this often: within the 30 minutes that announces live in some nodes.
-const ANNOUNCE_AGAIN: Duration = Duration::from_secs(20 * 60);
 
 /// Descriptors asked for; more than any transfer needs.
 const MAX_FILES: u64 = 65_536;
@@ -133,7 +121,8 @@ impl Client {
         let network = network_of(&config);
         let state = config.state_dir.as_deref().map(|dir| StateFolder::open(dir, network.as_deref()));
         let saved = state.as_ref().and_then(|s| s.load(&mut rng));
-        let network = if network.is_some() { dht::Network::Local } else { dht::Network::Public };
+        let is_private = network.is_some();
+        let network = if is_private { dht::Network::Local } else { dht::Network::Public };
         let dht_config = dht::Config {
             network,
             allow: config.allow.clone(),
@@ -146,8 +135,7 @@ impl Client {
         let state = state.map(Arc::new);
         let keys = config.network.as_ref().and_then(|network| network.keys.clone());
         let seals = keys.clone().map(|keys| Seals::new(keys, rng.child()));
-        let dht =
-            Dht::spawn_sealed(dht_config, listening.udp, rng.child(), saved, config.bootstrap, keys)?;
+        let dht = Dht::spawn_sealed(dht_config, listening.udp, rng.child(), saved, config.bootstrap, keys)?;
         let doors = Doors::default();
         let source = config.listen.map(|a| a.ip()).filter(|ip| !ip.is_unspecified());
         let links = Links {
@@ -164,7 +152,7 @@ impl Client {
             listeners.push(tokio::spawn(doors.clone().listen(listener, links.clone())).abort_handle());
         }
         let (port, dht_on, disk) = (listening.port, !config.no_dht, config.disk);
-        let around = Surroundings { links, doors, port, dht: dht_on, disk };
+        let around = Surroundings { links, doors, port, dht: dht_on, private_network: is_private, disk };
         let locals = if config.lsd { local_ips(config.listen) } else { Vec::new() };
         let lsd = Lsd::spawn(listening.port, &locals, rng.u64());
         let lan = config.lan.filter(|_| !config.no_dht).map(|identity| {
@@ -233,6 +221,7 @@ impl Client {
                 dht: self.dht.clone(),
                 hash,
                 announce,
+                is_private: self.around.private_network,
                 candidates: ends.candidates,
                 finding: ends.finding,
                 status: ends.status.clone(),
@@ -398,138 +387,10 @@ async fn pass_nodes(mut nodes: mpsc::Receiver<SocketAddr>, dht: Dht) {
     }
 }
 
-/// Searches the DHT for a transfer's peers, again and again, and announces it.
-struct Finder {
-    dht: Dht,
-    hash: InfoHash,
-    /// The port to announce; none: search only.
-    announce: Option<u16>,
-    candidates: mpsc::Sender<(Vec<SocketAddr>, Origin)>,
-    finding: watch::Sender<Finding>,
-    status: watch::Receiver<Status>,
-}
-
-impl Finder {
-    async fn run(self) {
-        let mut wait = SEARCH_AGAIN_FIRST;
-        let begun = clock::now();
-        loop {
-            self.search().await;
-            if self.candidates.is_closed() || self.status.borrow().private {
-                return;
-            }
-            let (connected, seeding) = {
-                let status = self.status.borrow();
-                (status.peers_connected, status.stage == Stage::Seeding)
-            };
-            let announced = self.announce.is_none() || self.finding.borrow().announced_to > 0;
-            let pause = match (connected, announced) {
-                (_, true) if seeding => ANNOUNCE_AGAIN,
-                (1.., true) => SEARCH_AGAIN_FETCHING,
-                _ => wait,
-            };
-            let early = clock::now().saturating_duration_since(begun) < EARLY;
-            wait = (wait * 2).min(if early { SEARCH_AGAIN_EARLY } else { SEARCH_AGAIN_LONELY });
-            debug!(?pause, connected, "searching the DHT again later");
-            self.rest(pause).await;
-            if self.status.borrow().private {
-                return;
-            }
-        }
-    }
-
-    /// One search.
-    async fn search(&self) {
-        let seeding = self.status.borrow().stage == Stage::Seeding;
-        let mut search = match self.announce {
-            Some(port) => self.dht.get_peers_and_announce(self.hash, port, seeding),
-            None => self.dht.get_peers(self.hash),
-        };
-        let mut status = self.dht.status();
-        loop {
-            tokio::select! {
-                event = search.next() => match event {
-                    Some(SearchEvent::Peers(peers)) => {
-                        if self.candidates.send((peers, Origin::Dht)).await.is_err() {
-                            return;
-                        }
-                    }
-                    Some(SearchEvent::Progress { asked, answered }) => {
-                        self.finding.send_modify(|f| f.asked = (asked, answered));
-                    }
-                    Some(SearchEvent::Done(stats)) => {
-                        debug!(?stats, "a search has ended");
-                        self.finding.send_modify(|f| {
-                            f.asked = (stats.asked, stats.answered);
-                            f.announced_to = stats.announced_to;
-                        });
-                        return;
-                    }
-                    Some(SearchEvent::Item(_) | SearchEvent::Scrape { .. }) => {}
-                    None => return,
-                },
-                Ok(()) = status.changed() => self.note_status(&mut status),
-                // The search ends with its handle, and nothing is announced.
-                () = self.private() => return,
-            }
-        }
-    }
-
-    /// Until the metadata says that only who is named may be asked (BEP 27).
-    async fn private(&self) {
-        let mut status = self.status.clone();
-        if status.wait_for(|s| s.private).await.is_err() {
-            // The transfer has ended; whoever waits notices that elsewhere.
-            std::future::pending::<()>().await;
-        }
-    }
-
-    /// Waits, and ends the wait early when a lonely transfer's network has just come up.
-    async fn rest(&self, pause: Duration) {
-        let mut status = self.dht.status();
-        let was_empty = { self.finding.borrow().nodes == 0 };
-        let deadline = clock::now() + pause;
-        loop {
-            tokio::select! {
-                () = tokio::time::sleep_until(deadline.into()) => return,
-                () = self.candidates.closed() => return,
-                () = self.private() => return,
-                Ok(()) = status.changed() => {
-                    self.note_status(&mut status);
-                    if was_empty && self.finding.borrow().nodes > 0 {
-                        return;
-                    }
-                }
-            }
-        }
-    }
-
-    fn note_status(&self, status: &mut watch::Receiver<crate::driver::DhtStatus>) {
-        let status = status.borrow_and_update().clone();
-        let nodes = status.nodes_v4 + status.nodes_v6;
-        let unanswering: Vec<String> = status.unanswering.iter().map(ToString::to_string).collect();
-        let (services, names): (Vec<_>, Vec<_>) =
-            status.unresolved.into_iter().partition(|n| EntryPoint::is_service(n));
-        let parts = [
-            ("does not resolve", names.join(", ")),
-            ("has no SRV records that lead to a host", services.join(", ")),
-            ("does not answer", unanswering.join(", ")),
-        ];
-        let said = parts.into_iter().filter(|(_, who)| !who.is_empty());
-        let said = said.map(|(what, who)| format!("{who} {what}"));
-        let said: Vec<String> = said.chain(status.bad_bootstrap).collect();
-        let trouble = (nodes == 0 && !said.is_empty()).then(|| said.join("; "));
-        self.finding.send_if_modified(|f| {
-            let changed = f.nodes != nodes || f.trouble != trouble || f.external != status.external;
-            (f.nodes, f.trouble, f.external) = (nodes, trouble, status.external);
-            changed
-        });
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     /// Everything that a run keeps goes to its own network's folder, while it runs too.
     #[tokio::test]

@@ -6,6 +6,7 @@
 pub mod args;
 mod check;
 pub mod choose;
+pub mod enter;
 
 use std::ffi::OsStr;
 use std::io::Read as _;
@@ -21,11 +22,11 @@ use super::plan::Env;
 use super::progress::count;
 use super::report::Reporter;
 use super::signals::Signals;
+use crate::driver::clock;
 use crate::driver::networks::{self, EXTENSION, Networks, ReadError};
 use crate::driver::state::StateFolder;
-use crate::driver::clock;
-use crate::network::{PrivateNetwork, date};
 use crate::network::file::MAX_FILE;
+use crate::network::{PrivateNetwork, date};
 use crate::rng::Rng;
 
 /// Members that an invite names: some of them will be alive for long enough.
@@ -102,8 +103,11 @@ fn kind(network: &PrivateNetwork) -> &'static str {
 
 fn place(env: &Env) -> Result<Networks, CliError> {
     choose::joined(env).ok_or_else(|| {
-        CliError::new(Code::Unknown, "this user has no folder for configuration, so that no network can be kept")
-            .hint("set HOME or XDG_CONFIG_HOME, or give the file with --network NAME.network each time")
+        CliError::new(
+            Code::Unknown,
+            "this user has no folder for configuration, so that no network can be kept",
+        )
+        .hint("set HOME or XDG_CONFIG_HOME, or give the file with --network NAME.network each time")
     })
 }
 
@@ -111,7 +115,10 @@ fn join(args: &JoinArgs, env: &Env, reporter: &Reporter) -> Result<(), CliError>
     let mut network = if args.invite == "-" {
         let mut bytes = Vec::new();
         let stdin = std::io::stdin().lock();
-        stdin.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(|e| refused(&format!("stdin: {e}"), "pipe it in"))?;
+        stdin
+            .take(MAX_FILE + 1)
+            .read_to_end(&mut bytes)
+            .map_err(|e| refused(&format!("stdin: {e}"), "pipe it in"))?;
         networks::parse(&bytes).map_err(|error| choose::cannot_read(Path::new("/dev/fd/0"), &error))?
     } else {
         choose::find(&args.invite, env)?.network
@@ -168,9 +175,14 @@ fn list(env: &Env, reporter: &Reporter) -> Result<(), CliError> {
 fn leave(args: &LeaveArgs, env: &Env, reporter: &Reporter) -> Result<(), CliError> {
     let path = place(env)?.path_of(&args.name);
     let network = match networks::read(&path) {
-        Err(ReadError::Io(_)) => return Err(choose::find(OsStr::new(&args.name), env).err().unwrap_or_else(|| {
-            refused(&format!("no network `{}` was joined", args.name), "`dhtget network list` shows those that were")
-        })),
+        Err(ReadError::Io(_)) => {
+            return Err(choose::find(OsStr::new(&args.name), env).err().unwrap_or_else(|| {
+                refused(
+                    &format!("no network `{}` was joined", args.name),
+                    "`dhtget network list` shows those that were",
+                )
+            }));
+        }
         // A damaged file can be left, too.
         read => read.ok().map(|read| read.network),
     };
@@ -182,7 +194,9 @@ fn leave(args: &LeaveArgs, env: &Env, reporter: &Reporter) -> Result<(), CliErro
     if let (Some(network), Some(state)) = (&network, &env.state_dir) {
         let folder = StateFolder::path(state, Some(&network.state_name()));
         match std::fs::remove_dir_all(&folder) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(&folder, &error)),
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(failed(&folder, &error));
+            }
             _ => {}
         }
     }

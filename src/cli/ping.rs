@@ -45,7 +45,8 @@ async fn ping(
     reporter: &Reporter,
 ) -> Result<(), CliError> {
     let addrs = resolve(address).await?;
-    let dht = asking_node(network, Vec::new()).map_err(|e| CliError::new(Code::Unknown, format!("no UDP socket: {e}")))?;
+    let dht = asking_node(network, Vec::new())
+        .map_err(|e| CliError::new(Code::Unknown, format!("no UDP socket: {e}")))?;
     let mut last = PingError::Timeout;
     for addr in addrs {
         match dht.ping(addr).await {
@@ -80,7 +81,8 @@ async fn sample_of(
     reporter: &Reporter,
 ) -> Result<(), CliError> {
     let addrs = resolve(address).await?;
-    let dht = asking_node(network, Vec::new()).map_err(|e| CliError::new(Code::Unknown, format!("no UDP socket: {e}")))?;
+    let dht = asking_node(network, Vec::new())
+        .map_err(|e| CliError::new(Code::Unknown, format!("no UDP socket: {e}")))?;
     let mut rng =
         Rng::from_seed(clock::entropy_seed().map_err(|e| CliError::new(Code::Unknown, e.to_string()))?);
     for addr in addrs {
@@ -120,7 +122,8 @@ pub fn asking_node(network: Option<&PrivateNetwork>, entries: Vec<String>) -> st
         (v4, v6) => UdpSockets { v4: v4.ok(), v6: v6.ok() },
     };
     let allow = network.and_then(|n| AllowList::parse(&n.allow).ok()).unwrap_or_default();
-    let config = dht::Config { network: dht::Network::Local, read_only: true, allow, ..dht::Config::default() };
+    let config =
+        dht::Config { network: dht::Network::Local, read_only: true, allow, ..dht::Config::default() };
     let keys = network.and_then(|network| network.keys.clone());
     Dht::spawn_sealed(config, sockets, clock::entropy_seed()?, None, entries, keys)
 }

@@ -254,8 +254,8 @@ pub const REACH_AGAIN_MAX: Duration = Duration::from_secs(60 * 60);
 pub const REACH_AGAIN_NAMED: Duration = Duration::from_secs(30);
 /// Wait before one is tried who answers, and has no place in the table.
 pub const REACH_ALIVE: Duration = Duration::from_secs(10 * 60);
-/// Shortest time between two attempts at anybody: two small datagrams a second.
-pub const REACH_EVERY: Duration = Duration::from_millis(500);
+/// Shortest time between two attempts at anybody: a small datagram a second.
+pub const REACH_EVERY: Duration = Duration::from_secs(1);
 /// How often it is looked whether somebody has fallen out of the table.
 pub const REACH_LOOK: Duration = Duration::from_secs(10);
 /// New or returned members, beside one for each [`RENEW_SHARE`] known, after which the network counts as changed:
@@ -264,7 +264,7 @@ pub const RENEW_NEWS: usize = 1;
 /// See [`RENEW_NEWS`]: a machine that restarts now and then is no such change.
 pub const RENEW_SHARE: usize = 32;
 /// Shortest time between two such changes.
-pub const RENEW_EVERY: Duration = Duration::from_secs(5);
+pub const RENEW_EVERY: Duration = Duration::from_secs(2);
 
 /// `v` of our messages: dhtget, version 0.1.
 pub const VERSION: [u8; 4] = *b"dg\x00\x01";

@@ -135,27 +135,27 @@ impl Memory {
         now: Instant,
         is_at_hand: impl Fn(SocketAddr, Option<NodeId>) -> bool,
     ) -> (Option<(SocketAddr, Option<NodeId>)>, Instant) {
-        let away = self.all.iter_mut().filter(|r| !is_at_hand(r.addr, r.id));
         let mut next = now + REACH_LOOK;
-        let mut first: Option<(Instant, &mut Remembered)> = None;
-        for one in away {
-            let due = one.due_at(now);
-            match &first {
-                Some((earliest, _)) if *earliest <= due => next = next.min(due),
-                _ => {
-                    next = first.as_ref().map_or(next, |(earliest, _)| next.min(*earliest));
-                    first = Some((due, one));
-                }
+        let mut due: Vec<(Instant, usize)> = Vec::new();
+        for (at, one) in self.all.iter().enumerate() {
+            match one.due_at(now) {
+                later if later > now => next = next.min(later),
+                since => due.push((since, at)),
             }
         }
-        match first {
-            Some((due, one)) if due <= now => {
-                one.tried = Some(now);
-                (Some((one.addr, one.id)), next)
+        due.sort_unstable();
+        let mut due = due.into_iter().map(|(_, at)| at);
+        let mut first = None;
+        for at in due.by_ref() {
+            let one = &mut self.all[at];
+            // Either way it has been looked at.
+            one.tried = Some(now);
+            if !is_at_hand(one.addr, one.id) {
+                first = Some((one.addr, one.id));
+                break;
             }
-            Some((due, _)) => (None, next.min(due)),
-            None => (None, next),
         }
+        (first, if due.len() > 0 { now } else { next })
     }
 
     fn position(&self, addr: SocketAddr) -> Option<usize> {
@@ -235,7 +235,9 @@ mod tests {
         let (now, mut rng) = (Instant::now(), Rng::from_u64(2));
         let mut memory = Memory::default();
         memory.name(now, contact(9999).addr, &mut rng);
-        (0..256).for_each(|n| drop(memory.on_answer(now, contact(n), &mut rng)));
+        for n in 0..256 {
+            memory.on_answer(now, contact(n), &mut rng);
+        }
         (0..256).for_each(|n| memory.on_silence(now, contact(n).addr));
         for n in 0..2000 {
             memory.on_answer(now + secs(60 + n), contact(1000 + n as u32), &mut rng);

@@ -25,7 +25,7 @@ pub mod view;
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use self::reach::Reach;
 use self::search::{Kind, Reaches, Search};
@@ -351,30 +351,6 @@ impl Node {
         let query = self.query(now, addr, None, PING_TIMEOUT, method, purpose(ping));
         self.pings += 1;
         query.map(|()| ping).ok_or(Full).inspect_err(|_| self.pings -= 1)
-    }
-
-    /// Adds nodes of an earlier run; they are asked before any other.
-    pub fn add_saved(&mut self, now: Instant, contacts: impl IntoIterator<Item = Contact>) {
-        for contact in contacts {
-            if self.config.accepts(contact.addr, contact.addr.ip()) && contact.id != self.id {
-                self.remember_saved(contact);
-                if self.config.network == Network::Local {
-                    self.reach.recall(now, contact);
-                }
-            }
-        }
-        self.seed_searches_with_saved(now);
-        self.join_now(now);
-    }
-
-    /// Tries an address at which a node may be, such as a peer's (BEP 5, "PORT").
-    pub fn add_contact(&mut self, now: Instant, addr: SocketAddr) {
-        let addr = canonical(addr);
-        if self.config.accepts(addr, addr.ip()) {
-            self.verify_soon(now, addr, None, Duration::ZERO);
-            self.seed_searches(now, addr);
-            self.join_now(now);
-        }
     }
 
     /// What persists and what is worth showing.

@@ -57,6 +57,8 @@ pub struct Surroundings {
     pub port: u16,
     /// Whether a DHT node runs on that port.
     pub dht: bool,
+    /// The network is a private one.
+    pub private_network: bool,
     /// How downloads treat the disk.
     pub disk: DiskOptions,
 }
@@ -165,6 +167,7 @@ impl Download {
             download_limit: around.links.download.rate(),
             upload_limit: around.links.upload.rate(),
             allow: around.links.allow.clone(),
+            shared_addresses: around.private_network,
             super_seed: job.super_seed,
         };
         let (net, net_out) = mpsc::channel(MAX_NET);

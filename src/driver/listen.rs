@@ -203,6 +203,34 @@ pub fn local_ips(listen: Option<SocketAddr>) -> Vec<IpAddr> {
     pairs.into_iter().filter_map(ask).collect()
 }
 
+/// The addresses of this machine by which other machines may know it, in order. Links that have none but their
+/// own are left out.
+pub fn machine_ips() -> Vec<IpAddr> {
+    let mut all = interface_ips().unwrap_or_else(|| local_ips(None));
+    all.sort_unstable();
+    all.dedup();
+    all
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn interface_ips() -> Option<Vec<IpAddr>> {
+    let addresses = nix::ifaddrs::getifaddrs().ok()?.filter_map(|interface| interface.address);
+    let ips = addresses.filter_map(|address| {
+        let v4 = address.as_sockaddr_in().map(|a| IpAddr::V4(a.ip()));
+        v4.or_else(|| address.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip())))
+    });
+    let of_link = |ip: &IpAddr| match ip {
+        IpAddr::V4(v4) => v4.is_loopback() || v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_loopback() || v6.is_unicast_link_local(),
+    };
+    Some(ips.filter(|ip| !of_link(ip)).collect())
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn interface_ips() -> Option<Vec<IpAddr>> {
+    None
+}
+
 fn v6_only(socket: &Socket, addr: SocketAddr) -> io::Result<()> {
     if addr.is_ipv6() { socket.set_only_v6(true) } else { Ok(()) }
 }

@@ -122,8 +122,7 @@ impl Seals {
 
     fn channel(self: &Arc<Self>, session: Session) -> Channel {
         let session = Arc::new(session);
-        let inlet =
-            Inlet { session: session.clone(), seals: self.clone(), number: 0, part: Vec::new() };
+        let inlet = Inlet { session: session.clone(), seals: self.clone(), number: 0, part: Vec::new() };
         Channel { inlet, outlet: Outlet { session, seals: self.clone(), number: 0, rest: Vec::new() } }
     }
 }

@@ -19,6 +19,7 @@ use sha1::{Digest as _, Sha1};
 use thiserror::Error;
 
 use super::{clock, lasting};
+use crate::dht::config::MAX_REMEMBERED;
 use crate::dht::{Snapshot, Stored};
 use crate::id::{Id160, NodeId};
 use crate::rng::Rng;
@@ -54,7 +55,11 @@ impl SavedNodes {
     /// What is worth keeping of a node.
     pub fn new(snapshot: Snapshot, stored: Stored) -> Self {
         let family = |nodes: Vec<Contact>| nodes.into_iter().take(MAX_CONTACTS);
-        let contacts = family(snapshot.nodes_v4).chain(family(snapshot.nodes_v6)).collect();
+        let mut contacts: Vec<_> = family(snapshot.nodes_v4).chain(family(snapshot.nodes_v6)).collect();
+        // Members that have no place in the tables, or were lost: theirs may be the half of the network that is left.
+        let mut others = snapshot.remembered;
+        others.retain(|c| contacts.iter().all(|known| known.addr != c.addr));
+        contacts.extend(others.into_iter().take(MAX_REMEMBERED));
         Self { id: snapshot.id, contacts, stored }
     }
 
@@ -290,6 +295,19 @@ mod tests {
         save(dir.path(), &some()).unwrap();
         assert_eq!(load(dir.path(), true), Some(some()));
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    /// A private network's state holds whom it remembers beyond its tables, each once.
+    #[test]
+    fn lost_members_are_saved_after_those_at_hand() {
+        let contact = |n: u8| Contact { id: Id160([n; 20]), addr: ([10, 0, 0, n], 5).into() };
+        let snapshot = Snapshot {
+            nodes_v4: vec![contact(1), contact(2)],
+            remembered: vec![contact(2), contact(3)],
+            ..Snapshot::default()
+        };
+        let saved = SavedNodes::new(snapshot, Stored::default());
+        assert_eq!(saved.contacts, [1, 2, 3].map(contact));
     }
 
     #[test]

@@ -60,6 +60,8 @@ pub struct DhtStatus {
     pub queries_in: u64,
     /// Queries we sent.
     pub queries_out: u64,
+    /// How often the network round this node has changed so much that what is shared is announced again.
+    pub renewals: u64,
     /// All counters.
     pub counters: Counters,
     /// Names to start from that are being resolved or have failed so far.
@@ -175,6 +177,7 @@ impl Dht {
         bootstrap: Vec<String>,
         keys: Option<Keys>,
     ) -> io::Result<Dht> {
+        config.is_sealed |= keys.is_some();
         config.ipv4 = sockets.v4.is_some();
         config.ipv6 = sockets.v6.is_some();
         // A socket on loopback or in a laboratory's range reaches no other network, whatever the configuration says.

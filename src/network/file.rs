@@ -80,7 +80,9 @@ pub enum NetworkError {
     #[error("it has format {0}, and this version of dhtget knows {FORMAT}")]
     Format(i64),
     /// The name.
-    #[error("`name` must be 1 to {MAX_NAME} of the characters a-z, 0-9, `-`, `_` and `.`, begin with a letter or digit, and not be `{PUBLIC}`")]
+    #[error(
+        "`name` must be 1 to {MAX_NAME} of the characters a-z, 0-9, `-`, `_` and `.`, begin with a letter or digit, and not be `{PUBLIC}`"
+    )]
     Name,
     /// The id.
     #[error("`id` is damaged: it has 32 characters of base32")]
@@ -196,7 +198,8 @@ impl PrivateNetwork {
             let place = line.map_or(String::new(), |line| format!("line {line}: "));
             NetworkError::Text(format!("{place}{}", without_secrets(error.message())))
         })?;
-        let until = read.old_key_until.map(|moment| date::read(&moment.to_string()).ok_or(NetworkError::Until));
+        let until =
+            read.old_key_until.map(|moment| date::read(&moment.to_string()).ok_or(NetworkError::Until));
         let keys = Self::keys_of(read.key.as_deref(), read.old_key.as_deref(), until.transpose()?)?;
         let id = BASE32_NOPAD.decode(read.id.to_ascii_uppercase().as_bytes()).ok();
         let network = Self {
@@ -215,7 +218,11 @@ impl PrivateNetwork {
         Ok(network)
     }
 
-    fn keys_of(key: Option<&str>, old: Option<&str>, until: Option<u64>) -> Result<Option<Keys>, NetworkError> {
+    fn keys_of(
+        key: Option<&str>,
+        old: Option<&str>,
+        until: Option<u64>,
+    ) -> Result<Option<Keys>, NetworkError> {
         let parse = |name, text: Option<&str>| {
             text.map(|t| NetworkKey::parse(t).map_err(|e| NetworkError::Key(name, e))).transpose()
         };
@@ -269,7 +276,9 @@ impl PrivateNetwork {
             old_key_until: old.and_then(|old| date::written(old.until_s).parse().ok()),
         };
         let head = match self.is_keyed() {
-            true => "# A private network of dhtget. Whoever has this file is a member: keep it as you keep a password.\n",
+            true => {
+                "# A private network of dhtget. Whoever has this file is a member: keep it as you keep a password.\n"
+            }
             false => "# An open private network of dhtget.\n",
         };
         // Strings, numbers and lists: nothing that TOML could not hold.
@@ -298,7 +307,8 @@ mod tests {
 
     fn network() -> PrivateNetwork {
         let mut network = PrivateNetwork::new("corp", true, &mut Rng::from_u64(1)).unwrap();
-        network.bootstrap = vec!["10.0.0.5:6881".into(), "boot.corp.example:6881".into(), "[fd00::5]:6881".into()];
+        network.bootstrap =
+            vec!["10.0.0.5:6881".into(), "boot.corp.example:6881".into(), "[fd00::5]:6881".into()];
         network.allow = vec!["10.0.0.0/8".into()];
         network
     }

@@ -119,7 +119,8 @@ impl PrivateNetwork {
 /// Whether a text may be an invite, or a piece of one, and should not be shown.
 pub fn is_like_invite(text: &str) -> bool {
     let text = text.trim_start();
-    text.starts_with("dhtget-invite") || text.len() >= 52 && BASE32_NOPAD.decode(text.to_ascii_uppercase().as_bytes()).is_ok()
+    text.starts_with("dhtget-invite")
+        || text.len() >= 52 && BASE32_NOPAD.decode(text.to_ascii_uppercase().as_bytes()).is_ok()
 }
 
 #[cfg(test)]

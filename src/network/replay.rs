@@ -121,7 +121,10 @@ mod tests {
     #[test]
     fn stamps_rise_though_the_clock_falls() {
         let mut stamps = Stamps::new([1; 16]);
-        assert_eq!((stamps.next(100), stamps.next(100), stamps.next(50), stamps.next(200)), (100, 101, 102, 200));
+        assert_eq!(
+            (stamps.next(100), stamps.next(100), stamps.next(50), stamps.next(200)),
+            (100, 101, 102, 200)
+        );
         assert!(stamps.gave(200, 210, 10) && !stamps.gave(200, 211, 10) && !stamps.gave(201, 201, 10));
         assert!(is_fresh(0, FRESH_US) && !is_fresh(0, FRESH_US + 1) && is_fresh(FRESH_US, 0));
         assert_eq!((ahead(5, 3), ahead(3, 5)), (2, -2));

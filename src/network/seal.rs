@@ -200,7 +200,13 @@ impl Sealer {
     }
 
     /// Decrypts, with the key that the sender used before or else with each that is understood; remembers which it was.
-    fn unseal(&mut self, now_us: u64, name: &SenderName, stamp: u64, sealed: &mut [u8]) -> Result<(), Refused> {
+    fn unseal(
+        &mut self,
+        now_us: u64,
+        name: &SenderName,
+        stamp: u64,
+        sealed: &mut [u8],
+    ) -> Result<(), Refused> {
         let now_s = now_us / 1_000_000;
         let known = self.senders.peek(name).map(|sender| &sender.of);
         let known = known.filter(|of| self.keys.understood(now_s).any(|key| key == *of));
@@ -326,14 +332,16 @@ mod tests {
         let Err(Refused::Skewed(ahead, Some(notice))) = opened(&mut b, NOW, early.clone()) else { panic!() };
         assert_eq!(ahead, -2 * FRESH_US as i64);
         assert!(notice.len() < 95, "no more than a ping weighs");
-        assert_eq!(opened(&mut a, late + 1000, notice.clone()), Err(Refused::OurClock(2 * FRESH_US as i64 - 1000)));
+        assert_eq!(
+            opened(&mut a, late + 1000, notice.clone()),
+            Err(Refused::OurClock(2 * FRESH_US as i64 - 1000))
+        );
         // Whoever records a notice cannot use it later, nor on another member.
         assert_eq!(opened(&mut a, late + NOTICE_ANSWERS_US + 1, notice.clone()), Err(Refused::Replayed));
         assert_eq!(opened(&mut sealer(1, 3), late, notice), Err(Refused::Replayed));
         // Old recordings draw one notice a second out of a node, however many there are.
-        let answers = |b: &mut Sealer, at| {
-            matches!(opened(b, at, early.clone()), Err(Refused::Skewed(_, Some(_))))
-        };
+        let answers =
+            |b: &mut Sealer, at| matches!(opened(b, at, early.clone()), Err(Refused::Skewed(_, Some(_))));
         assert_eq!((0..100).filter(|n| answers(&mut b, NOW + n * 20_000)).count(), 1);
         // A sender whose clock was set right is heard again.
         assert!(opened(&mut b, NOW, sealed(&mut a, NOW, b"dx")).is_ok());
@@ -353,7 +361,9 @@ mod tests {
         let later = NOW + 200_000_000;
         let words = sealed(&mut new, later, b"dx");
         assert_eq!(opened(&mut old, later, words.clone()), Err(Refused::Foreign));
-        assert!(opened(&mut other, later, words.clone()).is_ok() && opened(&mut only_new, later, words).is_ok());
+        assert!(
+            opened(&mut other, later, words.clone()).is_ok() && opened(&mut only_new, later, words).is_ok()
+        );
         assert!(opened(&mut new, later, sealed(&mut only_new, later, b"dx")).is_ok());
         assert!(opened(&mut new, later, sealed(&mut old, later, b"dx")).is_ok());
         let end = later + 1_000_000 * super::super::key::OLD_KEY_MARGIN_S;

@@ -7,7 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use super::config::{MAX_BANNED, MAX_CANDIDATES, MAX_NAMED_BY_ONE, MAX_NAMED_PORTS, MAX_PEX_CANDIDATES};
+use super::config::{
+    Config, MAX_BANNED, MAX_CANDIDATES, MAX_NAMED_BY_ONE, MAX_NAMED_PORTS, MAX_PEX_CANDIDATES,
+};
 use super::event::Origin;
 use super::priority::priority;
 use crate::wire::allow::AllowList;
@@ -53,12 +55,19 @@ pub struct Candidates {
     secluded: bool,
     /// Who belongs to the network; nobody else is wanted, whoever names him.
     allow: AllowList,
+    /// Behind one address may be a whole site.
+    shared: bool,
 }
 
 impl Candidates {
     /// Nobody yet, and none but these at any time; `salt` is what chance has to say.
-    pub fn new(salt: u32, allow: AllowList) -> Self {
-        Self { salt, allow, ..Self::default() }
+    pub fn new(salt: u32, config: &Config) -> Self {
+        Self { salt, allow: config.allow.clone(), shared: config.shared_addresses, ..Self::default() }
+    }
+
+    /// Whether all that is at this address is one host.
+    pub fn is_one_host(&self, ip: IpAddr) -> bool {
+        !self.shared && !ip.to_canonical().is_loopback()
     }
 
     /// Whether this address belongs to the network.
@@ -118,7 +127,7 @@ impl Candidates {
             return false;
         }
         let host = SocketAddr::new(addr.ip(), 0)..=SocketAddr::new(addr.ip(), u16::MAX);
-        if !addr.ip().is_loopback() && self.known.range(host).count() >= MAX_NAMED_PORTS {
+        if self.is_one_host(addr.ip()) && self.known.range(host).count() >= MAX_NAMED_PORTS {
             return false;
         }
         let named = |c: &Candidate| c.origin == Origin::Pex;
@@ -219,7 +228,7 @@ impl Candidates {
         self.known.remove(&addr);
         if self.banned.len() + self.banned_addrs.len() < MAX_BANNED {
             self.banned_addrs.insert(addr);
-            if !addr.ip().is_loopback() {
+            if self.is_one_host(addr.ip()) {
                 self.banned.insert(addr.ip());
             }
         }
@@ -326,6 +335,16 @@ mod tests {
             c.add(SocketAddr::new(IpAddr::V4(i.wrapping_add(0x0a00_0001).into()), 1), Origin::Dht);
         }
         assert_eq!(c.len(), MAX_CANDIDATES);
+    }
+
+    #[test]
+    fn where_a_site_shares_an_address_one_liar_is_not_all_of_it() {
+        let config = Config { shared_addresses: true, ..Config::new(crate::id::Id160::ZERO) };
+        let mut c = Candidates::new(1, &config);
+        let by = IpAddr::from([10, 0, 0, 1]);
+        assert_eq!((2..202).filter(|&p| c.add_named(SocketAddr::new(by, p), by)).count(), 200);
+        c.ban(addr("10.0.0.1:5"));
+        assert!(c.is_banned(addr("10.0.0.1:5")) && !c.is_banned(addr("10.0.0.1:6")));
     }
 
     #[test]

@@ -209,6 +209,8 @@ pub struct Config {
     pub upload_limit: Option<u64>,
     /// Who belongs to the network: nobody else is dialled, let in or named to anyone.
     pub allow: AllowList,
+    /// Behind one address may be a whole site, as in a private network: it is not taken for one peer.
+    pub shared_addresses: bool,
     /// Say that we have nothing, and show each peer a piece at a time, until some copies are out (BEP 16).
     pub super_seed: bool,
 }
@@ -224,6 +226,7 @@ impl Config {
             download_limit: None,
             upload_limit: None,
             allow: AllowList::default(),
+            shared_addresses: false,
             super_seed: false,
         }
     }

@@ -5,7 +5,7 @@
 //! (tit-for-tat), `priority` (whom to prefer where there is no room for all), `suspects` (who sent a false block). `fetch`, `serve`,
 //! `super_seed`, `fast`, `exchange` and `pex` are the conversations that [`Swarm`] wires together.
 //! `explain` reads off the machine why it is not faster.
-//! `neighbours` is a second machine: discovery in the local network, for all swarms of a client. `resume` is a
+//! `rhythm` says when to look for peers again. `neighbours` is a second machine: discovery in the local network, for all swarms of a client. `resume` is a
 //! third: what of an interrupted download may be believed, and when its state is saved.
 //! No socket, disk, clock or random source of its own.
 
@@ -26,6 +26,7 @@ mod picker;
 mod pieces;
 mod priority;
 pub mod resume;
+mod rhythm;
 mod serve;
 mod stats;
 mod suggest;
@@ -40,6 +41,7 @@ mod wanted;
 pub use config::Config;
 pub use event::{Action, CloseReason, Input, Origin, PeerKey, Report};
 pub use neighbours::Neighbours;
+pub use rhythm::{Rhythm, Standing};
 pub use stats::Stats;
 pub use swarm::Swarm;
 pub use wanted::{Priority, Sequence, Wanted};

@@ -87,7 +87,7 @@ impl Swarm {
         let choker = Choker::new(now, upload_slots(config.upload_limit, 0));
         Self {
             super_seed: SuperSeed::new(config.super_seed),
-            candidates: Candidates::new(rng.u32(), config.allow.clone()),
+            candidates: Candidates::new(rng.u32(), &config),
             config,
             info_hash,
             rng,
@@ -170,7 +170,7 @@ impl Swarm {
             all += 1;
             same += usize::from(member.addr.ip() == addr.ip());
         }
-        let crowded = same >= MAX_PER_ADDRESS && !addr.ip().is_loopback();
+        let crowded = same >= MAX_PER_ADDRESS && self.candidates.is_one_host(addr.ip());
         if crowded || self.candidates.is_banned(addr) {
             return None;
         }

@@ -35,6 +35,12 @@ fn process(out: &mut Exposition, status: &Status) {
     }
     out.counter("dhtget_sleeps_total", "Times the machine was found to have slept.");
     out.value(&[], status.sleeps as f64);
+    out.counter("dhtget_renewals_total", "Times the network changed so much that all is announced again.");
+    out.value(&[], status.renewals as f64);
+    out.gauge("dhtget_members_remembered", "Members of a private network that are remembered.");
+    out.value(&[], status.remembered as f64);
+    out.gauge("dhtget_members_lost", "Of these, members that were silent when last asked.");
+    out.value(&[], status.lost as f64);
 }
 
 fn table(out: &mut Exposition, status: &Status) {

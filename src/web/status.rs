@@ -38,6 +38,12 @@ pub struct Status {
     pub unverified: usize,
     pub stall_ms: f64,
     pub sleeps: u64,
+    /// Members of a private network that are remembered, in the tables or not.
+    pub remembered: usize,
+    /// Of these, the ones that were silent when last asked.
+    pub lost: usize,
+    /// How often the network has changed so much that what is shared was announced again.
+    pub renewals: u64,
     pub limits: LimitFigures,
     pub resident_bytes: Option<u64>,
     pub cpu_s: Option<f64>,
@@ -226,6 +232,9 @@ impl Status {
             unverified: report.unverified,
             stall_ms: milliseconds(report.stall),
             sleeps: report.sleeps,
+            remembered: report.remembered.0,
+            lost: report.remembered.1,
+            renewals: report.renewals,
             limits: LimitFigures {
                 queries_per_address: report.limits.queries_per_ip,
                 queries_per_network: report.limits.queries_per_net,

@@ -25,6 +25,7 @@ sys.path.insert(0, f"{HERE}/../interop")
 def main():
     options = arguments()
     use_the_venv()
+    import lan_cases  # noqa: F401
     from private_cases import CASES
     chosen = [c for c in CASES if not options.k or options.k in c.__name__]
     if options.list:

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::choose::{self, Chosen};
@@ -76,7 +76,7 @@ pub async fn run(
 async fn check(network: &PrivateNetwork, env: &Env, reporter: &mut Reporter) -> Result<(), CliError> {
     let no_socket = |e: std::io::Error| CliError::new(Code::Unknown, format!("no UDP socket: {e}"));
     let (targets, mut findings) = targets(network, env).await;
-    findings.extend(of_the_file(network));
+    findings.extend(of_the_file(network, &listen::local_ips(None)));
     let entries = targets.iter().map(|(_, addr, _)| addr.to_string()).collect();
     let dht = asking_node(Some(network), entries).map_err(no_socket)?;
     // In a keyed network, whoever answers a bare question is no member.
@@ -126,12 +126,14 @@ fn verdict(
 ) -> Result<(), CliError> {
     let name = &network.name;
     if answered == 0 && !(seen.is_empty() && network.lan) {
-        return Err(CliError::new(Code::NotFound, format!("nobody of the network `{name}` answers"))
-            .hint("start a node on a machine that the file names: `dhtget node --network FILE --listen ADDR:PORT`"));
+        return Err(CliError::new(Code::NotFound, format!("nobody of the network `{name}` answers")).hint(
+            "start a node on a machine that the file names: `dhtget node --network FILE --listen ADDR:PORT`",
+        ));
     }
     if seen.iter().any(|node| node.is_bootstrap && node.pong.is_none()) {
-        return Err(CliError::new(Code::Unknown, format!("not every entry point of `{name}` answers"))
-            .hint("newcomers enter more slowly, or not at all when the others fail; see above what to mend"));
+        return Err(CliError::new(Code::Unknown, format!("not every entry point of `{name}` answers")).hint(
+            "newcomers enter more slowly, or not at all when the others fail; see above what to mend",
+        ));
     }
     let words = if findings == 0 { "nothing to mend".to_owned() } else { count(findings, "finding") };
     reporter.note(&format!("`{name}`: {} of {} answer, {words}", answered, count(seen.len(), "node")));
@@ -141,7 +143,8 @@ fn verdict(
 /// Whom to ask: entry points with all their addresses, members that the invite named, members met before.
 async fn targets(network: &PrivateNetwork, env: &Env) -> (Vec<(String, SocketAddr, bool)>, Vec<Finding>) {
     let (mut targets, mut findings, mut known) = (Vec::new(), Vec::new(), BTreeSet::new());
-    let entries = network.bootstrap.iter().map(|e| (e, true)).chain(network.members.iter().map(|e| (e, false)));
+    let entries =
+        network.bootstrap.iter().map(|e| (e, true)).chain(network.members.iter().map(|e| (e, false)));
     for (entry, is_bootstrap) in entries {
         let found = tokio::time::timeout(RESOLVE, look_up(entry)).await;
         match found.unwrap_or_else(|_| Err("no answer within five seconds".to_owned())) {
@@ -162,7 +165,7 @@ async fn targets(network: &PrivateNetwork, env: &Env) -> (Vec<(String, SocketAdd
 }
 
 /// What can be said without asking anyone.
-fn of_the_file(network: &PrivateNetwork) -> Vec<Finding> {
+fn of_the_file(network: &PrivateNetwork, ours: &[IpAddr]) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut find = |what: String, mend| findings.push(Finding { what, mend });
     match network.bootstrap.len() {
@@ -171,7 +174,8 @@ fn of_the_file(network: &PrivateNetwork) -> Vec<Finding> {
             "add `bootstrap` nodes to the network's file",
         ),
         1 => find(
-            "one entry point: when it is down, newcomers find nobody but members that an invite names".to_owned(),
+            "one entry point: when it is down, newcomers find nobody but members that an invite names"
+                .to_owned(),
             "run a second node and add it to `bootstrap`",
         ),
         _ => {}
@@ -179,11 +183,11 @@ fn of_the_file(network: &PrivateNetwork) -> Vec<Finding> {
     let allow = AllowList::parse(&network.allow).unwrap_or_default();
     if !network.is_keyed() && network.allow.is_empty() {
         find(
-            "an open network without `allow`: one member that also knows the public network can join the two".to_owned(),
+            "an open network without `allow`: one member that also knows the public network can join the two"
+                .to_owned(),
             "add `allow = [\"10.0.0.0/8\"]`, with your ranges, to every member's file",
         );
     }
-    let ours = listen::local_ips(None);
     if !ours.is_empty() && !ours.iter().any(|ip| allow.allows(*ip)) {
         find(
             "this machine has no address within `allow`: members will not talk to it".to_owned(),
@@ -194,7 +198,10 @@ fn of_the_file(network: &PrivateNetwork) -> Vec<Finding> {
     if let Some(old) = network.keys.as_ref().and_then(|keys| keys.old.as_ref()) {
         match now_s < old.until_s {
             true => find(
-                format!("the key is being changed: all members need the new file before {}", date::written(old.until_s)),
+                format!(
+                    "the key is being changed: all members need the new file before {}",
+                    date::written(old.until_s)
+                ),
                 "hand out the new file or a new invite in time",
             ),
             false => find(
@@ -207,7 +214,11 @@ fn of_the_file(network: &PrivateNetwork) -> Vec<Finding> {
 }
 
 fn of_a_node(node: &Seen, network: &PrivateNetwork, our_clock_is_wrong: bool) -> Option<Finding> {
-    let who = if node.entry == node.addr.to_string() { node.entry.clone() } else { format!("{} ({})", node.entry, node.addr) };
+    let who = if node.entry == node.addr.to_string() {
+        node.entry.clone()
+    } else {
+        format!("{} ({})", node.entry, node.addr)
+    };
     let finding = |what: String, mend| Some(Finding { what, mend });
     if let Some(pong) = &node.pong {
         let ahead_us = pong.ahead_us.unwrap_or(0);
@@ -243,10 +254,14 @@ fn of_a_node(node: &Seen, network: &PrivateNetwork, our_clock_is_wrong: bool) ->
              or a clock is more than five minutes off",
         ),
         (Probe::Foreign, false) => finding(
-            format!("somebody listens at {who} and does not speak plain BitTorrent: a node of a keyed network, or no node"),
+            format!(
+                "somebody listens at {who} and does not speak plain BitTorrent: a node of a keyed network, or no node"
+            ),
             "use the file of the network that it belongs to",
         ),
-        (Probe::Refused, _) => finding(format!("nothing listens at {who}"), "start the node there, or mend its port in the file"),
+        (Probe::Refused, _) => {
+            finding(format!("nothing listens at {who}"), "start the node there, or mend its port in the file")
+        }
         (Probe::Silent, _) => finding(
             format!("{who} does not answer at all"),
             "is the machine up? Does a firewall drop UDP and TCP to this port?",
@@ -289,7 +304,8 @@ fn line(node: &Seen) -> String {
         None => "no answer".to_owned(),
         Some(pong) => {
             let version = pong.version.map_or_else(|| "unknown version".to_owned(), version_text);
-            let clock = pong.ahead_us.map(|us| format!(", clock {:+.3} s", us as f64 / 1e6)).unwrap_or_default();
+            let clock =
+                pong.ahead_us.map(|us| format!(", clock {:+.3} s", us as f64 / 1e6)).unwrap_or_default();
             format!("answers in {:.1} ms, {version}{clock}", pong.rtt.as_secs_f64() * 1000.0)
         }
     };
@@ -358,6 +374,8 @@ mod tests {
 
     #[test]
     fn a_file_is_looked_at_before_anyone_is_asked() {
+        let ours = ["10.0.0.7".parse().unwrap()];
+        let of_the_file = |network: &PrivateNetwork| of_the_file(network, &ours);
         assert!(of_the_file(&network(true)).is_empty());
         let mut weak = network(false);
         weak.bootstrap.pop();

@@ -34,7 +34,8 @@ pub fn choose(typed: Option<&OsStr>, env: &Env) -> Result<Option<Chosen>, CliErr
 pub fn find(value: &OsStr, env: &Env) -> Result<Chosen, CliError> {
     let text = value.to_str().unwrap_or_default();
     if text.trim_start().starts_with(INVITE_PREFIX) {
-        let network = PrivateNetwork::from_invite(text).map_err(|error| bad("the invite", &error.to_string()))?;
+        let network =
+            PrivateNetwork::from_invite(text).map_err(|error| bad("the invite", &error.to_string()))?;
         return Ok(Chosen { network, path: None });
     }
     let path = env.cwd.join(value);
@@ -92,8 +93,9 @@ fn unknown(text: &str, path: &Path, env: &Env) -> CliError {
         return bad("what was given", "it looks like a damaged invite");
     }
     if text.contains('/') || text.ends_with(&format!(".{EXTENSION}")) {
-        return CliError::new(Code::BadOption, format!("there is no file {}", path.display()))
-            .hint("`dhtget network create NAME` makes a network; `dhtget network list` shows those you have joined");
+        return CliError::new(Code::BadOption, format!("there is no file {}", path.display())).hint(
+            "`dhtget network create NAME` makes a network; `dhtget network list` shows those you have joined",
+        );
     }
     let names = joined(env).and_then(|networks| networks.list().ok()).unwrap_or_default();
     let names: Vec<String> =
@@ -102,5 +104,6 @@ fn unknown(text: &str, path: &Path, env: &Env) -> CliError {
         0 => "none was joined yet: `dhtget network join INVITE` joins one".to_owned(),
         _ => format!("joined are: {}", names.join(", ")),
     };
-    CliError::new(Code::BadOption, format!("no network `{text}` was joined, and no file has that name")).hint(known)
+    CliError::new(Code::BadOption, format!("no network `{text}` was joined, and no file has that name"))
+        .hint(known)
 }

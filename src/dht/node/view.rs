@@ -58,6 +58,11 @@ pub struct Report {
     pub stall: Duration,
     /// How often the machine was found to have slept.
     pub sleeps: u64,
+    /// In a private network: members that are remembered, in the tables or not, and of these the ones that were silent
+    /// when last asked.
+    pub remembered: (usize, usize),
+    /// How often the network round this node has changed so much that what is shared was announced again.
+    pub renewals: u64,
     /// What strangers may take.
     pub limits: Limits,
 }
@@ -210,6 +215,8 @@ impl Node {
             unverified: self.upkeep.waiting(),
             stall: self.inflight.pace().stall(),
             sleeps: self.upkeep.sleeps(),
+            remembered: self.reach.counts(),
+            renewals: self.renewals(),
             limits: self.config.limits,
         }
     }

@@ -48,7 +48,8 @@ impl Batch {
     /// Has each datagram changed in its place by `open`, which says how long it is then. What becomes empty counts as not
     /// received.
     pub(super) fn open(&mut self, mut open: impl FnMut(SocketAddr, &mut [u8]) -> usize) {
-        for ((from, length), buffer) in self.heads.iter_mut().zip(self.buffers.chunks_exact_mut(MAX_DATAGRAM)) {
+        for ((from, length), buffer) in self.heads.iter_mut().zip(self.buffers.chunks_exact_mut(MAX_DATAGRAM))
+        {
             let received = (*length).min(MAX_DATAGRAM);
             *length = open(*from, &mut buffer[..received]);
         }

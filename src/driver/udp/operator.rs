@@ -2,7 +2,7 @@
 //!
 //! Owns also the watch for a machine that has slept. Must not know who asks or how it is shown.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
@@ -11,7 +11,11 @@ use super::task::{Command, Task};
 use super::{Dht, resolve};
 use crate::dht::{self, Limits};
 use crate::driver::clock;
+use crate::driver::listen::machine_ips;
 use crate::network::Keys;
+
+/// How often this machine's addresses are looked at: one question to the system.
+const ADDRESSES_EVERY: Duration = Duration::from_secs(5);
 
 /// A wish of the operator.
 #[derive(Debug)]
@@ -82,12 +86,52 @@ impl Task {
         inside
     }
 
+    /// Tells the node when this machine has another address than before.
+    pub(super) fn notice_move(&mut self, now: Instant) {
+        if self.addresses.is_due(now) && self.addresses.observe(machine_ips()) {
+            tracing::info!("this machine has a new address; telling the closest nodes");
+            self.node.handle_address_change(now, self.addresses.ips.clone());
+        }
+    }
+
     /// Tells the node when the machine has slept.
     pub(super) fn notice_sleep(&mut self, now: Instant) {
         if let Some(slept) = self.sleep.observe(now, clock::with_sleep()) {
             tracing::info!(seconds = slept.as_secs(), "the machine has slept; asking the table again");
             self.node.handle_sleep(now, slept);
         }
+    }
+}
+
+/// This machine's addresses, looked at now and then.
+#[derive(Debug)]
+pub(super) struct AddressWatch {
+    ips: Vec<IpAddr>,
+    /// None: the sockets are bound to one address, whatever others there are.
+    next: Option<Instant>,
+}
+
+impl AddressWatch {
+    /// Of sockets bound to these addresses.
+    pub(super) fn new(now: Instant, bound: &[IpAddr]) -> Self {
+        let anywhere = bound.iter().any(IpAddr::is_unspecified);
+        let ips = if anywhere { machine_ips() } else { Vec::new() };
+        Self { ips, next: anywhere.then(|| now + ADDRESSES_EVERY) }
+    }
+
+    fn is_due(&mut self, now: Instant) -> bool {
+        let due = self.next.is_some_and(|at| at <= now);
+        if due {
+            self.next = Some(now + ADDRESSES_EVERY);
+        }
+        due
+    }
+
+    /// Whether there is one that was not there before: who has just lost one has nothing to tell yet.
+    fn observe(&mut self, ips: Vec<IpAddr>) -> bool {
+        let is_new = ips.iter().any(|ip| !self.ips.contains(ip));
+        self.ips = ips;
+        is_new
     }
 }
 
@@ -126,5 +170,17 @@ mod tests {
         // A clock that is set back is no sleep, nor is a second here or there.
         assert_eq!(watch.observe(start + s(515), s(7)), None);
         assert_eq!(watch.observe(start + s(520), s(14)), None);
+    }
+
+    #[test]
+    fn only_an_address_that_was_not_there_before_is_told() {
+        let (now, s) = (clock::now(), Duration::from_secs);
+        let ip = |n: u8| IpAddr::from([10, 0, 0, n]);
+        assert!(!AddressWatch::new(now, &[ip(1)]).is_due(now + s(60)));
+        let mut watch = AddressWatch::new(now, &[[0, 0, 0, 0].into()]);
+        assert!(!watch.is_due(now + s(4)) && watch.is_due(now + s(5)) && !watch.is_due(now + s(6)));
+        watch.ips = vec![ip(1), ip(2)];
+        assert!(!watch.observe(vec![ip(2)]) && !watch.observe(vec![]));
+        assert!(watch.observe(vec![ip(3)]) && !watch.observe(vec![ip(3)]));
     }
 }

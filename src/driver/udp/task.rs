@@ -13,7 +13,7 @@ use tokio::time::Sleep;
 
 use super::batch::{self, Batch};
 use super::mailbox::Sender;
-use super::operator::{Operator, SleepWatch};
+use super::operator::{AddressWatch, Operator, SleepWatch};
 use super::resolve::Resolvers;
 use super::seal::Seal;
 use super::{DhtStatus, PingError, PingReply, SampleReply, SearchEvent};
@@ -76,6 +76,7 @@ enum Wake {
 pub(super) struct Task {
     pub(super) node: dht::Node,
     pub(super) sleep: SleepWatch,
+    pub(super) addresses: AddressWatch,
     /// IPv4, IPv6.
     sockets: [Option<UdpSocket>; 2],
     outbox: [Outbox; 2],
@@ -111,9 +112,12 @@ impl Task {
             socket.map(|s| s.set_nonblocking(true).and_then(|()| UdpSocket::from_std(s))).transpose()
         };
         let now = clock::now();
+        let local = |socket: &std::net::UdpSocket| socket.local_addr().ok().map(|addr| addr.ip());
+        let bound: Vec<_> = [&sockets.v4, &sockets.v6].into_iter().flatten().filter_map(local).collect();
         Ok(Self {
             node,
             sleep: SleepWatch::new(now, clock::with_sleep()),
+            addresses: AddressWatch::new(now, &bound),
             sockets: [tokio_socket(sockets.v4)?, tokio_socket(sockets.v6)?],
             outbox: Default::default(),
             seal,
@@ -188,6 +192,7 @@ impl Task {
     fn on_timer(&mut self) {
         let now = clock::now();
         self.notice_sleep(now);
+        self.notice_move(now);
         if self.node.poll_timeout().is_some_and(|(at, _)| at <= now) {
             self.node.handle_timeout(now);
         }
@@ -411,6 +416,7 @@ impl Task {
         (nodes_v4, nodes_v6) != (status.nodes_v4, status.nodes_v6)
             || self.node.counters() != status.counters
             || self.node.has_joined() != status.bootstrapped
+            || self.node.renewals() != status.renewals
             || self.seal.as_ref().is_some_and(|seal| seal.our_clock_us() != status.our_clock_us)
             || unanswering != status.unanswering.len()
     }
@@ -424,6 +430,7 @@ impl Task {
             (status.nodes_v4, status.nodes_v6) = (nodes_v4, nodes_v6);
             status.bootstrapped = self.node.has_joined();
             status.external = self.node.external();
+            status.renewals = self.node.renewals();
             status.queries_in = counters.queries_in;
             status.queries_out = counters.queries_out;
             status.counters = counters;

@@ -4,12 +4,15 @@
 //! Smaller than the world of `world/`, and closer: one thread, delays of a LAN, every datagram shown to a witness.
 //! Time is microseconds from the start. The same seed gives the same run.
 
+pub mod users;
+
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use dhtget::dht::{Config, Event, LookupId, Network, Node, Stored};
+use dhtget::driver::state::SavedNodes;
 use dhtget::id::{Id160, InfoHash, NodeId};
 use dhtget::rng::Rng;
 use dhtget::wire::allow::AllowList;
@@ -29,6 +32,8 @@ pub struct Found {
     /// When the first of them was told.
     pub first: Option<Duration>,
     pub done: Option<Duration>,
+    /// The nodes closest to what was searched for, once it is over.
+    pub closest: Vec<Contact>,
 }
 
 /// What a machine keeps while its node is down.
@@ -190,8 +195,9 @@ impl Lan {
         let h = &mut self.hosts[host];
         if let Some(node) = h.node.take() {
             let snapshot = node.snapshot(now);
-            let contacts = snapshot.nodes_v4.into_iter().chain(snapshot.nodes_v6).collect();
-            h.saved = Some(Saved { id: snapshot.id, contacts, stored: node.stored(now), at });
+            // What the driver keeps of it.
+            let SavedNodes { id, contacts, stored } = SavedNodes::new(snapshot, node.stored(now));
+            h.saved = Some(Saved { id, contacts, stored, at });
         }
     }
 
@@ -250,11 +256,6 @@ impl Lan {
         let lookup = self.search(host, hash);
         self.run_for(within);
         self.found(host, lookup).peers.contains(&SocketAddr::new(peer.ip(), PEER_PORT))
-    }
-
-    /// Those that are up.
-    pub fn up(&self) -> Vec<usize> {
-        (0..self.hosts.len()).filter(|n| self.hosts[*n].node.is_some()).collect()
     }
 
     /// How many a node knows.
@@ -331,7 +332,10 @@ impl Lan {
                     found.first.get_or_insert(at);
                     found.peers.extend(peers);
                 }
-                Event::Done { lookup, .. } => h.found.entry(lookup).or_default().done = Some(at),
+                Event::Done { lookup, closest, .. } => {
+                    let found = h.found.entry(lookup).or_default();
+                    (found.done, found.closest) = (Some(at), closest);
+                }
                 Event::Progress { lookup, .. } => drop(h.found.entry(lookup).or_default()),
                 _ => {}
             }
