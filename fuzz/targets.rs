@@ -14,8 +14,11 @@ mod swarm_script;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use dhtget::dht::vicinity::{Link, Vicinity};
 use dhtget::id::Id160;
 use dhtget::peer::{Bitfield, Connection, Settings, Transmit};
+use dhtget::wire::advert::{Advert, Heard, MAX_ADDRESSES, MAX_KNOWN};
+use dhtget::wire::badge::LanIdentity;
 use dhtget::wire::bencode::{Limits, Value, Writer};
 use dhtget::wire::compact::{self, Contact};
 use dhtget::wire::extended::{ExtendedHandshake, MetadataMessage};
@@ -30,12 +33,13 @@ pub type Target = fn(&[u8]) -> u64;
 
 /// All targets by name, as `fuzz/corpus/` has its folders. The number is the fingerprint, 0 where a
 /// target keeps no state.
-pub const TARGETS: [(&str, Target); 7] = [
+pub const TARGETS: [(&str, Target); 8] = [
     ("bencode", |data| stateless(bencode, data)),
     ("krpc", |data| stateless(krpc, data)),
     ("peer_wire", |data| stateless(peer_wire, data)),
     ("metainfo", |data| stateless(metainfo, data)),
     ("magnet", |data| stateless(magnet, data)),
+    ("advert", |data| stateless(advert, data)),
     ("dht_node", dht_node),
     ("swarm", swarm),
 ];
@@ -324,4 +328,35 @@ pub fn magnet(data: &[u8]) {
     let mut again: Magnet = link.to_string().parse().expect("what we write, we read");
     again.ignored = link.ignored;
     assert_eq!(again, link);
+}
+
+// ---- advert
+
+/// What somebody says to everybody on a link: what is read is written and read as itself, and a node that hears it
+/// believes it only with the badge of its own network.
+pub fn advert(data: &[u8]) {
+    let identity = LanIdentity::new([7; 32]);
+    let (now, addresses) = (Instant::now(), vec![[10, 0, 0, 9].into()]);
+    let mut node = Vicinity::new(identity.clone(), 6881, [1; 32]);
+    node.set_links(now, &[Link { index: 1, addresses }]);
+    node.handle_datagram(now, 1, data);
+    let named = std::iter::from_fn(|| node.poll_found()).count();
+    match Heard::parse(data) {
+        Some(Heard::Advert(advert)) => {
+            assert!((1..=MAX_ADDRESSES).contains(&advert.addresses.len()));
+            let Advert { nonce, badge, port, addresses, .. } = &advert;
+            assert!(
+                named <= addresses.len()
+                    && (named == 0 || identity.recognises(badge, nonce, *port, addresses))
+            );
+            assert_eq!(Heard::parse(&advert.emit()), Some(Heard::Advert(advert)));
+        }
+        Some(Heard::Question(question)) => assert!(named == 0 && question.known.len() <= MAX_KNOWN),
+        None => assert_eq!(named, 0),
+    }
+    node.handle_timeout(now + Duration::from_secs(1));
+    while let Some((link, bytes)) = node.poll_transmit() {
+        assert_eq!(link, 1);
+        assert!(Heard::parse(&bytes).is_some(), "what we say, we understand");
+    }
 }

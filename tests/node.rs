@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -614,4 +615,29 @@ fn a_second_run_and_a_folder_that_keeps_nothing_are_named() {
         ],
     );
     assert!(code == 3 && stderr.contains("nothing can be kept in the state folder"), "{stderr}");
+}
+
+#[test]
+fn a_supervisor_hears_when_it_is_ready_alive_and_leaving() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("notify");
+    let supervisor = UnixDatagram::bind(&path).unwrap();
+    supervisor.set_read_timeout(Some(PATIENCE)).unwrap();
+    let (_silent, nobody) = silence();
+    let mut command = dhtget(dir.path());
+    command.args(["node", "--no-state", "--listen", "127.0.0.1:0", "--bootstrap", &nobody]);
+    command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "500000").env_remove("WATCHDOG_PID");
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let hear = || {
+        let mut words = [0; 512];
+        let length = supervisor.recv(&mut words).expect("the node says something");
+        String::from_utf8(words[..length].to_vec()).unwrap().trim_end().to_owned()
+    };
+    assert_eq!(hear(), "READY=1");
+    let heard: Vec<String> = (0..4).map(|_| hear()).collect();
+    assert_eq!(heard.iter().filter(|h| *h == "WATCHDOG=1").count(), 3, "{heard:?}");
+    assert!(heard.iter().any(|h| h.starts_with("STATUS=joining the DHT (0 nodes")), "{heard:?}");
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    while hear() != "STOPPING=1" {}
+    assert_eq!(child.wait().unwrap().code(), Some(143));
 }

@@ -11,7 +11,7 @@ use std::path::Path;
 const FLOORS: [&[&str]; 9] = [
     &["id", "rng"],
     &["wire"],
-    &["dht", "peer", "swarm"],
+    &["dht", "network", "peer", "swarm"],
     &["driver"],
     &["client"],
     &["web"],
@@ -22,9 +22,9 @@ const FLOORS: [&[&str]; 9] = [
 /// Arrows between rooms of one floor. `id` draws random ids.
 const SIDEWAYS: [(&str, &str); 2] = [("id", "rng"), ("swarm", "peer")];
 /// Rooms of the machines and below: no world here.
-const PURE: [&str; 6] = ["id", "rng", "wire", "dht", "peer", "swarm"];
+const PURE: [&str; 7] = ["id", "rng", "wire", "network", "dht", "peer", "swarm"];
 /// Rooms whose state machines must behave the same with the same seed.
-const MACHINES: [&str; 3] = ["dht", "peer", "swarm"];
+const MACHINES: [&str; 4] = ["dht", "network", "peer", "swarm"];
 /// Where the clock may be read: the one clock, and the start of the process.
 const CLOCKS: [&str; 2] = ["src/driver/clock.rs", "src/main.rs"];
 /// Files that may hold a `HashMap` in a machine, each with its reason in the file. None does.

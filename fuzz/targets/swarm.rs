@@ -82,6 +82,7 @@ pub fn run(data: &[u8]) -> u64 {
         upload_limit: None,
         super_seed: flags & 32 != 0,
         allow: dhtget::wire::allow::AllowList::default(),
+        shared_addresses: false,
     };
     let mut world = World {
         swarm: Swarm::new(info.hash(), config, [flags; 32], start),

@@ -102,7 +102,7 @@ pub struct NetworkArgs {
     #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', value_parser = entry_point)]
     pub bootstrap: Vec<EntryPoint>,
     /// Enter the DHT at the addresses of this file, one a line, and nowhere else
-    #[arg(long, value_name = "FILE", conflicts_with = "network")]
+    #[arg(long, value_name = "FILE")]
     pub bootstrap_file: Option<PathBuf>,
     /// Enter no DHT: no bootstrap node is asked, no saved node, no state is kept
     #[arg(long, conflicts_with_all = ["bootstrap", "bootstrap_file", "state_dir"])]

@@ -6,6 +6,7 @@
 pub mod args;
 mod check;
 pub mod choose;
+pub mod enter;
 
 use std::ffi::OsStr;
 use std::io::Read as _;

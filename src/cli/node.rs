@@ -23,6 +23,7 @@ use super::progress::count;
 use super::report::Reporter;
 use super::signals::Signals;
 use crate::client::Client;
+use crate::driver::supervisor::Supervisor;
 use crate::driver::udp::DhtStatus;
 use crate::driver::{clock, resident};
 use crate::web::status::Status;
@@ -34,7 +35,7 @@ const TICK: Duration = Duration::from_millis(250);
 /// The table is saved this often: a killed node loses no more than this.
 const SAVE_EACH: Duration = Duration::from_secs(5 * 60);
 /// The first time comes this long after joining: a node killed young would start from nothing again.
-const SAVE_FIRST: Duration = Duration::from_secs(30);
+const SAVE_FIRST: Duration = Duration::from_secs(5);
 
 /// Prints a configuration file.
 pub fn print_config(text: &str, reporter: &Reporter) -> Result<(), CliError> {
@@ -55,8 +56,12 @@ pub async fn run(plan: &NodePlan, reporter: &mut Reporter, signals: &mut Signals
         }
     };
     started(plan, &client, &server, reporter);
-    let mut work = Work { client: &client, plan, current: None, reporter, hangup, user };
+    let mut supervisor = Supervisor::from_environment();
+    supervisor.ready();
+    let mut work =
+        Work { client: &client, plan, current: None, reporter, supervisor: &mut supervisor, hangup, user };
     let stop = work.until_stopped(signals).await;
+    supervisor.stopping();
     reporter.clear();
     drop(server);
     goodbye(client, Vec::new()).await;
@@ -106,6 +111,7 @@ struct Work<'a> {
     /// As it was last read again.
     current: Option<NodePlan>,
     reporter: &'a mut Reporter,
+    supervisor: &'a mut Supervisor,
     hangup: Signal,
     user: Signal,
 }
@@ -133,6 +139,7 @@ impl Work<'_> {
                     if status.bootstrapped && !std::mem::replace(&mut joined, true) {
                         save.reset_after(SAVE_FIRST);
                     }
+                    self.supervisor.alive(clock::now(), || words(&status));
                     self.reporter.node(clock::now(), &status, &words(&status));
                     if self.reporter.is_unread() {
                         return Ok(());
@@ -216,7 +223,12 @@ pub fn trouble(status: &DhtStatus) -> Option<String> {
     }
     if !status.unanswering.is_empty() {
         let silent = count(status.unanswering.len(), "bootstrap address");
-        parts.push(format!("{silent} asked without an answer"));
+        let key = if status.sealed.is_some() { " (is it up, and has it this network's key?)" } else { "" };
+        parts.push(format!("{silent} asked without an answer{key}"));
+    }
+    parts.extend(status.clock_trouble());
+    if let Some(foreign) = status.foreign_only() {
+        parts.push(format!("{foreign} datagrams came that this network's key does not open"));
     }
     (!parts.is_empty()).then(|| parts.join("; "))
 }

@@ -9,20 +9,19 @@ use std::ffi::OsString;
 use std::io::Read as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::args::{
     Command, GetArgs, InfoArgs, ItemCommand, NetworkArgs, ReportArgs, SeedArgs, ShareArgs, TransferArgs,
 };
 use super::error::{CliError, Code};
-use super::network::args::{ChoiceArgs, NetworkCommand};
-use super::network::choose;
+use super::network::args::NetworkCommand;
+use super::network::enter;
 use super::node::flags::LogFormat;
 use super::node::{self, plan::NodePlan};
 use super::select;
 use super::target::Target;
-use crate::client::{Choice, ClientConfig, DiskOptions, LanIdentity, Placement, Presence};
+use crate::client::{Choice, ClientConfig, DiskOptions, Placement, Presence};
 use crate::driver::bootstrap;
 use crate::network::PrivateNetwork;
 use crate::wire::allow::AllowList;
@@ -268,10 +267,10 @@ impl Plan {
             Command::Publish(args) => (Action::Publish(Box::new(small::publish(&args, env)?)), args.report),
             Command::Follow(args) => (Action::Follow(Box::new(small::follow(&args, env)?)), args.report),
             Command::Ping(args) => {
-                (Action::Ping(args.address, chosen(&args.choice, env)?.map(Box::new)), args.report)
+                (Action::Ping(args.address, enter::chosen(&args.choice, env)?.map(Box::new)), args.report)
             }
             Command::Sample(args) => {
-                (Action::Sample(args.address, chosen(&args.choice, env)?.map(Box::new)), args.report)
+                (Action::Sample(args.address, enter::chosen(&args.choice, env)?.map(Box::new)), args.report)
             }
             Command::Network(command) => {
                 let report = command.report();
@@ -402,37 +401,13 @@ fn is_public_or_name(node: &str) -> bool {
     node.parse::<SocketAddr>().map_or(true, |addr| !crate::dht::config::is_private(addr.ip()))
 }
 
-/// The private network that was chosen, if one was.
-fn chosen(args: &ChoiceArgs, env: &Env) -> Result<Option<PrivateNetwork>, CliError> {
-    Ok(choose::choose(args.network.as_deref(), env)?.map(|chosen| chosen.network))
-}
-
-/// Puts a run into a private network.
-fn enter(config: &mut ClientConfig, network: PrivateNetwork, args: &NetworkArgs) -> Result<(), CliError> {
-    if !network.is_keyed() && network.allow.is_empty() {
-        tracing::debug!("an open network without an allow-list is kept apart by its entry points alone");
-    }
-    config.allow = AllowList::parse(&network.allow)
-        .map_err(|error| bad_option(format!("`allow` of the network: {error}"), "mend the network's file"))?;
-    if !args.no_dht {
-        let entries = network.bootstrap.iter().chain(&network.members).cloned();
-        config.bootstrap = entries.chain(args.bootstrap.iter().map(ToString::to_string)).collect();
-    }
-    config.private_network = true;
-    // Announcing torrents to everybody near is not for a network that others shall not see.
-    config.lsd = false;
-    config.lan = (network.lan || args.lan).then(|| LanIdentity::new(network.lan_secret()));
-    config.network = Some(Arc::new(network));
-    Ok(())
-}
-
 pub(super) fn client(
     network: &NetworkArgs,
     transfer: &TransferArgs,
     nodes: &[String],
     env: &Env,
 ) -> Result<ClientConfig, CliError> {
-    let private = chosen(&network.choice, env)?;
+    let private = enter::chosen(&network.choice, env)?;
     if private.is_none() && network.lan {
         return Err(bad_option(
             "--lan: members of which network? None was chosen",
@@ -472,7 +447,7 @@ pub(super) fn client(
         disk: DiskOptions::default(),
     };
     if let Some(private) = private {
-        enter(&mut config, private, network)?;
+        enter::enter(&mut config, private, network)?;
     }
     Ok(config)
 }

@@ -235,7 +235,9 @@ mod tests {
         let (now, mut rng) = (Instant::now(), Rng::from_u64(2));
         let mut memory = Memory::default();
         memory.name(now, contact(9999).addr, &mut rng);
-        (0..256).for_each(|n| drop(memory.on_answer(now, contact(n), &mut rng)));
+        for n in 0..256 {
+            memory.on_answer(now, contact(n), &mut rng);
+        }
         (0..256).for_each(|n| memory.on_silence(now, contact(n).addr));
         for n in 0..2000 {
             memory.on_answer(now + secs(60 + n), contact(1000 + n as u32), &mut rng);

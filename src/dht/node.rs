@@ -25,7 +25,7 @@ pub mod view;
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use self::reach::Reach;
 use self::search::{Kind, Reaches, Search};
@@ -36,8 +36,8 @@ use super::allowance::Allowance;
 use super::announced::Announced;
 use super::bucket::Entry;
 use super::config::{
-    Config, ITEM_SHARE, MAX_EVENTS, MAX_PINGS, MAX_SEARCHES, Network, PING_TIMEOUT, STALL_MAX, STALL_PRIVATE,
-    is_sendable,
+    Config, ITEM_SHARE, MAX_EVENTS, MAX_NODES_NAMED, MAX_PINGS, MAX_SEARCHES, Network, PING_TIMEOUT,
+    STALL_MAX, STALL_PRIVATE, is_private, is_sendable,
 };
 use super::courtesy::Courtesy;
 use super::event::{BootstrapState, Counters, Event, Full, LookupId, PingId, Reason, Snapshot, Transmit};
@@ -52,7 +52,7 @@ use super::token::Tokens;
 use super::traffic::{Kind as QueryKind, Refusal};
 use crate::id::{Id160, InfoHash, NodeId};
 use crate::rng::Rng;
-use crate::wire::compact::{Contact, canonical};
+use crate::wire::compact::{self, Contact, canonical};
 use crate::wire::krpc::{Body, Message, Method, ParseError, Reply};
 
 /// A node of the DHT.
@@ -353,31 +353,6 @@ impl Node {
         query.map(|()| ping).ok_or(Full).inspect_err(|_| self.pings -= 1)
     }
 
-    /// Adds nodes of an earlier run; they are asked before any other.
-    pub fn add_saved(&mut self, now: Instant, contacts: impl IntoIterator<Item = Contact>) {
-        self.forget_due();
-        for contact in contacts {
-            if self.config.accepts(contact.addr, contact.addr.ip()) && contact.id != self.id {
-                self.remember_saved(contact);
-                if self.config.network == Network::Local {
-                    self.reach.recall(now, contact);
-                }
-            }
-        }
-        self.seed_searches_with_saved(now);
-        self.join_now(now);
-    }
-
-    /// Tries an address at which a node may be, such as a peer's (BEP 5, "PORT").
-    pub fn add_contact(&mut self, now: Instant, addr: SocketAddr) {
-        let addr = canonical(addr);
-        if self.config.accepts(addr, addr.ip()) {
-            self.verify_soon(now, addr, None, Duration::ZERO);
-            self.seed_searches(now, addr);
-            self.join_now(now);
-        }
-    }
-
     /// What persists and what is worth showing.
     pub fn snapshot(&self, now: Instant) -> Snapshot {
         let nodes = |table: &Table| {
@@ -498,6 +473,22 @@ impl Node {
     fn fresh_id(&mut self) -> u64 {
         self.next_id += 1;
         self.next_id
+    }
+
+    /// Nodes named by one at `source` that may be talked to.
+    fn acceptable(&self, source: SocketAddr, reply: &Reply<'_>) -> Vec<Contact> {
+        // The rest of a longer list is an attempt to steer us. Nobody needs to be sent to himself either.
+        let is_public = self.config.network == Network::Public;
+        let at_ours = |c: &Contact| self.external[family(c.addr)].address() == Some(c.addr.ip());
+        let own = |c: &Contact| c.id == self.id || is_public && at_ours(c);
+        let fits = |c: &Contact| self.config.accepts(c.addr, source.ip()) && !own(c);
+        let v4 = compact::nodes_v4(reply.nodes).take(MAX_NODES_NAMED);
+        v4.chain(compact::nodes_v6(reply.nodes6).take(MAX_NODES_NAMED)).filter(fits).collect()
+    }
+
+    /// Whether the user's own network is a private one.
+    fn knows_private(&self) -> bool {
+        self.config.network == Network::Local || self.bootstrap.iter().any(|b| is_private(b.addr.ip()))
     }
 }
 

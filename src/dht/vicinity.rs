@@ -12,7 +12,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use crate::rng::Rng;
-use crate::wire::advert::{Advert, Heard, MAX_ADDRESSES, MAX_KNOWN, Question, concerns_us};
+use crate::wire::advert::{Advert, Heard, MAX_ADDRESSES, Question, concerns_us};
 use crate::wire::badge::{LanIdentity, Nonce};
 use crate::wire::reach::is_dialable;
 
@@ -32,7 +32,9 @@ const SECOND_AFTER: Duration = Duration::from_secs(1);
 const SPEAK_EVERY: Duration = Duration::from_secs(30);
 /// ...and each of many so that all of them together speak about once in this time.
 const ONE_SPEAKS_EVERY: Duration = Duration::from_secs(1);
-/// Waits between questions while few have been heard; then whoever comes speaks of himself.
+/// Members through whom one can enter the DHT, whatever happens to some of them: no need to ask again.
+const ENOUGH_KNOWN: usize = 4;
+/// Waits between questions while fewer have been heard; then whoever comes speaks of himself.
 const ASK_AGAIN: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(3)];
 /// Answers to a question for everybody wait that long, spread over as much again (RFC 6762, 6).
 const ANSWER_AFTER: Duration = Duration::from_millis(20);
@@ -183,15 +185,17 @@ impl Vicinity {
             self.members.remove(&nonce);
             return;
         }
-        if let Some(state) = self.links.get_mut(&link).filter(|s| s.answer_at.is_some()) {
+        if let Some(state) = self.links.get_mut(&link).filter(|s| s.everybody && s.answer_at.is_some()) {
             state.voices.insert(nonce);
-            if state.everybody && state.voices.len() >= ENOUGH_VOICES {
+            if state.voices.len() >= ENOUGH_VOICES {
                 (state.answer_at, state.voices) = (None, BTreeSet::new());
             }
         }
         let known = self.members.len();
         if known >= MAX_MEMBERS && !self.members.contains_key(&nonce) {
-            return;
+            // Room for whoever speaks: words of those who have left may be said again by a stranger.
+            let oldest = self.members.iter().min_by_key(|(_, m)| m.heard).map(|(nonce, _)| *nonce);
+            oldest.and_then(|nonce| self.members.remove(&nonce));
         }
         let member = self.members.entry(nonce).or_insert(Member { heard: now, weighed: None });
         member.heard = now;
@@ -236,11 +240,11 @@ impl Vicinity {
     pub fn handle_timeout(&mut self, now: Instant) {
         let turn = self.turn();
         self.members.retain(|_, m| now.saturating_duration_since(m.heard) < turn * MISSED_TURNS);
-        let known: Vec<Nonce> = self.members.keys().copied().take(MAX_KNOWN).collect();
         for (index, state) in &mut self.links {
             if state.ask_at.is_some_and(|at| at <= now) {
-                if state.asked == 0 || known.len() < ENOUGH_VOICES {
-                    self.outbox.push_back((*index, Question::emit(&known)));
+                if state.asked == 0 || self.members.len() < ENOUGH_KNOWN {
+                    // We hear ourselves, and need no answer of ours. Whom else we know is nobody's business.
+                    self.outbox.push_back((*index, Question::emit(&[self.nonce])));
                 }
                 state.ask_at = ASK_AGAIN.get(state.asked).map(|wait| now + *wait);
                 state.asked += 1;
@@ -256,7 +260,8 @@ impl Vicinity {
                 };
                 state.speak_at = now + again;
             }
-            if speaks || state.answer_at.is_some_and(|at| at <= now) {
+            let lately = state.last.is_some_and(|last| now.saturating_duration_since(last) < SPEAK_AT_MOST);
+            if speaks && !lately || state.answer_at.is_some_and(|at| at <= now) {
                 (state.answer_at, state.last) = (None, Some(now));
                 state.voices.clear();
                 let (identity, nonce, port) = (&self.identity, self.nonce, self.port);

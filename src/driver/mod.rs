@@ -4,7 +4,7 @@
 //! The DHT's side: `udp`, `bootstrap`, `lan`, `state`. A transfer's side: `download` (the task), `tcp` with `chunks`
 //! and `throttle`, `lsd` for all of them, `disk` with `handles`, `storage`, `place` and `parts`, `resume`, `choice` and `stream`; `create`
 //! makes torrents, `verify` compares with them,
-//! `resident` gives memory back.
+//! `resident` gives memory back, `supervisor` tells systemd that all is well.
 
 pub mod bootstrap;
 pub mod choice;
@@ -32,6 +32,7 @@ pub mod storage;
 pub mod stored;
 pub mod strain;
 pub mod stream;
+pub mod supervisor;
 pub mod tcp;
 pub mod throttle;
 pub mod transfer;

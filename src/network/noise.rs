@@ -385,19 +385,20 @@ mod tests {
         assert_eq!(member.firsts.len(), 1);
     }
 
-    /// RFC 7748, section 6.1.
+    /// RFC 7748, section 5.2 (the first iteration) and 6.1 (points of small order).
     #[test]
     fn the_curve_is_the_curve() {
-        let hex = |text: &str| data_encoding::HEXLOWER.decode(text.as_bytes()).unwrap();
-        let (mut alice, mut bob) = (Curve::default(), Curve::default());
-        alice.set(&hex("77076d0a7318a57d3c16c17251b26645df4c2f92ebc0992ac177fba51db92c2a"));
-        bob.set(&hex("5dab087e624a8a4b79e17f8b83800ee66f3bb1292618b6fd1c2f8b27ff88e0eb"));
-        let (mut one, mut two) = ([0; 32], [0; 32]);
-        alice.dh(bob.pubkey(), &mut one).unwrap();
-        bob.dh(alice.pubkey(), &mut two).unwrap();
-        assert_eq!(one, two);
-        assert_eq!(one[..], hex("4a5d9d5ba4ce2de1728e3bf480350f25e07e21c947d19e3376f09b3c1e161742"));
-        assert!(alice.dh(&[0; 32], &mut one).is_err(), "a point of small order");
+        let mut nine = [0; 32];
+        nine[0] = 9;
+        let (mut curve, mut other, mut one, mut two) = (Curve::default(), Curve::default(), [0; 32], [0; 32]);
+        curve.set(&nine);
+        let expected = "422c8e7a6227d7bca1350b3e2bb7279f7897b87bb6854b783c60e80311ae3079";
+        assert_eq!(data_encoding::HEXLOWER.encode(curve.pubkey()), expected);
+        other.generate(&mut Seeded(Rng::from_u64(1))).unwrap();
+        curve.dh(other.pubkey(), &mut one).unwrap();
+        other.dh(curve.pubkey(), &mut two).unwrap();
+        assert!(one == two && one != [0; 32]);
+        assert!(curve.dh(&[0; 32], &mut one).is_err() && curve.dh(&[1], &mut one).is_err());
     }
 
     #[test]

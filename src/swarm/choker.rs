@@ -87,6 +87,11 @@ impl Choker {
         self.slots = slots;
     }
 
+    /// More peers are served from now on, where so many may be; the next round may take slots back.
+    pub fn grow(&mut self, slots: usize) {
+        self.slots = self.slots.max(slots);
+    }
+
     /// Holds a round while we fetch, and returns who is unchoked from now on.
     pub fn round(&mut self, now: Instant, contenders: &[Contender], rng: &mut Rng) -> &[PeerKey] {
         self.turns.clear();
@@ -256,6 +261,23 @@ mod tests {
         let slots = [0, 1, 32, 128, 512, 4096, 1 << 20].map(|n| upload_slots(kib(n), 0));
         assert_eq!(slots, [0, 2, 2, 4, 8, 22, 50]);
         assert_eq!((upload_slots(None, 0), upload_slots(None, 2 << 20)), (4, 16));
+    }
+
+    #[test]
+    fn slots_grow_between_rounds_and_shrink_with_one() {
+        let now = Instant::now();
+        let mut choker = Choker::new(now, UPLOAD_SLOTS);
+        let crowd = contenders(now, &[0; 9]);
+        let admit_all = |choker: &mut Choker| {
+            crowd.iter().for_each(|c| _ = choker.admit(c.peer, 0));
+            choker.unchoked.len()
+        };
+        assert_eq!(admit_all(&mut choker), UPLOAD_SLOTS + 1);
+        choker.grow(UPLOAD_SLOTS + 2);
+        choker.grow(UPLOAD_SLOTS);
+        assert_eq!(admit_all(&mut choker), UPLOAD_SLOTS + 3);
+        choker.set_slots(UPLOAD_SLOTS);
+        assert_eq!(choker.round(now, &crowd, &mut Rng::from_u64(1)).len(), UPLOAD_SLOTS + 1);
     }
 
     #[test]

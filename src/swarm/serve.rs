@@ -17,6 +17,8 @@ use crate::wire::peer::{BlockRef, MAX_REQUEST_LEN, Message};
 
 /// Tit-for-tat compares rates over this long.
 const RATE_WINDOW: Duration = Duration::from_secs(20);
+/// Slots follow a rate that rises over this long: of a transfer of half a minute, the first round alone would be a third.
+const GROWTH_WINDOW: Duration = Duration::from_secs(2);
 
 impl Swarm {
     pub(super) fn on_interest(&mut self, now: Instant, key: PeerKey) {
@@ -144,6 +146,8 @@ impl Swarm {
     /// Gives slots that became free between rounds to those who wait longest.
     pub(super) fn fill_slots(&mut self, now: Instant) {
         let seeding = self.is_complete();
+        let rate = self.up.per_second(now, GROWTH_WINDOW);
+        self.choker.grow(upload_slots(self.config.upload_limit, rate));
         let waits = |m: &Member| {
             m.is_open()
                 && (seeding || !m.snubs(now))

@@ -18,7 +18,7 @@ use super::badge::{BADGE_BYTES, Badge, NONCE_BYTES, Nonce};
 pub const MAX_ADVERT_BYTES: usize = 1472;
 /// Addresses of a node on one link: more than one of a family is rare, and each is tried.
 pub const MAX_ADDRESSES: usize = 6;
-/// Members that a question says it knows already: they fit one frame with room to spare.
+/// Nodes that need not answer, as a question names them: they fit one frame with room to spare.
 pub const MAX_KNOWN: usize = 16;
 /// Seconds for which others may remember an announcement; it is repeated before that on a small network.
 const TTL_S: u32 = 120;

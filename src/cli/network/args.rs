@@ -9,8 +9,8 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 
 use crate::cli::args::ReportArgs;
-use crate::cli::values::{duration, host_port};
-use crate::wire::magnet::HostPort;
+use crate::cli::values::{duration, entry_point};
+use crate::wire::entry::EntryPoint;
 
 /// `dhtget network`.
 #[derive(Debug, Subcommand)]
@@ -45,9 +45,10 @@ pub struct ChoiceArgs {
 pub struct CreateArgs {
     /// The network's name: a-z, 0-9, `-`, `_`, `.`
     pub name: String,
-    /// Members enter here; repeatable, commas too
-    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', value_parser = host_port)]
-    pub bootstrap: Vec<HostPort>,
+    /// Members enter here; repeatable, commas too. A name such as _dhtget._udp.example.org stands for the hosts of its SRV
+    /// records
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', value_parser = entry_point)]
+    pub bootstrap: Vec<EntryPoint>,
     /// No key: plain BitTorrent, so that other clients can take part; kept apart by its addresses alone
     #[arg(long)]
     pub open: bool,

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::choose::{self, Chosen};
@@ -76,7 +76,7 @@ pub async fn run(
 async fn check(network: &PrivateNetwork, env: &Env, reporter: &mut Reporter) -> Result<(), CliError> {
     let no_socket = |e: std::io::Error| CliError::new(Code::Unknown, format!("no UDP socket: {e}"));
     let (targets, mut findings) = targets(network, env).await;
-    findings.extend(of_the_file(network));
+    findings.extend(of_the_file(network, &listen::local_ips(None)));
     let entries = targets.iter().map(|(_, addr, _)| addr.to_string()).collect();
     let dht = asking_node(Some(network), entries).map_err(no_socket)?;
     // In a keyed network, whoever answers a bare question is no member.
@@ -165,7 +165,7 @@ async fn targets(network: &PrivateNetwork, env: &Env) -> (Vec<(String, SocketAdd
 }
 
 /// What can be said without asking anyone.
-fn of_the_file(network: &PrivateNetwork) -> Vec<Finding> {
+fn of_the_file(network: &PrivateNetwork, ours: &[IpAddr]) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut find = |what: String, mend| findings.push(Finding { what, mend });
     match network.bootstrap.len() {
@@ -188,7 +188,6 @@ fn of_the_file(network: &PrivateNetwork) -> Vec<Finding> {
             "add `allow = [\"10.0.0.0/8\"]`, with your ranges, to every member's file",
         );
     }
-    let ours = listen::local_ips(None);
     if !ours.is_empty() && !ours.iter().any(|ip| allow.allows(*ip)) {
         find(
             "this machine has no address within `allow`: members will not talk to it".to_owned(),
@@ -375,6 +374,8 @@ mod tests {
 
     #[test]
     fn a_file_is_looked_at_before_anyone_is_asked() {
+        let ours = ["10.0.0.7".parse().unwrap()];
+        let of_the_file = |network: &PrivateNetwork| of_the_file(network, &ours);
         assert!(of_the_file(&network(true)).is_empty());
         let mut weak = network(false);
         weak.bootstrap.pop();

@@ -126,10 +126,6 @@ impl Settings {
                 settings.no_state && settings.state_dir.is_some(),
                 "`no-state` and `state-dir` exclude each other",
             ),
-            (
-                settings.network.is_some() && settings.bootstrap_file.is_some(),
-                "`network` and `bootstrap-file` exclude each other",
-            ),
             (settings.quiet && settings.verbose > 0, "`quiet` and `verbose` exclude each other"),
         ] {
             if both {

@@ -7,10 +7,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use super::{Node, family};
-use crate::dht::config::{MAX_NODES_NAMED, Network, is_private};
+use crate::dht::config::{Network, is_private};
 use crate::id::Id160;
-use crate::wire::compact::{self, Contact};
-use crate::wire::krpc::Reply;
 
 impl Node {
     /// Our own address as others see it, IPv4 and IPv6.
@@ -43,22 +41,6 @@ impl Node {
             table.rebucket(now, id, &self.config);
         }
         self.rejoin_soon(now);
-    }
-
-    /// Nodes named by one at `source` that may be talked to.
-    pub(super) fn acceptable(&self, source: SocketAddr, reply: &Reply<'_>) -> Vec<Contact> {
-        // The rest of a longer list is an attempt to steer us. Nobody needs to be sent to himself either.
-        let is_public = self.config.network == Network::Public;
-        let at_ours = |c: &Contact| self.external[family(c.addr)].address() == Some(c.addr.ip());
-        let own = |c: &Contact| c.id == self.id || is_public && at_ours(c);
-        let fits = |c: &Contact| self.config.accepts(c.addr, source.ip()) && !own(c);
-        let v4 = compact::nodes_v4(reply.nodes).take(MAX_NODES_NAMED);
-        v4.chain(compact::nodes_v6(reply.nodes6).take(MAX_NODES_NAMED)).filter(fits).collect()
-    }
-
-    /// Whether the user's own network is a private one.
-    pub(super) fn knows_private(&self) -> bool {
-        self.config.network == Network::Local || self.bootstrap.iter().any(|b| is_private(b.addr.ip()))
     }
 
     /// Whether we neither answer nor want to be known (BEP 43): by the user's will, or because a NAT keeps

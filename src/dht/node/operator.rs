@@ -3,13 +3,13 @@
 //! Must not know where the values come from.
 
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Node;
 use crate::dht::config::{ITEM_SHARE, Limits, MAX_BOOTSTRAP, Network};
 use crate::dht::event::BootstrapState;
 use crate::wire::allow::AllowList;
-use crate::wire::compact::canonical;
+use crate::wire::compact::{Contact, canonical};
 
 impl Node {
     /// Adds addresses to start from, for example as names resolve; running searches take them up.
@@ -38,6 +38,31 @@ impl Node {
             self.seed_searches(now, addr);
         }
         self.join_now(now);
+    }
+
+    /// Adds nodes of an earlier run; they are asked before any other.
+    pub fn add_saved(&mut self, now: Instant, contacts: impl IntoIterator<Item = Contact>) {
+        self.forget_due();
+        for contact in contacts {
+            if self.config.accepts(contact.addr, contact.addr.ip()) && contact.id != self.id {
+                self.remember_saved(contact);
+                if self.config.network == Network::Local {
+                    self.reach.recall(now, contact);
+                }
+            }
+        }
+        self.seed_searches_with_saved(now);
+        self.join_now(now);
+    }
+
+    /// Tries an address at which a node may be, such as a peer's (BEP 5, "PORT").
+    pub fn add_contact(&mut self, now: Instant, addr: SocketAddr) {
+        let addr = canonical(addr);
+        if self.config.accepts(addr, addr.ip()) {
+            self.verify_soon(now, addr, None, Duration::ZERO);
+            self.seed_searches(now, addr);
+            self.join_now(now);
+        }
     }
 
     /// Marks an address to start from as answering; true for a router, which stays out of the table.
