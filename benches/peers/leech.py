@@ -151,4 +151,5 @@ def main():
     print(f"dhtget / libtorrent: speed {theirs[0] / ours[0]:.2f}, CPU {ours[1] / theirs[1]:.2f}, memory {ours[2] / theirs[2]:.2f}")
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -223,7 +223,12 @@ pub fn trouble(status: &DhtStatus) -> Option<String> {
     }
     if !status.unanswering.is_empty() {
         let silent = count(status.unanswering.len(), "bootstrap address");
-        parts.push(format!("{silent} asked without an answer"));
+        let key = if status.sealed.is_some() { " (is it up, and has it this network's key?)" } else { "" };
+        parts.push(format!("{silent} asked without an answer{key}"));
+    }
+    parts.extend(status.clock_trouble());
+    if let Some(foreign) = status.foreign_only() {
+        parts.push(format!("{foreign} datagrams came that this network's key does not open"));
     }
     (!parts.is_empty()).then(|| parts.join("; "))
 }

@@ -138,16 +138,24 @@ impl Finder {
         let status = status.borrow_and_update().clone();
         let nodes = status.nodes_v4 + status.nodes_v6;
         let unanswering: Vec<String> = status.unanswering.iter().map(ToString::to_string).collect();
+        let clock = status.clock_trouble();
+        // To whoever has another key, a keyed network is as silent as one that is not there.
+        let silent = match status.sealed {
+            Some(_) => {
+                "does not answer, or does not know this network's key (`dhtget network check` tells which)"
+            }
+            None => "does not answer",
+        };
         let (services, names): (Vec<_>, Vec<_>) =
             status.unresolved.into_iter().partition(|n| EntryPoint::is_service(n));
         let parts = [
             ("does not resolve", names.join(", ")),
             ("has no SRV records that lead to a host", services.join(", ")),
-            ("does not answer", unanswering.join(", ")),
+            (silent, unanswering.join(", ")),
         ];
         let said = parts.into_iter().filter(|(_, who)| !who.is_empty());
         let said = said.map(|(what, who)| format!("{who} {what}"));
-        let said: Vec<String> = said.chain(status.bad_bootstrap).collect();
+        let said: Vec<String> = said.chain(status.bad_bootstrap).chain(clock).collect();
         let trouble = (nodes == 0 && !said.is_empty()).then(|| said.join("; "));
         self.finding.send_if_modified(|f| {
             let changed = f.nodes != nodes || f.trouble != trouble || f.external != status.external;

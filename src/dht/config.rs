@@ -233,8 +233,6 @@ pub const STALL_PRIVATE: Duration = Duration::from_millis(250);
 pub const LIMIT_PER_IP_PRIVATE: u32 = 2000;
 /// Strangers there that wait for their ping: a thousand machines may have been switched on together.
 pub const MAX_UNVERIFIED_PRIVATE: usize = 512;
-/// Longest wait there between two looks at the own neighbourhood: some thirty datagrams, which bother nobody.
-pub const JOIN_EVERY_PRIVATE: Duration = Duration::from_secs(60);
 /// Members of a private network that are remembered beyond the table: 100 bytes each, and of two halves of any
 /// size some dozens of the other one are still there after an hour.
 pub const MAX_REMEMBERED: usize = 512;

@@ -14,8 +14,11 @@ use tokio::net::TcpStream;
 use super::chunks::{CHUNK_LEN, Chunk};
 use super::clock;
 use super::outbox::Outbox;
+use crate::id::Id160;
 use crate::network::noise::{FIRST_LEN, FRAME_HEAD, FRAME_OVERHEAD, MAX_PAYLOAD, SECOND_LEN, frame_len};
 use crate::network::{Keys, Noise, Session};
+use crate::rng::Rng;
+use crate::wire::peer::{Handshake, Reserved};
 
 /// Frames that are sealed before the system is called: what it does not take is kept, for each connection.
 const FRAMES: usize = 2;
@@ -155,11 +158,26 @@ pub async fn probe(addr: SocketAddr, keys: Option<Keys>, patience: Duration) -> 
         }
         Ok(Ok(stream)) => stream,
     };
-    let (Some(keys), Ok(seed)) = (keys, clock::entropy_seed()) else { return Probe::Open };
-    match tokio::time::timeout(patience, Seals::new(keys, seed).greet(&stream)).await {
-        Ok(Ok(_)) => Probe::Open,
-        _ => Probe::Foreign,
-    }
+    let Ok(seed) = clock::entropy_seed() else { return Probe::Unreachable("no randomness".to_owned()) };
+    let known = match keys {
+        Some(keys) => tokio::time::timeout(patience, Seals::new(keys, seed).greet(&stream))
+            .await
+            .is_ok_and(|g| g.is_ok()),
+        None => tokio::time::timeout(patience, is_plain(&stream, seed)).await.is_ok(),
+    };
+    if known { Probe::Open } else { Probe::Foreign }
+}
+
+/// Comes back when somebody who speaks plain BitTorrent has turned down a torrent that nobody has; a member of a keyed network
+/// waits for the rest of a longer message instead.
+async fn is_plain(stream: &TcpStream, seed: [u8; 32]) {
+    let mut rng = Rng::from_seed(seed);
+    let (info_hash, peer_id) = (Id160::random(&mut rng), Id160::random(&mut rng));
+    let mut handshake = Vec::new();
+    Handshake { reserved: Reserved::OURS, info_hash, peer_id }.emit(&mut handshake);
+    let _ = send_all(stream, &handshake).await;
+    // A word or the end, either will do.
+    let _ = receive_exactly(stream, &mut [0]).await;
 }
 
 async fn send_all(stream: &TcpStream, mut bytes: &[u8]) -> io::Result<()> {
@@ -307,7 +325,6 @@ mod tests {
     use crate::driver::chunks::Chunks;
     use crate::driver::outbox::Out;
     use crate::network::NetworkKey;
-    use crate::rng::Rng;
     use bytes::Bytes;
     use tokio::io::Interest;
     use tokio::net::TcpListener;

@@ -76,6 +76,22 @@ pub struct DhtStatus {
     pub our_clock_us: Option<i64>,
 }
 
+impl DhtStatus {
+    /// What members said of this machine's clock, in words.
+    pub fn clock_trouble(&self) -> Option<String> {
+        let ahead_us = self.our_clock_us?;
+        Some(format!(
+            "this machine's clock is wrong: a member's is {} it, so that nobody listens",
+            apart(ahead_us)
+        ))
+    }
+
+    /// How many datagrams came that the network's key does not open, while not one did.
+    pub fn foreign_only(&self) -> Option<u64> {
+        self.sealed.filter(|sealed| sealed.opened == 0 && sealed.foreign > 0).map(|sealed| sealed.foreign)
+    }
+}
+
 /// What a pinged node said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PingReply {

@@ -1,4 +1,5 @@
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use super::*;
 use crate::dht::config::{ASK_BURST, ASK_EVERY, K, MAX_PAYLOAD, MAX_TRANSMITS, Network, VERSION};

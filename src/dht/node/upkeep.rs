@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 use super::search::Kind;
 use super::{Node, Pending, Purpose, family};
 use crate::dht::config::{
-    CHECKS_PLANNED, JOIN_EVERY, JOIN_EVERY_PRIVATE, JOIN_RETRY, JOIN_RETRY_MAX, JOIN_RETRY_PRIVATE,
-    JOIN_SMALL_MAX, K, MAX_SAVED, MAX_UNVERIFIED, MAX_UNVERIFIED_PRIVATE, Network, PRIVATE_TABLE, SLEPT,
-    SMALL_TABLE, UPKEEP_EVERY, UPKEEP_FAST, UPKEEP_PRIVATE,
+    CHECKS_PLANNED, JOIN_EVERY, JOIN_RETRY, JOIN_RETRY_MAX, JOIN_RETRY_PRIVATE, JOIN_SMALL_MAX, K, MAX_SAVED,
+    MAX_UNVERIFIED, MAX_UNVERIFIED_PRIVATE, Network, PRIVATE_TABLE, SLEPT, SMALL_TABLE, UPKEEP_EVERY,
+    UPKEEP_FAST, UPKEEP_PRIVATE,
 };
 use crate::id::{Id160, NodeId};
 use crate::wire::compact::Contact;
@@ -126,15 +126,13 @@ impl Node {
 
     pub(super) fn on_joined(&mut self, now: Instant, answered: bool) {
         self.on_neighbourhood();
-        let is_local = self.config.network == Network::Local;
         let (known, upkeep) = (self.known(), &mut self.upkeep);
         upkeep.joined = known > 0 && (upkeep.joined || answered);
         upkeep.joins += 1;
-        let ceiling = if known == 0 || is_local { JOIN_RETRY_MAX } else { JOIN_SMALL_MAX };
+        let ceiling = if known == 0 { JOIN_RETRY_MAX } else { JOIN_SMALL_MAX };
         // A table that has emptied since must not wait as long as a full one may.
         let wait = if known < K { upkeep.join_wait.min(ceiling) } else { upkeep.join_wait };
-        let every = if is_local { JOIN_EVERY_PRIVATE } else { JOIN_EVERY };
-        upkeep.join_wait = if known >= K && wait >= JOIN_RETRY_MAX { every } else { wait * 2 };
+        upkeep.join_wait = if known >= K && wait >= JOIN_RETRY_MAX { JOIN_EVERY } else { wait * 2 };
         if known < K {
             upkeep.join_wait = upkeep.join_wait.min(ceiling);
         }

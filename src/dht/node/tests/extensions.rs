@@ -1,5 +1,7 @@
 //! BEPs 33, 42, 43, 44 and 51, between machines.
 
+use std::time::Duration;
+
 use ed25519_dalek::SigningKey;
 
 use super::*;
