@@ -82,10 +82,12 @@ fn looking(status: &Status) -> String {
 
 fn connecting(status: &Status) -> String {
     let known = count(status.peers_known, "peer");
-    match status.dials_failed {
-        0 => format!("connecting to {known}"),
-        failed => format!("connecting: {known} known, {} failed", count(failed, "dial")),
-    }
+    let Some(failed) = Some(status.dials_failed).filter(|failed| *failed > 0) else {
+        return format!("connecting to {known}");
+    };
+    let trouble = status.dht_trouble.as_ref();
+    let trouble = trouble.map(|t| format!("; the DHT is out of reach ({t})")).unwrap_or_default();
+    format!("connecting: {known} known, {} failed{trouble}", count(failed, "dial"))
 }
 
 fn metadata(status: &Status) -> String {
