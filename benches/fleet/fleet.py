@@ -19,6 +19,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import statistics
 import sys
 import time
@@ -399,6 +400,7 @@ def main():
     parser.add_argument("--first-byte", type=int, metavar="RUNS", help="measure the start instead")
     parser.add_argument("--keep", action="store_true", help="keep the machines' folders")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the machines are put away
     missing = [p for p in ("nsenter", "tc", "ip", "nginx", "curl", DHTGET) if not shutil.which(p)]
     if missing and not options.earlier:
         raise SystemExit(f"not here: {', '.join(missing)}")

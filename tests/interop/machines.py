@@ -39,9 +39,10 @@ class Machines:
     open = []  # those that were not closed yet
 
     def __init__(self, folder=None, keep=False):
-        sweep()
+        sweep(folder)
         self.keep, self.name = keep, f"{PREFIX}{os.getpid()}-{next(_serial)}-"
-        self.root = tempfile.mkdtemp(prefix=PREFIX, dir=folder)
+        # `keep` takes the number out of the name, so that no later run sweeps it.
+        self.root = tempfile.mkdtemp(prefix=PREFIX if keep else f"{PREFIX}{os.getpid()}-", dir=folder)
         self.all, self._processes, self._lock = [], [], threading.Lock()
         self._switch = f"{self.name}switch"
         Machines.open.append(self)
@@ -296,13 +297,17 @@ def inside(namespace):
                 os._exit(1)  # nobody would know any more where this process is
 
 
-def sweep():
-    """Removes the namespaces of runners that were killed with SIGKILL."""
-    with contextlib.suppress(OSError):
-        for name in os.listdir("/run/netns"):
+def sweep(folder=None):
+    """Removes the namespaces and folders of runners that were killed."""
+    for place in ("/run/netns", folder or tempfile.gettempdir()):
+        for name in os.listdir(place) if os.path.isdir(place) else ():
             match = re.match(re.escape(PREFIX) + r"(\d+)-", name)
-            if match and not os.path.exists(f"/proc/{match[1]}"):
+            if not match or os.path.exists(f"/proc/{match[1]}"):
+                continue
+            if place == "/run/netns":
                 _run("ip", "netns", "del", name)
+            else:
+                shutil.rmtree(f"{place}/{name}", ignore_errors=True)
 
 
 def _batch(namespace, lines):

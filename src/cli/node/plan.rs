@@ -2,7 +2,7 @@
 //!
 //! Must not open a socket or print.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::flags::{NodeArgs, NodeCommand};
 use super::settings::Settings;
@@ -35,7 +35,7 @@ pub fn action(args: NodeArgs, env: &Env) -> Result<(Action, ReportArgs), CliErro
     let print = args.print_config;
     let node = NodePlan::new(args, env)?;
     let report = node.settings.report();
-    if print && node.client.network.is_some() && node.settings.network.as_ref().is_some_and(is_secret) {
+    if print && node.client.network.is_some() && node.settings.network.as_deref().is_some_and(is_secret) {
         let words = "--print-config: the network was given as an invite, which is never printed";
         return Err(CliError::new(Code::BadOption, words)
             .hint("`dhtget network join` keeps it; then give its name with --network"));
@@ -46,7 +46,7 @@ pub fn action(args: NodeArgs, env: &Env) -> Result<(Action, ReportArgs), CliErro
 }
 
 /// An invite, or what stands in the place of one.
-fn is_secret(network: &PathBuf) -> bool {
+fn is_secret(network: &Path) -> bool {
     network.to_str().is_some_and(is_like_invite) || network.starts_with("/proc/self/fd")
 }
 
