@@ -102,6 +102,8 @@ pub const ENDGAME_EXTRA: usize = 2;
 /// A block is asked for twice only where its peer needs at least this long for what it was asked; most of the
 /// last blocks are on their way, and a second copy of those is waste.
 pub const ENDGAME_AFTER: Duration = Duration::from_millis(250);
+/// Who has sent nothing in the time of so many blocks at its rate sends nothing at all.
+pub const MUTE_BLOCKS: f64 = 4.0;
 /// Requests one peer may have under way for blocks that others were asked for.
 pub const ENDGAME_DEPTH: usize = 16;
 /// Bytes of blocks that are read or unsent for a fast peer: enough to keep its socket busy.

@@ -214,14 +214,40 @@ impl Pieces {
         (out, replaced)
     }
 
+    /// Chooses up to `count` blocks of pieces that failed before, and lie with somebody who is `lost`, to ask `peer` for: it
+    /// fetches them from the start, since the next failure must have one author. With them, what is to be taken back.
+    pub fn take_over(
+        &mut self,
+        peer: PeerKey,
+        has: impl Fn(PieceIndex) -> bool,
+        lost: impl Fn(PeerKey) -> bool,
+        count: usize,
+    ) -> (Vec<BlockRef>, Vec<(PeerKey, BlockRef)>) {
+        let (mut out, mut replaced) = (Vec::new(), Vec::new());
+        for (&piece, open) in self.open.iter_mut().filter(|(p, o)| o.exclusive && o.missing > 0 && has(**p)) {
+            let idle = open.owner.is_none_or(|owner| owner != peer && lost(owner));
+            if out.len() >= count || !idle {
+                continue;
+            }
+            for (index, block) in open.blocks.iter().enumerate() {
+                let Block::Asked(peers) = block else { continue };
+                let block = block_ref(&self.layout, piece, index as u32);
+                replaced.extend(peers.iter().flatten().map(|other| (*other, block)));
+            }
+            open.owner = None;
+            open.give(&self.layout, piece, peer, count, &mut out);
+        }
+        (out, replaced)
+    }
+
     /// Whether every block has come; the last pieces are being hashed.
     pub fn nothing_missing(&self) -> bool {
         self.picker.is_empty() && self.open.values().all(|o| o.missing == 0)
     }
 
-    /// Whether every missing block has been asked for.
+    /// Whether every missing block has been asked for, but for those that only one peer may bring.
     pub fn nothing_free(&self) -> bool {
-        self.picker.is_empty() && self.open.values().all(|o| o.free == 0)
+        self.picker.is_empty() && self.open.values().all(|o| o.free == 0 || o.exclusive)
     }
 
     /// A request will not be answered by this peer.
@@ -491,11 +517,17 @@ mod tests {
         assert_eq!(p.ask(peer(1), |_| true, false, &VecDeque::new(), 2, &mut rng), []);
         assert_eq!(p.ask_twice(peer(1), |_| true, |_| true, |_| true, 2).0, []);
         assert_eq!(p.on_block(peer(1), piece, 3), Received::Duplicate);
-        p.ask(peer(2), |_| true, true, &VecDeque::new(), 2, &mut rng);
+        p.on_block(peer(2), piece, 0);
+        // Who has it is asked for the rest, unless nothing comes: another begins anew.
+        assert_eq!(p.take_over(peer(3), |_| true, |_| false, 9), (vec![], vec![]));
+        assert!(p.nothing_free());
+        let (asked, back) = p.take_over(peer(3), |_| true, |_| true, 9);
+        assert_eq!((asked.len(), back), (4, vec![(peer(2), block_ref(&p.layout, piece, 1))]));
+        assert_eq!(p.on_block(peer(2), piece, 1), Received::Duplicate);
         for block in 0..4 {
-            p.on_block(peer(2), piece, block);
+            p.on_block(peer(3), piece, block);
         }
-        assert_eq!(p.on_hashed(piece, true), [peer(2); 4]);
+        assert_eq!(p.on_hashed(piece, true), [peer(3); 4]);
         assert!(p.is_complete());
     }
 
@@ -514,9 +546,14 @@ mod tests {
                         asked.extend(blocks.into_iter().map(|b| (who, b)));
                     }
                     3 => {
-                        let (blocks, replaced) = p.ask_twice(who, |_| true, |_| true, |_| true, 1);
-                        asked.retain(|one| !replaced.contains(one));
-                        asked.extend(blocks.into_iter().map(|b| (who, b)));
+                        for over in [false, true] {
+                            let (blocks, replaced) = match over {
+                                false => p.ask_twice(who, |_| true, |_| true, |_| true, 1),
+                                true => p.take_over(who, |_| true, |_| true, 2),
+                            };
+                            asked.retain(|one| !replaced.contains(one));
+                            asked.extend(blocks.into_iter().map(|b| (who, b)));
+                        }
                     }
                     4 if !asked.is_empty() => {
                         let (who, block) = asked.swap_remove(rng.below(asked.len()));

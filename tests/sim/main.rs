@@ -5,6 +5,7 @@ mod crowd;
 mod dht;
 mod faults;
 mod in_order;
+mod liars;
 mod million;
 mod pipeline;
 mod swarm;
