@@ -147,6 +147,9 @@ pub const MAX_NAMED: usize = 64;
 pub const MAX_HOARD: u32 = 4;
 /// A piece that nobody else has after this long was not passed on: a slow uplink passes one of 64 KiB within seconds.
 pub const HOARD_AFTER: Duration = Duration::from_secs(20);
+/// After its last suggestion a seed is asked for nothing else for so long, where there are others to share with: what it does
+/// not name to us it names to them.
+pub const LED_FOR: Duration = Duration::from_secs(3);
 /// Suggestions of one peer that are remembered; the oldest make way.
 pub const MAX_SUGGESTED: usize = 64;
 /// Pieces that a super-seed shows ahead to a peer that has a slot: one to pass on, one to fetch meanwhile.

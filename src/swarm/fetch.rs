@@ -7,9 +7,9 @@ use bytes::Bytes;
 
 use super::config::*;
 use super::event::{Action, CloseReason, PeerKey, Report};
-use super::member::Has;
+use super::member::{Has, Member};
 use super::metadata::Metadata;
-use super::pieces::{Pieces, Received};
+use super::pieces::{Help, Pieces, Received};
 use super::swarm::Swarm;
 use crate::peer::{Bitfield, Connection};
 use crate::wire::metainfo::{BLOCK_LEN, Info, PieceIndex};
@@ -238,6 +238,7 @@ impl Swarm {
     /// Asks a peer for as much as its pipeline holds.
     pub(super) fn fill(&mut self, now: Instant, key: PeerKey) {
         let under_limit = self.room_under_limit();
+        let leads = self.leads(now, key);
         let (Some(info), Some(pieces)) = (&self.info, &mut self.pieces) else { return };
         let Some(member) = self.members.get_mut(&key) else { return };
         let Some(conn) = member.conn.as_mut() else { return };
@@ -260,12 +261,16 @@ impl Swarm {
             return;
         }
         let rate = member.down.per_second(now, Duration::from_secs(5));
-        let whole = rate * WHOLE_PIECE_SECONDS >= u64::from(info.layout().piece_length());
+        let help = match rate * WHOLE_PIECE_SECONDS >= u64::from(info.layout().piece_length()) {
+            _ if leads => Help::Suggested,
+            true => Help::Pieces,
+            false => Help::Blocks,
+        };
         let has = |piece| member.has.piece(piece);
         let blocks = match choked {
             true => pieces.ask_among(key, &wanted, room),
             false if pieces.is_in_order() => self.ask_in_order(now, key, room),
-            false => pieces.ask(key, has, whole, &member.suggested, room, &mut self.rng),
+            false => pieces.ask(key, has, help, &member.suggested, room, &mut self.rng),
         };
         if blocks.is_empty() {
             if !choked {
@@ -286,6 +291,13 @@ impl Swarm {
         for block in blocks {
             conn.request(block);
         }
+    }
+
+    /// Whether a seed names to each what it should ask for: everything else is for others, who pass it on.
+    fn leads(&self, now: Instant, key: PeerKey) -> bool {
+        let Some(named_at) = self.members.get(&key).and_then(|m| m.suggested_at) else { return false };
+        let shares = |m: &Member| m.is_open() && !m.has.is_complete();
+        now.saturating_duration_since(named_at) < LED_FOR && self.members.values().any(shares)
     }
 
     /// Blocks that may still be asked for under the user's limit. Without this bound many peers would each get

@@ -145,6 +145,8 @@ pub(super) struct Member {
     pub(super) shown_at: Instant,
     /// Pieces that it would have us fetch, oldest first.
     pub(super) suggested: VecDeque<PieceIndex>,
+    /// When it last did so.
+    pub(super) suggested_at: Option<Instant>,
     pub(super) metadata_served: u32,
     /// DHT ports it has named.
     pub(super) dht_ports: u8,
@@ -192,6 +194,7 @@ impl Member {
             passed_on: 0,
             shown_at: now,
             suggested: VecDeque::new(),
+            suggested_at: None,
             metadata_served: 0,
             dht_ports: 0,
             exchange: Exchange::default(),

@@ -36,6 +36,17 @@ struct Open {
     exclusive: bool,
 }
 
+/// What a peer is good for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Help {
+    /// A few blocks of pieces that others have begun.
+    Blocks,
+    /// Whole pieces.
+    Pieces,
+    /// The pieces that it suggests, and what has been begun with it.
+    Suggested,
+}
+
 /// What came of a block.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Received {
@@ -123,12 +134,12 @@ impl Pieces {
         &mut self.picker
     }
 
-    /// Chooses up to `count` blocks to ask `peer` for; they count as asked.
+    /// Chooses up to `count` blocks to ask `peer` for, of `suggested` pieces first; they count as asked.
     pub fn ask(
         &mut self,
         peer: PeerKey,
         has: impl Fn(PieceIndex) -> bool,
-        whole_pieces: bool,
+        help: Help,
         suggested: &VecDeque<PieceIndex>,
         count: usize,
         rng: &mut Rng,
@@ -141,8 +152,11 @@ impl Pieces {
             let Some(piece) = named else { break };
             self.begin_for(peer, piece, count, &mut out);
         }
+        if help == Help::Suggested {
+            return out;
+        }
         self.ask_open(peer, &has, count, &mut out, |o| o.owner.is_none());
-        if !whole_pieces {
+        if help == Help::Blocks {
             self.ask_open(peer, &has, count, &mut out, |o| !o.exclusive);
         }
         while out.len() < count {
@@ -444,21 +458,21 @@ mod tests {
     #[test]
     fn a_fast_peer_gets_whole_pieces_and_a_slow_one_helps() {
         let (mut p, mut rng) = pieces(4);
-        let first = p.ask(peer(1), |_| true, true, &VecDeque::new(), 3, &mut rng);
+        let first = p.ask(peer(1), |_| true, Help::Pieces, &VecDeque::new(), 3, &mut rng);
         assert!(first.iter().all(|b| b.index == first[0].index));
-        let second = p.ask(peer(2), |_| true, true, &VecDeque::new(), 3, &mut rng);
+        let second = p.ask(peer(2), |_| true, Help::Pieces, &VecDeque::new(), 3, &mut rng);
         assert_ne!(second[0].index, first[0].index);
-        let slow = p.ask(peer(3), |_| true, false, &VecDeque::new(), 1, &mut rng);
+        let slow = p.ask(peer(3), |_| true, Help::Blocks, &VecDeque::new(), 1, &mut rng);
         assert!([first[0].index, second[0].index].contains(&slow[0].index));
     }
 
     #[test]
     fn the_last_blocks_are_asked_for_twice_and_cancelled() {
         let (mut p, mut rng) = pieces(1);
-        let all = p.ask(peer(1), |_| true, true, &VecDeque::new(), 100, &mut rng);
+        let all = p.ask(peer(1), |_| true, Help::Pieces, &VecDeque::new(), 100, &mut rng);
         assert_eq!((all.len(), all[3].length), (4, 16384 - 5));
         assert!(p.nothing_free());
-        assert_eq!(p.ask(peer(2), |_| true, true, &VecDeque::new(), 100, &mut rng), []);
+        assert_eq!(p.ask(peer(2), |_| true, Help::Pieces, &VecDeque::new(), 100, &mut rng), []);
         let nobody = |_| false;
         assert_eq!(p.ask_twice(peer(2), |_| true, nobody, nobody, 2).0, []);
         assert_eq!(p.ask_twice(peer(2), |_| true, |_| true, nobody, 2).0, all[..2]);
@@ -471,7 +485,7 @@ mod tests {
     #[test]
     fn those_who_never_answer_keep_no_block_from_one_who_would() {
         let (mut p, mut rng) = pieces(1);
-        let all = p.ask(peer(1), |_| true, true, &VecDeque::new(), 4, &mut rng);
+        let all = p.ask(peer(1), |_| true, Help::Pieces, &VecDeque::new(), 4, &mut rng);
         for silent in 2..=1 + ENDGAME_EXTRA as u32 {
             let (asked, replaced) = p.ask_twice(peer(silent), |_| true, |_| true, |_| false, 4);
             assert!(asked == all && replaced.is_empty());
@@ -489,14 +503,14 @@ mod tests {
     fn what_a_liar_sent_for_unfinished_pieces_is_fetched_again() {
         let (mut p, mut rng) = pieces(1);
         let piece = p.layout.piece(0).unwrap();
-        p.ask(peer(1), |_| true, true, &VecDeque::new(), 3, &mut rng);
-        p.ask(peer(2), |_| true, false, &VecDeque::new(), 1, &mut rng);
+        p.ask(peer(1), |_| true, Help::Pieces, &VecDeque::new(), 3, &mut rng);
+        p.ask(peer(2), |_| true, Help::Blocks, &VecDeque::new(), 1, &mut rng);
         for (who, block) in [(1, 0), (1, 2), (2, 3)] {
             p.on_block(peer(who), piece, block);
         }
         assert_eq!(p.distrust(peer(1)), 2 * 16384);
         p.release(peer(1), &block_ref(&p.layout, piece, 1));
-        assert_eq!(p.ask(peer(2), |_| true, true, &VecDeque::new(), 9, &mut rng).len(), 3);
+        assert_eq!(p.ask(peer(2), |_| true, Help::Pieces, &VecDeque::new(), 9, &mut rng).len(), 3);
         for block in 0..3 {
             p.on_block(peer(2), piece, block);
         }
@@ -507,14 +521,14 @@ mod tests {
     fn a_failed_piece_of_two_authors_is_fetched_again_from_one() {
         let (mut p, mut rng) = pieces(1);
         let piece = p.layout.piece(0).unwrap();
-        p.ask(peer(1), |_| true, true, &VecDeque::new(), 2, &mut rng);
-        p.ask(peer(2), |_| true, false, &VecDeque::new(), 2, &mut rng);
+        p.ask(peer(1), |_| true, Help::Pieces, &VecDeque::new(), 2, &mut rng);
+        p.ask(peer(2), |_| true, Help::Blocks, &VecDeque::new(), 2, &mut rng);
         for (who, block) in [(1, 0), (1, 1), (2, 2), (2, 3)] {
             p.on_block(peer(who), piece, block);
         }
         assert_eq!(p.on_hashed(piece, false), [peer(1), peer(1), peer(2), peer(2)]);
-        assert_eq!(p.ask(peer(2), |_| true, true, &VecDeque::new(), 2, &mut rng).len(), 2);
-        assert_eq!(p.ask(peer(1), |_| true, false, &VecDeque::new(), 2, &mut rng), []);
+        assert_eq!(p.ask(peer(2), |_| true, Help::Pieces, &VecDeque::new(), 2, &mut rng).len(), 2);
+        assert_eq!(p.ask(peer(1), |_| true, Help::Blocks, &VecDeque::new(), 2, &mut rng), []);
         assert_eq!(p.ask_twice(peer(1), |_| true, |_| true, |_| true, 2).0, []);
         assert_eq!(p.on_block(peer(1), piece, 3), Received::Duplicate);
         p.on_block(peer(2), piece, 0);
@@ -542,7 +556,7 @@ mod tests {
                 let who = peer(1 + rng.below(3) as u32);
                 match kind {
                     0..=2 => {
-                        let blocks = p.ask(who, |_| true, kind == 0, &VecDeque::new(), 3, rng);
+                        let blocks = p.ask(who, |_| true, if kind == 0 { Help::Pieces } else { Help::Blocks }, &VecDeque::new(), 3, rng);
                         asked.extend(blocks.into_iter().map(|b| (who, b)));
                     }
                     3 => {

@@ -246,7 +246,7 @@ impl Swarm {
         let (Some(info), Some(pieces)) = (&self.info, &self.pieces) else { return };
         let Some(member) = self.members.get_mut(&key).filter(|_| pieces.is_whole()) else { return };
         let ahead =
-            member.up.per_second(now, Duration::from_secs(5)) * 4 / u64::from(info.layout().piece_length());
+            member.up.per_second(now, Duration::from_secs(5)) * 2 / u64::from(info.layout().piece_length());
         let most = MIN_NAMED + (ahead as usize).min(MAX_NAMED - MIN_NAMED);
         let Some(conn) = member.conn.as_mut().filter(|c| c.is_fast() && !c.is_choking()) else { return };
         let layout = info.layout();
@@ -287,7 +287,7 @@ impl Swarm {
     }
 
     /// A peer names a piece that we should fetch from it.
-    pub(super) fn on_suggested(&mut self, key: PeerKey, index: u32) {
+    pub(super) fn on_suggested(&mut self, now: Instant, key: PeerKey, index: u32) {
         let (Some(info), Some(pieces)) = (&self.info, &self.pieces) else { return };
         let Some(piece) = info.layout().piece(index).filter(|_| !pieces.have().has(index)) else { return };
         // Whoever has only a part would name what others have too.
@@ -297,6 +297,7 @@ impl Swarm {
             member.suggested.pop_front();
         }
         member.suggested.push_back(piece);
+        member.suggested_at = Some(now);
     }
 
     fn piece_length(&self) -> u32 {

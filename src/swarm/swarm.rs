@@ -308,7 +308,7 @@ impl Swarm {
             Event::AllowedFast(index) => self.on_allowed_fast(key, index),
             Event::UploadOnly => self.on_upload_only(now, key),
             Event::DontHave(index) => self.on_dont_have(now, key, index),
-            Event::Suggested(index) => self.on_suggested(key, index),
+            Event::Suggested(index) => self.on_suggested(now, key, index),
         }
     }
 

@@ -4,6 +4,7 @@
 mod crowd;
 mod dht;
 mod faults;
+mod fleet;
 mod in_order;
 mod liars;
 mod million;
