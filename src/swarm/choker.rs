@@ -63,8 +63,9 @@ pub fn upload_slots(limit: Option<u64>, rate: u64) -> usize {
     let least = match limit {
         Some(0) => return 0,
         Some(_) => MIN_UPLOAD_SLOTS,
-        // Nobody may have asked for more.
-        None => UPLOAD_SLOTS,
+        // Nobody has asked for anything yet.
+        None if rate == 0 => UPLOAD_SLOTS,
+        None => MIN_UPLOAD_SLOTS,
     };
     let rate = limit.unwrap_or(rate);
     ((rate / SLOT_RATE).isqrt() as usize).clamp(least, MAX_UPLOAD_SLOTS)

@@ -109,7 +109,7 @@ pub const ENDGAME_DEPTH: usize = 16;
 /// Bytes of blocks that are read or unsent for a fast peer: enough to keep its socket busy.
 pub const UPLOAD_AHEAD: usize = 1 << 20;
 /// The same for a slow one: what is unsent can no longer be cancelled, and haves wait behind it.
-pub const MIN_UPLOAD_AHEAD: usize = 32 << 10;
+pub const MIN_UPLOAD_AHEAD: usize = 4 << 10;
 /// Bytes that the disk is asked for at once, where blocks follow each other: one look at the file, one answer.
 pub const READ_RUN: u32 = 256 << 10;
 /// Bytes unsent for one peer, answers to its questions included: who asks on and reads nothing is let go.
