@@ -88,6 +88,11 @@ impl Choker {
         self.slots = slots;
     }
 
+    /// At least so many peers are served from now on.
+    pub fn add_slots(&mut self, slots: usize) {
+        self.slots = self.slots.max(slots);
+    }
+
     /// Holds a round while we fetch, and returns who is unchoked from now on.
     pub fn round(&mut self, now: Instant, contenders: &[Contender], rng: &mut Rng) -> &[PeerKey] {
         self.turns.clear();

@@ -133,10 +133,8 @@ impl Swarm {
                 since: m.since,
             })
             .collect();
-        // What the link can carry shows at times only: while there is little to give, it is not narrow.
-        let rate = self.up.per_second(now, CAPACITY_WINDOW).max(self.up_best / 10 * 9);
-        self.up_best = rate;
-        self.choker.set_slots(upload_slots(self.config.upload_limit, rate));
+        self.up_best = (self.up_best / 10 * 9).max(self.up.per_second(now, CAPACITY_WINDOW));
+        self.choker.set_slots(upload_slots(self.config.upload_limit, self.up_best));
         let unchoked = match seeding {
             true => self.choker.seed_round(now, &contenders, &mut self.rng).to_vec(),
             false => self.choker.round(now, &contenders, &mut self.rng).to_vec(),
@@ -148,6 +146,9 @@ impl Swarm {
 
     /// Gives slots that became free between rounds to those who wait longest.
     pub(super) fn fill_slots(&mut self, now: Instant) {
+        // What our link can carry shows at times only: while there is little to give, it is not narrow.
+        self.up_best = self.up_best.max(self.up.per_second(now, CAPACITY_WINDOW));
+        self.choker.add_slots(upload_slots(self.config.upload_limit, self.up_best));
         let seeding = self.is_complete();
         let waits = |m: &Member| {
             m.is_open()
