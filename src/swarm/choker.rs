@@ -67,7 +67,8 @@ pub fn upload_slots(limit: Option<u64>, rate: u64) -> usize {
         None if rate == 0 => UPLOAD_SLOTS,
         None => MIN_UPLOAD_SLOTS,
     };
-    let rate = limit.unwrap_or(rate);
+    // What was measured is payload, and somewhat less than the link carries.
+    let rate = limit.unwrap_or(rate + rate / 8);
     ((rate / SLOT_RATE).isqrt() as usize).clamp(least, MAX_UPLOAD_SLOTS)
 }
 

@@ -601,4 +601,3 @@ mod tests {
         }
     }
 }
-impl Pieces { pub fn debug_free(&self) -> String { let f: u32 = self.open.values().map(|o| o.free).sum(); format!("{f} open {} excl {}", self.open.len(), self.open.values().filter(|o| o.exclusive).count()) } }

@@ -465,4 +465,3 @@ impl Swarm {
 
 #[cfg(test)]
 mod tests;
-impl Swarm { pub fn debug_requests(&self) -> String { let (mut r, mut st, mut rest) = (0, 0, 0); let now = self.down_now(); for m in self.members.values() { r += m.conn.as_ref().map_or(0, |c| c.requests()); st += usize::from(m.stalled); rest += usize::from(m.rests_until.is_some_and(|t| t > now)); } format!("{r} stalled {st} rest {rest} free {}", self.pieces.as_ref().map_or(String::new(), |p| p.debug_free())) } fn down_now(&self) -> Instant { self.next_tick - TICK } }

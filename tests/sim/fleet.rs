@@ -23,11 +23,14 @@ fn distribute(seed: u64, machines: usize, link: u64, shape: Shape) -> (f64, f64)
     world.introduce();
     world.run(PATIENCE, |w| w.all_done());
     let best = t_min(shape.0, link, &vec![link; machines], link, machines);
-    let mut times: Vec<f64> = world.leechers().map(|n| world.peers[n].done.map_or(f64::MAX, |d| d.as_secs_f64())).collect();
+    let mut times: Vec<f64> =
+        world.leechers().map(|n| world.peers[n].done.map_or(f64::MAX, |d| d.as_secs_f64())).collect();
     times.sort_unstable_by(f64::total_cmp);
     let (median, last) = (times[machines / 2], times[machines - 1]);
     let sent = world.stats(0).uploaded as f64 / shape.0 as f64;
-    let wasted = world.leechers().map(|n| world.stats(n).wasted as f64).sum::<f64>() / shape.0 as f64 / machines as f64;
+    let wasted = world.leechers().map(|n| world.stats(n).wasted as f64).sum::<f64>()
+        / shape.0 as f64
+        / machines as f64;
     println!(
         "{machines:4} machines, {:3} Mbit/s: bound {best:6.2} s, median {:.2} last {:.2} of it, {sent:.2} copies from the sharer, {:.1} % wasted",
         link * 8 / 1_000_000,
