@@ -6,9 +6,10 @@
 #![allow(dead_code, reason = "each test and example uses its part of it")]
 
 pub mod disk;
+pub mod fleet;
 pub mod links;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -100,7 +101,7 @@ pub struct World {
     pub links: Links,
     pub peers: Vec<Peer>,
     addrs: BTreeMap<SocketAddr, usize>,
-    ends: BTreeMap<StreamId, (usize, PeerKey)>,
+    ends: HashMap<StreamId, (usize, PeerKey)>,
     events: BTreeMap<(Instant, u64), Event>,
     serial: u64,
     /// When who wants to be called, soonest first.
@@ -128,7 +129,7 @@ impl World {
             links: Links::new(options),
             peers: Vec::new(),
             addrs: BTreeMap::new(),
-            ends: BTreeMap::new(),
+            ends: HashMap::new(),
             events: BTreeMap::new(),
             serial: 0,
             timers: BTreeSet::new(),
@@ -201,6 +202,19 @@ impl World {
             self.later(at, Event::Disk(number, Input::Candidates(others, Origin::Dht)));
         }
         (0..self.peers.len()).for_each(|number| self.act(number));
+    }
+
+    /// Each leecher learns of so many others, drawn anew for each; the first host, which has everything, is one of those who
+    /// may be drawn, and the first leecher is told of it.
+    pub fn introduce_some(&mut self, known: usize) {
+        (0..self.peers.len()).for_each(|number| self.act(number));
+        let leechers: Vec<_> = self.leechers().collect();
+        for number in leechers {
+            let drawn: BTreeSet<usize> = (0..known).map(|_| self.rng.below(self.peers.len())).collect();
+            let told = drawn.into_iter().chain((number == 1).then_some(0)).filter(|other| *other != number);
+            let others = told.map(|other| self.peers[other].addr).collect();
+            self.handle(number, Input::Candidates(others, Origin::Dht));
+        }
     }
 
     // ---- time
@@ -464,6 +478,11 @@ impl World {
 
     pub fn all_done(&self) -> bool {
         self.leechers().all(|n| self.peers[n].done.is_some())
+    }
+
+    /// Whether nothing more will happen by itself.
+    pub fn is_quiet(&self) -> bool {
+        self.timers.is_empty() && self.events.is_empty() && self.links.next_at().is_none()
     }
 
     fn describe(&self) -> String {
