@@ -297,7 +297,9 @@ impl Swarm {
     fn leads(&self, now: Instant, key: PeerKey) -> bool {
         let Some(named_at) = self.members.get(&key).and_then(|m| m.suggested_at) else { return false };
         let shares = |m: &Member| m.is_open() && !m.has.is_complete();
-        now.saturating_duration_since(named_at) < LED_FOR && self.members.values().any(shares)
+        // Once everything is begun, it may be needed to bring it to an end.
+        let waits = self.pieces.as_ref().is_some_and(|p| !p.picker().is_empty());
+        waits && now.saturating_duration_since(named_at) < LED_FOR && self.members.values().any(shares)
     }
 
     /// Blocks that may still be asked for under the user's limit. Without this bound many peers would each get

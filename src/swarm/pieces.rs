@@ -153,18 +153,16 @@ impl Pieces {
             self.begin_for(peer, piece, count, &mut out);
         }
         if help == Help::Suggested {
+            self.ask_failed(peer, &has, count, &mut out);
             return out;
         }
         self.ask_open(peer, &has, count, &mut out, |o| o.owner.is_none());
         if help == Help::Blocks {
             self.ask_open(peer, &has, count, &mut out, |o| !o.exclusive);
         }
+        self.ask_failed(peer, &has, count, &mut out);
         while out.len() < count {
-            // A piece that failed comes first: it will tell who lied before more is lost.
-            let failed = self.suspicious.iter().copied().find(|p| !self.open.contains_key(p) && has(*p));
-            let next = if failed.is_some() {
-                failed
-            } else if self.have.ones() < RANDOM_FIRST_PIECES {
+            let next = if self.have.ones() < RANDOM_FIRST_PIECES {
                 self.picker.any(rng, &has)
             } else {
                 self.picker.rarest(&has)
@@ -356,6 +354,21 @@ impl Pieces {
         }
         self.picker.insert(piece);
         authors
+    }
+
+    /// A piece that failed comes before others: it will tell who lied before more is lost.
+    fn ask_failed(
+        &mut self,
+        peer: PeerKey,
+        has: impl Fn(PieceIndex) -> bool,
+        count: usize,
+        out: &mut Vec<BlockRef>,
+    ) {
+        while out.len() < count {
+            let failed = self.suspicious.iter().copied().find(|p| !self.open.contains_key(p) && has(*p));
+            let Some(piece) = failed else { return };
+            self.begin_for(peer, piece, count, out);
+        }
     }
 
     fn begin_for(&mut self, peer: PeerKey, piece: PieceIndex, count: usize, out: &mut Vec<BlockRef>) {

@@ -23,8 +23,10 @@ fn fetch(seed: u64, liars: impl Iterator<Item = Role>) -> (Duration, u64) {
         world.add(liar, RATE, 100 * RATE);
     }
     let honest = world.add(Role::Seeder, RATE, 100 * RATE);
+    // For its sake the honest peer is asked for what it names first.
+    world.add(Role::FreeRider, RATE, 4 * KIB);
     world.introduce();
-    world.run(PATIENCE, |w| w.all_done());
+    world.run(PATIENCE, |w| w.peers[leecher].done.is_some());
     let addr = world.peers[honest].addr;
     let banned = |(who, why, _): &(_, CloseReason, _)| *who == addr && why.is_for_ever();
     assert!(!world.peers[leecher].closed.iter().any(banned), "the honest peer was banned");
