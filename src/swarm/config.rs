@@ -150,6 +150,8 @@ pub const HOARD_AFTER: Duration = Duration::from_secs(20);
 /// After its last suggestion a seed is asked for nothing else for so long, where there are others to share with: what it does
 /// not name to us it names to them.
 pub const LED_FOR: Duration = Duration::from_secs(3);
+/// But no longer than this while it has nothing to do for us.
+pub const LED_IDLE: Duration = Duration::from_millis(600);
 /// Suggestions of one peer that are remembered; the oldest make way.
 pub const MAX_SUGGESTED: usize = 64;
 /// Pieces that a super-seed shows ahead to a peer that has a slot: one to pass on, one to fetch meanwhile.

@@ -295,11 +295,16 @@ impl Swarm {
 
     /// Whether a seed names to each what it should ask for: everything else is for others, who pass it on.
     fn leads(&self, now: Instant, key: PeerKey) -> bool {
-        let Some(named_at) = self.members.get(&key).and_then(|m| m.suggested_at) else { return false };
+        let Some(member) = self.members.get(&key) else { return false };
+        let since = |at: Instant| now.saturating_duration_since(at);
+        let names = member.suggested_at.is_some_and(|at| since(at) < LED_FOR);
+        // What it named may be with others already, who send nothing.
+        let idle =
+            since(member.last_block) >= LED_IDLE && member.conn.as_ref().is_none_or(|c| c.requests() == 0);
         let shares = |m: &Member| m.is_open() && !m.has.is_complete();
         // Once everything is begun, it may be needed to bring it to an end.
         let waits = self.pieces.as_ref().is_some_and(|p| !p.picker().is_empty());
-        waits && now.saturating_duration_since(named_at) < LED_FOR && self.members.values().any(shares)
+        names && !idle && waits && self.members.values().any(shares)
     }
 
     /// Blocks that may still be asked for under the user's limit. Without this bound many peers would each get
