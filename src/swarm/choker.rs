@@ -63,10 +63,12 @@ pub fn upload_slots(limit: Option<u64>, rate: u64) -> usize {
     let least = match limit {
         Some(0) => return 0,
         Some(_) => MIN_UPLOAD_SLOTS,
-        // Nobody may have asked for more.
-        None => UPLOAD_SLOTS,
+        // Nobody has asked for anything yet.
+        None if rate == 0 => UPLOAD_SLOTS,
+        None => MIN_UPLOAD_SLOTS,
     };
-    let rate = limit.unwrap_or(rate);
+    // What was measured is payload, and somewhat less than the link carries.
+    let rate = limit.unwrap_or(rate + rate / 8);
     ((rate / SLOT_RATE).isqrt() as usize).clamp(least, MAX_UPLOAD_SLOTS)
 }
 
@@ -87,8 +89,8 @@ impl Choker {
         self.slots = slots;
     }
 
-    /// More peers are served from now on, where so many may be; the next round may take slots back.
-    pub fn grow(&mut self, slots: usize) {
+    /// At least so many peers are served from now on.
+    pub fn add_slots(&mut self, slots: usize) {
         self.slots = self.slots.max(slots);
     }
 

@@ -108,12 +108,14 @@ pub const ENDGAME_EXTRA: usize = 2;
 /// A block is asked for twice only where its peer needs at least this long for what it was asked; most of the
 /// last blocks are on their way, and a second copy of those is waste.
 pub const ENDGAME_AFTER: Duration = Duration::from_millis(250);
+/// Who has sent nothing in the time of so many blocks at its rate sends nothing at all.
+pub const MUTE_BLOCKS: f64 = 4.0;
 /// Requests one peer may have under way for blocks that others were asked for.
 pub const ENDGAME_DEPTH: usize = 16;
 /// Bytes of blocks that are read or unsent for a fast peer: enough to keep its socket busy.
 pub const UPLOAD_AHEAD: usize = 1 << 20;
 /// The same for a slow one: what is unsent can no longer be cancelled, and haves wait behind it.
-pub const MIN_UPLOAD_AHEAD: usize = 32 << 10;
+pub const MIN_UPLOAD_AHEAD: usize = 4 << 10;
 /// Bytes that the disk is asked for at once, where blocks follow each other: one look at the file, one answer.
 pub const READ_RUN: u32 = 256 << 10;
 /// Bytes unsent for one peer, answers to its questions included: who asks on and reads nothing is let go.
@@ -151,6 +153,11 @@ pub const MAX_NAMED: usize = 64;
 pub const MAX_HOARD: u32 = 4;
 /// A piece that nobody else has after this long was not passed on: a slow uplink passes one of 64 KiB within seconds.
 pub const HOARD_AFTER: Duration = Duration::from_secs(20);
+/// After its last suggestion a seed is asked for nothing else for so long, where there are others to share with: what it does
+/// not name to us it names to them.
+pub const LED_FOR: Duration = Duration::from_secs(3);
+/// But no longer than this while it has nothing to do for us.
+pub const LED_IDLE: Duration = Duration::from_millis(600);
 /// Suggestions of one peer that are remembered; the oldest make way.
 pub const MAX_SUGGESTED: usize = 64;
 /// Pieces that a super-seed shows ahead to a peer that has a slot: one to pass on, one to fetch meanwhile.

@@ -7,9 +7,9 @@ use bytes::Bytes;
 
 use super::config::*;
 use super::event::{Action, CloseReason, PeerKey, Report};
-use super::member::{Has, is_late};
+use super::member::{Has, Member};
 use super::metadata::Metadata;
-use super::pieces::{Pieces, Received};
+use super::pieces::{Help, Pieces, Received};
 use super::swarm::Swarm;
 use crate::peer::{Bitfield, Connection};
 use crate::wire::metainfo::{BLOCK_LEN, Info, PieceIndex};
@@ -238,6 +238,7 @@ impl Swarm {
     /// Asks a peer for as much as its pipeline holds.
     pub(super) fn fill(&mut self, now: Instant, key: PeerKey) {
         let under_limit = self.room_under_limit();
+        let leads = self.leads(now, key);
         let (Some(info), Some(pieces)) = (&self.info, &mut self.pieces) else { return };
         let Some(member) = self.members.get_mut(&key) else { return };
         let Some(conn) = member.conn.as_mut() else { return };
@@ -260,12 +261,16 @@ impl Swarm {
             return;
         }
         let rate = member.down.per_second(now, Duration::from_secs(5));
-        let whole = rate * WHOLE_PIECE_SECONDS >= u64::from(info.layout().piece_length());
+        let help = match rate * WHOLE_PIECE_SECONDS >= u64::from(info.layout().piece_length()) {
+            _ if leads => Help::Suggested,
+            true => Help::Pieces,
+            false => Help::Blocks,
+        };
         let has = |piece| member.has.piece(piece);
         let blocks = match choked {
             true => pieces.ask_among(key, &wanted, room),
             false if pieces.is_in_order() => self.ask_in_order(now, key, room),
-            false => pieces.ask(key, has, whole, &member.suggested, room, &mut self.rng),
+            false => pieces.ask(key, has, help, &member.suggested, room, &mut self.rng),
         };
         if blocks.is_empty() {
             if !choked {
@@ -282,9 +287,24 @@ impl Swarm {
                 member.owes_since = now;
             }
         }
+        member.mute_since.get_or_insert(now);
         for block in blocks {
             conn.request(block);
         }
+    }
+
+    /// Whether a seed names to each what it should ask for: everything else is for others, who pass it on.
+    fn leads(&self, now: Instant, key: PeerKey) -> bool {
+        let Some(member) = self.members.get(&key) else { return false };
+        let since = |at: Instant| now.saturating_duration_since(at);
+        let names = member.suggested_at.is_some_and(|at| since(at) < LED_FOR);
+        // What it named may be with others already, who send nothing.
+        let idle =
+            since(member.last_block) >= LED_IDLE && member.conn.as_ref().is_none_or(|c| c.requests() == 0);
+        let shares = |m: &Member| m.is_open() && !m.has.is_complete();
+        // Once everything is begun, it may be needed to bring it to an end.
+        let waits = self.pieces.as_ref().is_some_and(|p| !p.picker().is_empty());
+        names && !idle && waits && self.members.values().any(shares)
     }
 
     /// Blocks that may still be asked for under the user's limit. Without this bound many peers would each get
@@ -295,39 +315,6 @@ impl Swarm {
         let live = self.members.values().filter(|m| !m.stalled);
         let asked = live.filter_map(|m| m.conn.as_ref()).map(|c| c.requests()).sum();
         most.saturating_sub(asked)
-    }
-
-    /// Endgame: an idle peer is asked for what slower ones were asked for.
-    fn ask_twice(&mut self, now: Instant, key: PeerKey) {
-        let (Some(pieces), Some(member)) = (&mut self.pieces, self.members.get(&key)) else { return };
-        let requests = member.conn.as_ref().map_or(0, |c| c.requests());
-        // Half a second's worth: what is asked twice comes twice where the cancel is late.
-        let soon = member.down.per_second(now, Duration::from_secs(5)) as usize / 2 / BLOCK_LEN as usize;
-        let room = soon.clamp(1, ENDGAME_DEPTH).min(member.depth).saturating_sub(requests);
-        if room == 0 || member.stalled || !pieces.nothing_free() {
-            return;
-        }
-        let own = member.backlog(now, 1);
-        let idle = requests == 0;
-        let late = |other| is_late(self.members.get(&other), now, own, ENDGAME_AFTER);
-        // Who sends nothing at all, however many they are, must not keep a block from one who would.
-        let lost = |other| self.members.get(&other).is_none_or(|o| o.backlog(now, 0) == Duration::MAX);
-        let (blocks, replaced) = pieces.ask_twice(key, |piece| member.has.piece(piece), late, lost, room);
-        for (other, block) in replaced {
-            if let Some(conn) = self.conn(other) {
-                conn.cancel(block);
-            }
-            self.flush(now, other);
-        }
-        let Some(member) = self.members.get_mut(&key) else { return };
-        if idle && !blocks.is_empty() {
-            // It has only just been asked.
-            member.last_block = now;
-        }
-        let Some(conn) = member.conn.as_mut() else { return };
-        for block in blocks {
-            conn.request(block);
-        }
     }
 
     pub(super) fn on_rejected(&mut self, now: Instant, key: PeerKey, block: &BlockRef) {
@@ -346,6 +333,7 @@ impl Swarm {
 
     pub(super) fn on_choked(&mut self, now: Instant, key: PeerKey) {
         let Some(member) = self.members.get_mut(&key) else { return };
+        member.excuse(now, true);
         let Some(conn) = member.conn.as_mut() else { return };
         // With the fast extension each request stays alive until it is rejected.
         let void = if conn.is_fast() { Vec::new() } else { conn.take_requests() };
@@ -422,6 +410,7 @@ impl Swarm {
                     if let Some(conn) = self.conn(other) {
                         conn.cancel(block);
                     }
+                    self.members.get_mut(&other).into_iter().for_each(|m| m.excuse(now, false));
                     self.flush(now, other);
                 }
             }
@@ -444,6 +433,9 @@ impl Swarm {
         }
         if self.suspects.contains_key(&piece) {
             self.actions.push_back(Action::Digest(piece));
+        }
+        for author in &authors {
+            self.members.get_mut(author).into_iter().for_each(|m| m.proven = true);
         }
         self.actions.push_back(Action::Report(Report::Verified(piece)));
         for key in self.keys() {

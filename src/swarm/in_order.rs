@@ -3,8 +3,9 @@
 use std::time::{Duration, Instant};
 
 use super::config::LATE_AFTER;
+use super::endgame::is_late;
 use super::event::PeerKey;
-use super::member::{Member, is_late};
+use super::member::Member;
 use super::pieces::Pace;
 use super::swarm::Swarm;
 use crate::wire::metainfo::BLOCK_LEN;

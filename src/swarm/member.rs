@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::config::{
-    ENDGAME_AFTER, FIRST_DEPTH, MAX_EARLY_HAVES, MAX_HOARD, METADATA_STALL, MIN_DEPTH, MIN_UPLOAD_AHEAD,
-    QUEUE_TIME, READ_RUN, SNUB_AFTER, STRIKE_REST, UPLOAD_AHEAD,
+    FIRST_DEPTH, MAX_EARLY_HAVES, MAX_HOARD, METADATA_STALL, MIN_DEPTH, MIN_UPLOAD_AHEAD, QUEUE_TIME,
+    READ_RUN, SNUB_AFTER, UPLOAD_AHEAD,
 };
 use super::fast::Fast;
 use super::pex::Exchange;
@@ -90,12 +90,6 @@ impl Has {
     }
 }
 
-/// Whether what a peer was asked for comes so late that another, who needs `own` for one block more, may be asked for it
-/// too: after `least`, and after twice that time. Who is gone is late.
-pub(super) fn is_late(other: Option<&Member>, now: Instant, own: Duration, least: Duration) -> bool {
-    other.is_none_or(|o| o.backlog(now, 0) >= least.max(own.saturating_mul(2)))
-}
-
 /// One peer.
 #[derive(Debug)]
 pub(super) struct Member {
@@ -118,10 +112,14 @@ pub(super) struct Member {
     pub(super) last_block: Instant,
     /// Since when it has owed us blocks and sent none, where it owes any.
     pub(super) owes_since: Instant,
+    /// Since when it has been asked for blocks and sent none; that they were taken back because nothing came, changes nothing.
+    pub(super) mute_since: Option<Instant>,
     /// It owes blocks that others may bring now.
     pub(super) stalled: bool,
+    /// It has had a part in a piece that was verified.
+    pub(super) proven: bool,
     /// Rejects and chokes in a row that cost us requests, without a block between them.
-    strikes: u32,
+    pub(super) strikes: u32,
     /// Not asked for anything before this, after a strike.
     pub(super) rests_until: Option<Instant>,
     /// Requests of the peer that wait to be read from disk.
@@ -147,6 +145,8 @@ pub(super) struct Member {
     pub(super) shown_at: Instant,
     /// Pieces that it would have us fetch, oldest first.
     pub(super) suggested: VecDeque<PieceIndex>,
+    /// When it last did so.
+    pub(super) suggested_at: Option<Instant>,
     pub(super) metadata_served: u32,
     /// DHT ports it has named.
     pub(super) dht_ports: u8,
@@ -176,7 +176,9 @@ impl Member {
             last_rate: 0,
             last_block: now,
             owes_since: now,
+            mute_since: None,
             stalled: false,
+            proven: false,
             strikes: 0,
             rests_until: None,
             queue: VecDeque::new(),
@@ -192,6 +194,7 @@ impl Member {
             passed_on: 0,
             shown_at: now,
             suggested: VecDeque::new(),
+            suggested_at: None,
             metadata_served: 0,
             dht_ports: 0,
             exchange: Exchange::default(),
@@ -229,6 +232,7 @@ impl Member {
         self.down.record(now, u64::from(length));
         self.last_block = now;
         self.owes_since = now;
+        self.mute_since = self.conn.as_ref().filter(|c| c.requests() > 0).map(|_| now);
         self.stalled = false;
         self.strikes = 0;
         self.rests_until = None;
@@ -255,26 +259,6 @@ impl Member {
     pub(super) fn snubs(&self, now: Instant) -> bool {
         let owes = self.conn.as_ref().is_some_and(|c| c.requests() > 0);
         owes && self.stalled && now.saturating_duration_since(self.owes_since) >= SNUB_AFTER
-    }
-
-    /// How long what it was asked for, and `more` blocks, will take at its rate; for ever where nothing comes.
-    pub(super) fn backlog(&self, now: Instant, more: usize) -> Duration {
-        let Some(conn) = self.conn.as_ref().filter(|_| !self.stalled) else { return Duration::MAX };
-        let bytes = (conn.requests() + more) as u64 * u64::from(BLOCK_LEN);
-        let rate = self.down.per_second(now, Duration::from_secs(2));
-        if rate == 0 && now.saturating_duration_since(self.last_block) < ENDGAME_AFTER {
-            // Only just asked.
-            return Duration::ZERO;
-        }
-        bytes.saturating_mul(1000).checked_div(rate).map_or(Duration::MAX, Duration::from_millis)
-    }
-
-    /// It would not answer what it was asked: others come first for a while, which doubles each time.
-    pub(super) fn strike(&mut self, now: Instant) {
-        if self.rests_until.is_none_or(|t| t <= now) {
-            self.rests_until = Some(now + STRIKE_REST * (1 << self.strikes.min(5)));
-            self.strikes += 1;
-        }
     }
 
     /// Takes the next block that it waits for, and those that follow it on disk, as one; they count as being read.

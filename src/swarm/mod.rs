@@ -12,6 +12,7 @@
 mod candidates;
 mod choker;
 pub mod config;
+mod endgame;
 pub mod event;
 mod exchange;
 pub mod explain;

@@ -36,6 +36,17 @@ struct Open {
     exclusive: bool,
 }
 
+/// What a peer is good for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Help {
+    /// A few blocks of pieces that others have begun.
+    Blocks,
+    /// Whole pieces.
+    Pieces,
+    /// The pieces that it suggests, and what has been begun with it.
+    Suggested,
+}
+
 /// What came of a block.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Received {
@@ -123,12 +134,12 @@ impl Pieces {
         &mut self.picker
     }
 
-    /// Chooses up to `count` blocks to ask `peer` for; they count as asked.
+    /// Chooses up to `count` blocks to ask `peer` for, of `suggested` pieces first; they count as asked.
     pub fn ask(
         &mut self,
         peer: PeerKey,
         has: impl Fn(PieceIndex) -> bool,
-        whole_pieces: bool,
+        help: Help,
         suggested: &VecDeque<PieceIndex>,
         count: usize,
         rng: &mut Rng,
@@ -141,16 +152,17 @@ impl Pieces {
             let Some(piece) = named else { break };
             self.begin_for(peer, piece, count, &mut out);
         }
+        if help == Help::Suggested {
+            self.ask_failed(peer, &has, count, &mut out);
+            return out;
+        }
         self.ask_open(peer, &has, count, &mut out, |o| o.owner.is_none());
-        if !whole_pieces {
+        if help == Help::Blocks {
             self.ask_open(peer, &has, count, &mut out, |o| !o.exclusive);
         }
+        self.ask_failed(peer, &has, count, &mut out);
         while out.len() < count {
-            // A piece that failed comes first: it will tell who lied before more is lost.
-            let failed = self.suspicious.iter().copied().find(|p| !self.open.contains_key(p) && has(*p));
-            let next = if failed.is_some() {
-                failed
-            } else if self.have.ones() < RANDOM_FIRST_PIECES {
+            let next = if self.have.ones() < RANDOM_FIRST_PIECES {
                 self.picker.any(rng, &has)
             } else {
                 self.picker.rarest(&has)
@@ -214,14 +226,40 @@ impl Pieces {
         (out, replaced)
     }
 
+    /// Chooses up to `count` blocks of pieces that failed before, and lie with somebody who is `lost`, to ask `peer` for: it
+    /// fetches them from the start, since the next failure must have one author. With them, what is to be taken back.
+    pub fn take_over(
+        &mut self,
+        peer: PeerKey,
+        has: impl Fn(PieceIndex) -> bool,
+        lost: impl Fn(PeerKey) -> bool,
+        count: usize,
+    ) -> (Vec<BlockRef>, Vec<(PeerKey, BlockRef)>) {
+        let (mut out, mut replaced) = (Vec::new(), Vec::new());
+        for (&piece, open) in self.open.iter_mut().filter(|(p, o)| o.exclusive && o.missing > 0 && has(**p)) {
+            let idle = open.owner.is_none_or(|owner| owner != peer && lost(owner));
+            if out.len() >= count || !idle {
+                continue;
+            }
+            for (index, block) in open.blocks.iter().enumerate() {
+                let Block::Asked(peers) = block else { continue };
+                let block = block_ref(&self.layout, piece, index as u32);
+                replaced.extend(peers.iter().flatten().map(|other| (*other, block)));
+            }
+            open.owner = None;
+            open.give(&self.layout, piece, peer, count, &mut out);
+        }
+        (out, replaced)
+    }
+
     /// Whether every block has come; the last pieces are being hashed.
     pub fn nothing_missing(&self) -> bool {
         self.picker.is_empty() && self.open.values().all(|o| o.missing == 0)
     }
 
-    /// Whether every missing block has been asked for.
+    /// Whether every missing block has been asked for, but for those that only one peer may bring.
     pub fn nothing_free(&self) -> bool {
-        self.picker.is_empty() && self.open.values().all(|o| o.free == 0)
+        self.picker.is_empty() && self.open.values().all(|o| o.free == 0 || o.exclusive)
     }
 
     /// A request will not be answered by this peer.
@@ -316,6 +354,21 @@ impl Pieces {
         }
         self.picker.insert(piece);
         authors
+    }
+
+    /// A piece that failed comes before others: it will tell who lied before more is lost.
+    fn ask_failed(
+        &mut self,
+        peer: PeerKey,
+        has: impl Fn(PieceIndex) -> bool,
+        count: usize,
+        out: &mut Vec<BlockRef>,
+    ) {
+        while out.len() < count {
+            let failed = self.suspicious.iter().copied().find(|p| !self.open.contains_key(p) && has(*p));
+            let Some(piece) = failed else { return };
+            self.begin_for(peer, piece, count, out);
+        }
     }
 
     fn begin_for(&mut self, peer: PeerKey, piece: PieceIndex, count: usize, out: &mut Vec<BlockRef>) {
@@ -418,21 +471,21 @@ mod tests {
     #[test]
     fn a_fast_peer_gets_whole_pieces_and_a_slow_one_helps() {
         let (mut p, mut rng) = pieces(4);
-        let first = p.ask(peer(1), |_| true, true, &VecDeque::new(), 3, &mut rng);
+        let first = p.ask(peer(1), |_| true, Help::Pieces, &VecDeque::new(), 3, &mut rng);
         assert!(first.iter().all(|b| b.index == first[0].index));
-        let second = p.ask(peer(2), |_| true, true, &VecDeque::new(), 3, &mut rng);
+        let second = p.ask(peer(2), |_| true, Help::Pieces, &VecDeque::new(), 3, &mut rng);
         assert_ne!(second[0].index, first[0].index);
-        let slow = p.ask(peer(3), |_| true, false, &VecDeque::new(), 1, &mut rng);
+        let slow = p.ask(peer(3), |_| true, Help::Blocks, &VecDeque::new(), 1, &mut rng);
         assert!([first[0].index, second[0].index].contains(&slow[0].index));
     }
 
     #[test]
     fn the_last_blocks_are_asked_for_twice_and_cancelled() {
         let (mut p, mut rng) = pieces(1);
-        let all = p.ask(peer(1), |_| true, true, &VecDeque::new(), 100, &mut rng);
+        let all = p.ask(peer(1), |_| true, Help::Pieces, &VecDeque::new(), 100, &mut rng);
         assert_eq!((all.len(), all[3].length), (4, 16384 - 5));
         assert!(p.nothing_free());
-        assert_eq!(p.ask(peer(2), |_| true, true, &VecDeque::new(), 100, &mut rng), []);
+        assert_eq!(p.ask(peer(2), |_| true, Help::Pieces, &VecDeque::new(), 100, &mut rng), []);
         let nobody = |_| false;
         assert_eq!(p.ask_twice(peer(2), |_| true, nobody, nobody, 2).0, []);
         assert_eq!(p.ask_twice(peer(2), |_| true, |_| true, nobody, 2).0, all[..2]);
@@ -445,7 +498,7 @@ mod tests {
     #[test]
     fn those_who_never_answer_keep_no_block_from_one_who_would() {
         let (mut p, mut rng) = pieces(1);
-        let all = p.ask(peer(1), |_| true, true, &VecDeque::new(), 4, &mut rng);
+        let all = p.ask(peer(1), |_| true, Help::Pieces, &VecDeque::new(), 4, &mut rng);
         for silent in 2..=1 + ENDGAME_EXTRA as u32 {
             let (asked, replaced) = p.ask_twice(peer(silent), |_| true, |_| true, |_| false, 4);
             assert!(asked == all && replaced.is_empty());
@@ -463,14 +516,14 @@ mod tests {
     fn what_a_liar_sent_for_unfinished_pieces_is_fetched_again() {
         let (mut p, mut rng) = pieces(1);
         let piece = p.layout.piece(0).unwrap();
-        p.ask(peer(1), |_| true, true, &VecDeque::new(), 3, &mut rng);
-        p.ask(peer(2), |_| true, false, &VecDeque::new(), 1, &mut rng);
+        p.ask(peer(1), |_| true, Help::Pieces, &VecDeque::new(), 3, &mut rng);
+        p.ask(peer(2), |_| true, Help::Blocks, &VecDeque::new(), 1, &mut rng);
         for (who, block) in [(1, 0), (1, 2), (2, 3)] {
             p.on_block(peer(who), piece, block);
         }
         assert_eq!(p.distrust(peer(1)), 2 * 16384);
         p.release(peer(1), &block_ref(&p.layout, piece, 1));
-        assert_eq!(p.ask(peer(2), |_| true, true, &VecDeque::new(), 9, &mut rng).len(), 3);
+        assert_eq!(p.ask(peer(2), |_| true, Help::Pieces, &VecDeque::new(), 9, &mut rng).len(), 3);
         for block in 0..3 {
             p.on_block(peer(2), piece, block);
         }
@@ -481,21 +534,27 @@ mod tests {
     fn a_failed_piece_of_two_authors_is_fetched_again_from_one() {
         let (mut p, mut rng) = pieces(1);
         let piece = p.layout.piece(0).unwrap();
-        p.ask(peer(1), |_| true, true, &VecDeque::new(), 2, &mut rng);
-        p.ask(peer(2), |_| true, false, &VecDeque::new(), 2, &mut rng);
+        p.ask(peer(1), |_| true, Help::Pieces, &VecDeque::new(), 2, &mut rng);
+        p.ask(peer(2), |_| true, Help::Blocks, &VecDeque::new(), 2, &mut rng);
         for (who, block) in [(1, 0), (1, 1), (2, 2), (2, 3)] {
             p.on_block(peer(who), piece, block);
         }
         assert_eq!(p.on_hashed(piece, false), [peer(1), peer(1), peer(2), peer(2)]);
-        assert_eq!(p.ask(peer(2), |_| true, true, &VecDeque::new(), 2, &mut rng).len(), 2);
-        assert_eq!(p.ask(peer(1), |_| true, false, &VecDeque::new(), 2, &mut rng), []);
+        assert_eq!(p.ask(peer(2), |_| true, Help::Pieces, &VecDeque::new(), 2, &mut rng).len(), 2);
+        assert_eq!(p.ask(peer(1), |_| true, Help::Blocks, &VecDeque::new(), 2, &mut rng), []);
         assert_eq!(p.ask_twice(peer(1), |_| true, |_| true, |_| true, 2).0, []);
         assert_eq!(p.on_block(peer(1), piece, 3), Received::Duplicate);
-        p.ask(peer(2), |_| true, true, &VecDeque::new(), 2, &mut rng);
+        p.on_block(peer(2), piece, 0);
+        // Who has it is asked for the rest, unless nothing comes: another begins anew.
+        assert_eq!(p.take_over(peer(3), |_| true, |_| false, 9), (vec![], vec![]));
+        assert!(p.nothing_free());
+        let (asked, back) = p.take_over(peer(3), |_| true, |_| true, 9);
+        assert_eq!((asked.len(), back), (4, vec![(peer(2), block_ref(&p.layout, piece, 1))]));
+        assert_eq!(p.on_block(peer(2), piece, 1), Received::Duplicate);
         for block in 0..4 {
-            p.on_block(peer(2), piece, block);
+            p.on_block(peer(3), piece, block);
         }
-        assert_eq!(p.on_hashed(piece, true), [peer(2); 4]);
+        assert_eq!(p.on_hashed(piece, true), [peer(3); 4]);
         assert!(p.is_complete());
     }
 
@@ -510,13 +569,18 @@ mod tests {
                 let who = peer(1 + rng.below(3) as u32);
                 match kind {
                     0..=2 => {
-                        let blocks = p.ask(who, |_| true, kind == 0, &VecDeque::new(), 3, rng);
+                        let blocks = p.ask(who, |_| true, if kind == 0 { Help::Pieces } else { Help::Blocks }, &VecDeque::new(), 3, rng);
                         asked.extend(blocks.into_iter().map(|b| (who, b)));
                     }
                     3 => {
-                        let (blocks, replaced) = p.ask_twice(who, |_| true, |_| true, |_| true, 1);
-                        asked.retain(|one| !replaced.contains(one));
-                        asked.extend(blocks.into_iter().map(|b| (who, b)));
+                        for over in [false, true] {
+                            let (blocks, replaced) = match over {
+                                false => p.ask_twice(who, |_| true, |_| true, |_| true, 1),
+                                true => p.take_over(who, |_| true, |_| true, 2),
+                            };
+                            asked.retain(|one| !replaced.contains(one));
+                            asked.extend(blocks.into_iter().map(|b| (who, b)));
+                        }
                     }
                     4 if !asked.is_empty() => {
                         let (who, block) = asked.swap_remove(rng.below(asked.len()));

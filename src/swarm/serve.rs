@@ -9,6 +9,7 @@ use super::config::{
 };
 use super::event::{Action, CloseReason, PeerKey};
 use super::member::Member;
+use super::pieces::Pieces;
 use super::suggest::Suggestions;
 use super::swarm::Swarm;
 use crate::peer::{Connection, Payload};
@@ -17,8 +18,8 @@ use crate::wire::peer::{BlockRef, MAX_REQUEST_LEN, Message};
 
 /// Tit-for-tat compares rates over this long.
 const RATE_WINDOW: Duration = Duration::from_secs(20);
-/// Slots follow a rate that rises over this long: of a transfer of half a minute, the first round alone would be a third.
-const GROWTH_WINDOW: Duration = Duration::from_secs(2);
+/// Our own rate over this long is what our link can carry.
+const CAPACITY_WINDOW: Duration = Duration::from_secs(5);
 
 impl Swarm {
     pub(super) fn on_interest(&mut self, now: Instant, key: PeerKey) {
@@ -132,8 +133,8 @@ impl Swarm {
                 since: m.since,
             })
             .collect();
-        let rate = self.up.per_second(now, RATE_WINDOW);
-        self.choker.set_slots(upload_slots(self.config.upload_limit, rate));
+        self.up_best = (self.up_best / 10 * 9).max(self.up.per_second(now, CAPACITY_WINDOW));
+        self.choker.set_slots(upload_slots(self.config.upload_limit, self.up_best));
         let unchoked = match seeding {
             true => self.choker.seed_round(now, &contenders, &mut self.rng).to_vec(),
             false => self.choker.round(now, &contenders, &mut self.rng).to_vec(),
@@ -145,9 +146,10 @@ impl Swarm {
 
     /// Gives slots that became free between rounds to those who wait longest.
     pub(super) fn fill_slots(&mut self, now: Instant) {
+        // What our link can carry shows at times only: while there is little to give, it is not narrow.
+        self.up_best = self.up_best.max(self.up.per_second(now, CAPACITY_WINDOW));
+        self.choker.add_slots(upload_slots(self.config.upload_limit, self.up_best));
         let seeding = self.is_complete();
-        let rate = self.up.per_second(now, GROWTH_WINDOW);
-        self.choker.grow(upload_slots(self.config.upload_limit, rate));
         let waits = |m: &Member| {
             m.is_open()
                 && (seeding || !m.snubs(now))
@@ -242,6 +244,14 @@ impl Swarm {
 
     // ---- suggestions
 
+    /// As a seed, once a second: what was taken back from one has no taker yet.
+    pub(super) fn suggest_all(&mut self, now: Instant) {
+        let seeds = self.pieces.as_ref().is_some_and(Pieces::is_whole) && !self.is_super_seeding();
+        for key in if seeds { self.keys() } else { Vec::new() } {
+            self.suggest(now, key);
+        }
+    }
+
     /// As a seed, names pieces that nobody has yet to a peer we serve.
     pub(super) fn suggest(&mut self, now: Instant, key: PeerKey) {
         if self.is_super_seeding() {
@@ -250,16 +260,40 @@ impl Swarm {
         let (Some(info), Some(pieces)) = (&self.info, &self.pieces) else { return };
         let Some(member) = self.members.get_mut(&key).filter(|_| pieces.is_whole()) else { return };
         let ahead =
-            member.up.per_second(now, Duration::from_secs(5)) * 4 / u64::from(info.layout().piece_length());
+            member.up.per_second(now, Duration::from_secs(5)) * 2 / u64::from(info.layout().piece_length());
         let most = MIN_NAMED + (ahead as usize).min(MAX_NAMED - MIN_NAMED);
         let Some(conn) = member.conn.as_mut().filter(|c| c.is_fast() && !c.is_choking()) else { return };
         let layout = info.layout();
         let suggestions = self.suggestions.get_or_insert_with(|| Suggestions::new(*layout, &mut self.rng));
         while member.named.len() < most {
-            let Some(piece) = suggestions.next(|p| pieces.picker().availability(p)) else { return };
+            let Some(piece) = suggestions.next(|p| pieces.picker().availability(p)) else {
+                return self.pass_name(key);
+            };
             conn.send(&Message::Suggest(piece.get()));
             member.named.push(piece);
         }
+    }
+
+    /// All pieces are named: one of those that the peer with the longest list has not asked for yet goes to one with
+    /// a shorter list. Otherwise slots of a seed would be idle, or bring what others wait for, until that list is done.
+    fn pass_name(&mut self, key: PeerKey) {
+        let Some(pieces) = &self.pieces else { return };
+        let own = self.members.get(&key).map_or(0, |m| m.named.len());
+        let longest = self.members.iter_mut().max_by_key(|(_, m)| m.named.len());
+        let Some((_, longest)) = longest.filter(|(from, m)| **from != key && m.named.len() > own + 1) else {
+            return;
+        };
+        let asked = |index: u32| {
+            let blocks = || longest.queue.iter().chain(&longest.reads);
+            longest.serving == Some(index) || blocks().any(|b| b.index == index)
+        };
+        let free = |p: &PieceIndex| !asked(p.get()) && pieces.picker().availability(*p) == 0;
+        let Some(at) = longest.named.iter().rposition(free) else { return };
+        let piece = longest.named.remove(at);
+        let Some(member) = self.members.get_mut(&key) else { return };
+        let Some(conn) = member.conn.as_mut() else { return };
+        conn.send(&Message::Suggest(piece.get()));
+        member.named.push(piece);
     }
 
     /// A peer has got a piece, from us or from somebody else.
@@ -291,7 +325,7 @@ impl Swarm {
     }
 
     /// A peer names a piece that we should fetch from it.
-    pub(super) fn on_suggested(&mut self, key: PeerKey, index: u32) {
+    pub(super) fn on_suggested(&mut self, now: Instant, key: PeerKey, index: u32) {
         let (Some(info), Some(pieces)) = (&self.info, &self.pieces) else { return };
         let Some(piece) = info.layout().piece(index).filter(|_| !pieces.have().has(index)) else { return };
         // Whoever has only a part would name what others have too.
@@ -301,6 +335,7 @@ impl Swarm {
             member.suggested.pop_front();
         }
         member.suggested.push_back(piece);
+        member.suggested_at = Some(now);
     }
 
     fn piece_length(&self) -> u32 {

@@ -57,6 +57,8 @@ pub struct Swarm {
     pub(super) actions: VecDeque<Action>,
     pub(super) down: Rate,
     pub(super) up: Rate,
+    /// The most that it has been, slowly forgotten.
+    pub(super) up_best: u64,
     pub(super) wasted: u64,
     /// Peers that have given payload so far.
     pub(super) sources: usize,
@@ -102,6 +104,7 @@ impl Swarm {
             actions: VecDeque::new(),
             down: Rate::new(now),
             up: Rate::new(now),
+            up_best: 0,
             wasted: 0,
             sources: 0,
             refill: false,
@@ -320,7 +323,7 @@ impl Swarm {
             Event::AllowedFast(index) => self.on_allowed_fast(key, index),
             Event::UploadOnly => self.on_upload_only(now, key),
             Event::DontHave(index) => self.on_dont_have(now, key, index),
-            Event::Suggested(index) => self.on_suggested(key, index),
+            Event::Suggested(index) => self.on_suggested(now, key, index),
         }
     }
 
@@ -457,6 +460,7 @@ impl Swarm {
             self.fill(now, key);
         }
         self.check_shown(now);
+        self.suggest_all(now);
         if self.choker.is_due(now) {
             self.check_copies(now);
             self.choke_round(now);

@@ -4,8 +4,10 @@
 mod crowd;
 mod dht;
 mod faults;
+mod fleet;
 mod in_order;
 mod lan;
+mod liars;
 mod million;
 mod pipeline;
 mod private;

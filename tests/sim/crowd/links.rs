@@ -4,7 +4,7 @@
 //! Knows hosts by number and streams by connection and side; not who speaks or what is said.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf as _, Bytes};
@@ -92,6 +92,7 @@ struct Host {
 struct Stream {
     from: usize,
     to: usize,
+    delay: Duration,
     pending: VecDeque<Bytes>,
     in_flight: usize,
     queued: bool,
@@ -110,7 +111,7 @@ pub struct Links {
     start: Instant,
     now: Instant,
     hosts: Vec<Host>,
-    streams: BTreeMap<StreamId, Stream>,
+    streams: HashMap<StreamId, Stream>,
     /// By time, then by number, which no two share.
     flights: BinaryHeap<Reverse<Due>>,
     arrivals: VecDeque<Arrival>,
@@ -128,7 +129,7 @@ impl Links {
             start,
             now: start,
             hosts: Vec::new(),
-            streams: BTreeMap::new(),
+            streams: HashMap::new(),
             flights: BinaryHeap::new(),
             arrivals: VecDeque::new(),
             serial: 0,
@@ -179,10 +180,12 @@ impl Links {
     /// Opens a connection; the number of it.
     pub fn connect(&mut self, dialled: usize, accepted: usize) -> u64 {
         self.connections += 1;
+        let delay = self.delay(dialled, accepted);
         for (side, (from, to)) in [(dialled, accepted), (accepted, dialled)].into_iter().enumerate() {
             let stream = Stream {
                 from,
                 to,
+                delay,
                 pending: VecDeque::new(),
                 in_flight: 0,
                 queued: false,
@@ -257,10 +260,10 @@ impl Links {
             }
             Flight::Delivered(id, bytes) => {
                 let Some(stream) = self.streams.get(&id) else { return };
-                let (from, to, length) = (stream.from, stream.to, bytes.len());
+                let (delay, length) = (stream.delay, bytes.len());
                 self.record(id, &bytes);
                 self.arrivals.push_back(Arrival::Bytes(id, bytes));
-                let at = self.now + self.delay(from, to);
+                let at = self.now + delay;
                 self.schedule(at, Flight::Acked(id, length));
             }
             Flight::Acked(id, length) => {
@@ -279,12 +282,11 @@ impl Links {
 
     fn on_left(&mut self, id: StreamId, bytes: Bytes) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
-        let (from, to) = (stream.from, stream.to);
+        let (from, delay) = (stream.from, stream.delay);
         stream.leaving = false;
         self.hosts[from].sending = false;
         if !self.hosts[from].dead {
             self.arrivals.push_back(Arrival::Sent(id, bytes.len()));
-            let delay = self.delay(from, to);
             let lost = self.rng.chance(self.options.loss);
             let late = if lost { RETRANSMIT + delay * 2 } else { Duration::ZERO };
             let Some(stream) = self.streams.get_mut(&id) else { return };
@@ -328,13 +330,13 @@ impl Links {
     /// The end follows the last byte.
     fn finish(&mut self, id: StreamId) {
         let Some(stream) = self.streams.get(&id) else { return };
-        let (from, to) = (stream.from, stream.to);
+        let (from, to, delay) = (stream.from, stream.to, stream.delay);
         let over = stream.closing && !stream.ended && !stream.leaving && stream.pending.is_empty();
         if !over || self.hosts[from].dead || self.hosts[to].dead {
             return;
         }
         // After the last byte has passed the other side's downlink.
-        let at = stream.last_arrival.max(self.now + self.delay(from, to)).max(self.hosts[to].down_free);
+        let at = stream.last_arrival.max(self.now + delay).max(self.hosts[to].down_free);
         if let Some(stream) = self.streams.get_mut(&id) {
             stream.ended = true;
         }

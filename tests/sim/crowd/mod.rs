@@ -5,9 +5,11 @@
 
 #![allow(dead_code, reason = "each test and example uses its part of it")]
 
+pub mod disk;
+pub mod fleet;
 pub mod links;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,9 +20,10 @@ use dhtget::peer::Bitfield;
 use dhtget::rng::Rng;
 use dhtget::swarm::{Action, CloseReason, Config, Input, Origin, PeerKey, Report, Stats, Swarm, Wanted};
 use dhtget::wire::bencode::Writer;
-use dhtget::wire::metainfo::{BLOCK_LEN, Info, PieceIndex};
+use dhtget::wire::metainfo::{Info, PieceIndex};
 use sha1::{Digest as _, Sha1};
 
+use self::disk::Disk;
 use self::links::{Arrival, LinkOptions, Links, StreamId};
 
 pub const KIB: u64 = 1 << 10;
@@ -43,6 +46,12 @@ pub enum Role {
     Leecher,
     /// Says that it has everything; a byte of each block it sends is wrong.
     Liar,
+    /// The same, of the first block of every fourth piece only.
+    LiarNowAndThen,
+    /// Says that it has everything, lets everybody in and sends nothing.
+    Silent,
+    /// Says that it has everything, sends true blocks and falls silent at the first piece with an odd number.
+    Fading,
     /// A leecher that gives nothing.
     FreeRider,
 }
@@ -50,6 +59,14 @@ pub enum Role {
 impl Role {
     pub fn is_leecher(self) -> bool {
         matches!(self, Self::Leecher | Self::FreeRider)
+    }
+
+    fn keeps_back(self, piece: PieceIndex) -> bool {
+        self == Self::Silent || self == Self::Fading && piece.get() % 2 == 1
+    }
+
+    fn lies_about(self, piece: PieceIndex, begin: u32) -> bool {
+        self == Self::Liar || self == Self::LiarNowAndThen && begin == 0 && piece.get().is_multiple_of(4)
     }
 }
 
@@ -59,7 +76,7 @@ pub struct Peer {
     pub swarm: Swarm,
     pub addr: SocketAddr,
     pub info: Option<Arc<Info>>,
-    pub disk: Vec<u8>,
+    pub disk: Disk,
     pub links: BTreeMap<PeerKey, StreamId>,
     /// Whom it dropped, why, and what had been wasted by then.
     pub closed: Vec<(SocketAddr, CloseReason, u64)>,
@@ -84,12 +101,12 @@ pub struct World {
     pub links: Links,
     pub peers: Vec<Peer>,
     addrs: BTreeMap<SocketAddr, usize>,
-    ends: BTreeMap<StreamId, (usize, PeerKey)>,
+    ends: HashMap<StreamId, (usize, PeerKey)>,
     events: BTreeMap<(Instant, u64), Event>,
     serial: u64,
     /// When who wants to be called, soonest first.
     timers: BTreeSet<(Instant, usize)>,
-    content: Vec<u8>,
+    content: Bytes,
     pub info: Arc<Info>,
     /// Changes what [`World::add`] gives to the machines from then on.
     pub adjust: fn(&mut Config),
@@ -112,13 +129,13 @@ impl World {
             links: Links::new(options),
             peers: Vec::new(),
             addrs: BTreeMap::new(),
-            ends: BTreeMap::new(),
+            ends: HashMap::new(),
             events: BTreeMap::new(),
             serial: 0,
             timers: BTreeSet::new(),
             adjust: |_| (),
             info: Arc::new(info(&content, piece)),
-            content,
+            content: content.into(),
             rng,
         }
     }
@@ -134,7 +151,7 @@ impl World {
             swarm,
             addr,
             info: whole.then(|| self.info.clone()),
-            disk: if whole { self.content.clone() } else { vec![0; self.content.len()] },
+            disk: Disk::new(&self.content, whole),
             links: BTreeMap::new(),
             closed: Vec::new(),
             verified: BTreeSet::new(),
@@ -185,6 +202,19 @@ impl World {
             self.later(at, Event::Disk(number, Input::Candidates(others, Origin::Dht)));
         }
         (0..self.peers.len()).for_each(|number| self.act(number));
+    }
+
+    /// Each leecher learns of so many others, drawn anew for each; the first host, which has everything, is one of those who
+    /// may be drawn, and the first leecher is told of it.
+    pub fn introduce_some(&mut self, known: usize) {
+        (0..self.peers.len()).for_each(|number| self.act(number));
+        let leechers: Vec<_> = self.leechers().collect();
+        for number in leechers {
+            let drawn: BTreeSet<usize> = (0..known).map(|_| self.rng.below(self.peers.len())).collect();
+            let told = drawn.into_iter().chain((number == 1).then_some(0)).filter(|other| *other != number);
+            let others = told.map(|other| self.peers[other].addr).collect();
+            self.handle(number, Input::Candidates(others, Origin::Dht));
+        }
     }
 
     // ---- time
@@ -337,31 +367,20 @@ impl World {
         let place = |piece: PieceIndex, begin: u32| layout.offset(piece) as usize + begin as usize;
         let peer = &mut self.peers[number];
         let answer = match action {
-            Action::Write { piece, begin, data } => {
-                let at = place(piece, begin);
-                peer.disk[at..at + data.len()].copy_from_slice(&data);
-                return;
-            }
+            Action::Write { piece, begin, data } => return peer.disk.write(place(piece, begin), data),
             Action::Hash(piece) => {
-                let at = place(piece, 0);
-                let digest: [u8; 20] =
-                    Sha1::digest(&peer.disk[at..at + layout.len_of(piece) as usize]).into();
-                Input::Hashed(piece, digest == self.info.piece_hash(piece))
+                Input::Hashed(piece, peer.disk.is_true(place(piece, 0), layout.len_of(piece) as usize))
             }
             Action::Digest(piece) => {
-                let at = place(piece, 0);
-                let whole = &peer.disk[at..at + layout.len_of(piece) as usize];
-                let first = |block: &[u8]| <[u8; 20]>::from(Sha1::digest(block))[..8].try_into();
-                let digests = whole.chunks(BLOCK_LEN as usize).filter_map(|block| first(block).ok());
-                Input::Digested(piece, digests.map(u64::from_be_bytes).collect())
+                Input::Digested(piece, peer.disk.digests(place(piece, 0), layout.len_of(piece) as usize))
             }
+            Action::Read { piece, .. } if peer.role.keeps_back(piece) => return,
             Action::Read { peer: key, piece, begin, length } => {
-                let at = place(piece, begin);
-                let mut data = peer.disk[at..at + length as usize].to_vec();
-                if peer.role == Role::Liar {
-                    data[0] ^= 1;
+                let mut data = peer.disk.read(place(piece, begin), length as usize);
+                if peer.role.lies_about(piece, begin) {
+                    data = [&[data[0] ^ 1], &data[1..]].concat().into();
                 }
-                Input::Read { peer: key, piece, begin, data: Some(Bytes::from(data).into()) }
+                Input::Read { peer: key, piece, begin, data: Some(data.into()) }
             }
             other => unreachable!("{other:?}"),
         };
@@ -384,7 +403,7 @@ impl World {
             Report::Complete if self.peers[number].role.is_leecher() => {
                 let now = self.links.elapsed();
                 assert!(self.peers[number].done.replace(now).is_none(), "complete twice");
-                assert!(self.peers[number].disk == self.content, "wrong bytes");
+                assert!(self.peers[number].disk.is_whole(), "wrong bytes");
             }
             Report::Complete | Report::DhtNode(_) => {}
             Report::BadMetadata(error) => panic!("{error}"),
@@ -459,6 +478,11 @@ impl World {
 
     pub fn all_done(&self) -> bool {
         self.leechers().all(|n| self.peers[n].done.is_some())
+    }
+
+    /// Whether nothing more will happen by itself.
+    pub fn is_quiet(&self) -> bool {
+        self.timers.is_empty() && self.events.is_empty() && self.links.next_at().is_none()
     }
 
     fn describe(&self) -> String {
