@@ -275,8 +275,8 @@ mod tests {
             choker.unchoked.len()
         };
         assert_eq!(admit_all(&mut choker), UPLOAD_SLOTS + 1);
-        choker.grow(UPLOAD_SLOTS + 2);
-        choker.grow(UPLOAD_SLOTS);
+        choker.add_slots(UPLOAD_SLOTS + 2);
+        choker.add_slots(UPLOAD_SLOTS);
         assert_eq!(admit_all(&mut choker), UPLOAD_SLOTS + 3);
         choker.set_slots(UPLOAD_SLOTS);
         assert_eq!(choker.round(now, &crowd, &mut Rng::from_u64(1)).len(), UPLOAD_SLOTS + 1);
