@@ -201,6 +201,9 @@ fn summary(stats: &LookupStats, peers: usize, reporter: &Reporter) -> Result<(),
 
 pub fn unreachable(status: &DhtStatus) -> CliError {
     let why = node::trouble(status).unwrap_or_else(|| "no bootstrap node answered".to_owned());
-    CliError::new(Code::NotFound, format!("the DHT is out of reach: {why}"))
-        .hint("is UDP blocked here? --bootstrap HOST:PORT names a node that you know")
+    let hint = match status.sealed {
+        Some(_) => "has this machine the network's key, and is UDP let through? `dhtget network check` tells",
+        None => "is UDP blocked here? --bootstrap HOST:PORT names a node that you know",
+    };
+    CliError::new(Code::NotFound, format!("the DHT is out of reach: {why}")).hint(hint)
 }

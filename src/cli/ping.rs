@@ -55,8 +55,11 @@ async fn ping(
         }
     }
     let code = if last == PingError::Timeout { Code::Timeout } else { Code::Unknown };
-    Err(CliError::new(code, format!("{address}: {last}"))
-        .hint("a node answers on UDP; is the port right, and does a firewall let it through?"))
+    let hint = match network.is_some_and(PrivateNetwork::is_keyed) {
+        true => "a member answers on UDP to whoever has its key; `dhtget network check` tells what is wrong",
+        false => "a node answers on UDP; is the port right, and does a firewall let it through?",
+    };
+    Err(CliError::new(code, format!("{address}: {last}")).hint(hint))
 }
 
 /// Asks `address` which torrents it has peers of (BEP 51).

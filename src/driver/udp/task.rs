@@ -18,7 +18,7 @@ use super::resolve::Resolvers;
 use super::seal::Seal;
 use super::{DhtStatus, PingError, PingReply, SampleReply, SearchEvent};
 use crate::dht::{self, Event, LookupId, PingId};
-use crate::driver::listen::UdpSockets;
+use crate::driver::listen::{UdpSockets, local_ips};
 use crate::driver::state::SavedNodes;
 use crate::driver::{bootstrap, clock};
 use crate::id::{Id160, InfoHash};
@@ -80,6 +80,8 @@ pub(super) struct Task {
     /// IPv4, IPv6.
     sockets: [Option<UdpSocket>; 2],
     outbox: [Outbox; 2],
+    /// Where we can be reached ourselves: a list that names all entry points names us too.
+    own: Vec<SocketAddr>,
     /// Of a keyed network: how datagrams are sealed.
     pub(super) seal: Option<Seal>,
     /// What the node tells during one batch, and how much the clock of whoever it heard is ahead; empty between batches.
@@ -108,6 +110,12 @@ impl Task {
         status: watch::Sender<DhtStatus>,
         seal: Option<Seal>,
     ) -> io::Result<Self> {
+        let bound = [&sockets.v4, &sockets.v6].into_iter().flatten().filter_map(|s| s.local_addr().ok());
+        let of = |addr: SocketAddr| match addr.ip().is_unspecified() {
+            true => local_ips(None).into_iter().map(|ip| SocketAddr::new(ip, addr.port())).collect(),
+            false => vec![addr],
+        };
+        let own = bound.flat_map(of).collect();
         let tokio_socket = |socket: Option<std::net::UdpSocket>| {
             socket.map(|s| s.set_nonblocking(true).and_then(|()| UdpSocket::from_std(s))).transpose()
         };
@@ -120,6 +128,7 @@ impl Task {
             addresses: AddressWatch::new(now, &bound),
             sockets: [tokio_socket(sockets.v4)?, tokio_socket(sockets.v6)?],
             outbox: Default::default(),
+            own,
             seal,
             events: Vec::new(),
             inbox,
@@ -412,7 +421,7 @@ impl Task {
     fn is_status_stale(&self) -> bool {
         let (nodes_v4, nodes_v6) = self.node.table_sizes();
         let status = self.status.borrow();
-        let unanswering = self.node.bootstrap().iter().filter(|b| b.asked && !b.answered).count();
+        let unanswering = self.unanswering().count();
         (nodes_v4, nodes_v6) != (status.nodes_v4, status.nodes_v6)
             || self.node.counters() != status.counters
             || self.node.has_joined() != status.bootstrapped
@@ -421,11 +430,16 @@ impl Task {
             || unanswering != status.unanswering.len()
     }
 
+    /// Entry points that were asked in vain; we do not answer ourselves.
+    fn unanswering(&self) -> impl Iterator<Item = SocketAddr> {
+        let silent = self.node.bootstrap().iter().filter(|b| b.asked && !b.answered);
+        silent.map(|b| b.addr).filter(|addr| !self.own.contains(addr))
+    }
+
     fn publish_status(&mut self) {
         let (nodes_v4, nodes_v6) = self.node.table_sizes();
         let counters = self.node.counters();
-        let silent = self.node.bootstrap().iter().filter(|b| b.asked && !b.answered);
-        let unanswering = silent.map(|b| b.addr).collect();
+        let unanswering = self.unanswering().collect();
         self.status.send_modify(|status| {
             (status.nodes_v4, status.nodes_v6) = (nodes_v4, nodes_v6);
             status.bootstrapped = self.node.has_joined();
