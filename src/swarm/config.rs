@@ -53,11 +53,6 @@ pub const MAX_DHT_PORTS: u8 = 4;
 pub const MAX_BANNED: usize = 1000;
 /// How often rates, snubbing and dials are looked at.
 pub const TICK: Duration = Duration::from_secs(1);
-/// With more peers than this, what we have is told a little later and several pieces at a time: each telling is a packet for each peer,
-/// and among forty of them half of all packets were such.
-pub const FEW_PEERS: usize = 8;
-/// So much later at the most; whatever else goes to a peer takes it along.
-pub const HAVE_DELAY: Duration = Duration::from_millis(100);
 /// Tit-for-tat looks at the peers this often (BEP 3: ten seconds).
 pub const CHOKE_ROUND: Duration = Duration::from_secs(10);
 /// Rounds until the optimistic unchoke moves on (BEP 3: 30 s).

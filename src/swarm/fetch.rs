@@ -427,10 +427,6 @@ impl Swarm {
             return self.on_false_piece(now, piece, authors);
         }
         let complete = pieces.is_complete();
-        let waits = !complete && self.members.len() > FEW_PEERS;
-        if waits {
-            self.haves_due.get_or_insert(now + HAVE_DELAY);
-        }
         if self.suspects.contains_key(&piece) {
             self.actions.push_back(Action::Digest(piece));
         }
@@ -451,9 +447,7 @@ impl Swarm {
             if member.wanted == 0 || complete {
                 self.update_interest(now, key);
             }
-            if !waits {
-                self.flush(now, key);
-            }
+            self.flush(now, key);
         }
         if complete {
             self.retire(now);

@@ -74,8 +74,6 @@ pub struct Swarm {
     pub(super) dial_soon: bool,
     next_key: NonZeroU32,
     next_tick: Instant,
-    /// When peers are told at the latest what has come since they were told last.
-    pub(super) haves_due: Option<Instant>,
     /// When every peer was last offered the metadata blocks that are free.
     pub(super) metadata_offered: Instant,
     /// Metadata blocks that peers have asked for. At most [`MAX_METADATA_QUEUE`].
@@ -115,7 +113,6 @@ impl Swarm {
             dial_soon: true,
             next_key: NonZeroU32::MIN,
             next_tick: now + TICK,
-            haves_due: None,
             metadata_offered: now,
             metadata_queue: VecDeque::new(),
         }
@@ -195,12 +192,6 @@ impl Swarm {
             self.next_tick = now + TICK;
             self.tick(now);
         }
-        if self.haves_due.is_some_and(|at| now >= at) {
-            self.haves_due = None;
-            for key in self.keys() {
-                self.flush(now, key);
-            }
-        }
         self.settle(now);
     }
 
@@ -216,7 +207,7 @@ impl Swarm {
         let tick = (!self.members.is_empty() || !self.candidates.is_empty()).then_some(self.next_tick);
         let metadata = || self.metadata.poll_timeout(self.metadata_offered);
         let metadata = if self.info.is_none() { metadata() } else { None };
-        [tick, metadata, self.haves_due].into_iter().flatten().min()
+        [tick, metadata].into_iter().flatten().min()
     }
 
     // ---- connections

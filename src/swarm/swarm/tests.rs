@@ -222,34 +222,6 @@ fn a_users_limit_bounds_what_all_peers_together_are_asked_for() {
     assert!(table.swarm.stats(table.now).wasted == 0);
 }
 
-#[test]
-fn a_crowd_is_told_of_several_pieces_at_once() {
-    let mut table = Table::of(40);
-    let keys: Vec<_> = (0..=FEW_PEERS as u8).map(|id| table.join(id + 1, Reserved::OURS)).collect();
-    // It has everything, so it wants to know what is out already; and nothing else is said to it.
-    let quiet = keys[FEW_PEERS];
-    table.say(quiet, &[Message::Choke]);
-    let asked = table.requests();
-    for (key, block) in asked.into_iter().filter(|(key, _)| *key != quiet) {
-        table.say(key, &[Table::block(block)]);
-    }
-    table.requests();
-    let pieces = table.swarm.stats(table.now).pieces as usize;
-    assert!(pieces > 1);
-    let told = |table: &mut Table| {
-        let sent = std::iter::from_fn(|| table.swarm.poll_action());
-        let to_quiet = |action| if let Action::Send(key, bytes) = action { Some((key, bytes)) } else { None };
-        let sent: Vec<_> = sent.filter_map(to_quiet).filter(|(key, _)| *key == quiet).collect();
-        let ear = table.ears.get_mut(&quiet).unwrap();
-        sent.iter().map(|(_, bytes)| ear.hear(bytes)).collect::<Vec<_>>()
-    };
-    assert!(told(&mut table).is_empty());
-    table.pass(HAVE_DELAY);
-    let told = told(&mut table);
-    assert_eq!(told.len(), 1, "{told:?}");
-    assert_eq!(told[0].iter().filter(|m| matches!(m, Message::Have(_))).count(), pieces, "{told:?}");
-}
-
 mod explain;
 mod extensions;
 mod liars;
