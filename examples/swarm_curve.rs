@@ -115,6 +115,7 @@ fn picture(crowds: &[(f64, f64)]) -> String {
         );
     }
     let words = [
+        (MARGIN.0, 18.0, "time until the last peer has everything"),
         (x(100.0), y(100.0), "a crowd of dhtget"),
         (x(100.0), y(44.0), "the shortest possible, max(F/us, F/dmin, N·F/(us+Σui))"),
         (x(5.5), y(225.0), "a server alone, N·F/us"),

@@ -373,7 +373,8 @@ fn false_pieces_beside_true_ones_end_in_the_truth_and_a_ban() {
         tokio::join!(lab.finish(&mut victim), liar);
         let status = victim.status();
         assert_eq!(status.peers_banned, 1);
-        assert!(status.wasted <= 32 * PIECE as u64, "{} bytes wasted", status.wasted);
+        // It may have sent all of it before the first verdict, and nothing twice.
+        assert!(status.wasted <= lab.info.layout().total(), "{} bytes wasted", status.wasted);
     });
 }
 

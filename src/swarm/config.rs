@@ -67,9 +67,9 @@ pub const SLOW_SLOT: Duration = Duration::from_secs(15);
 pub const MAX_UPLOAD_SLOTS: usize = 50;
 /// Slots there may be where most of those who hold one ask for nothing, if there are not more anyway.
 pub const MAX_IDLE_SLOTS: usize = 20;
-/// Regular upload slots where there is no limit, and nobody takes much (BEP 3: four).
+/// Regular upload slots where there is no limit, before anybody has taken anything (BEP 3: four).
 pub const UPLOAD_SLOTS: usize = 4;
-/// Regular upload slots under the lowest limit: with one, whoever takes nothing would stop us.
+/// Regular upload slots under the lowest limit, and of the narrowest link: with one, whoever takes nothing would stop us.
 pub const MIN_UPLOAD_SLOTS: usize = 2;
 /// Slots are the square root of the rate in this unit: four at a home's 128 KiB/s, 22 at 4 MiB/s. Each gets more where there is
 /// more, so that a piece still passes in seconds.
