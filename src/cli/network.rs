@@ -254,15 +254,21 @@ fn rotate(args: &RotateArgs, env: &Env, reporter: &Reporter) -> Result<(), CliEr
         );
         return Err(refused(&message, "wait until then, or give --force"));
     }
-    network.rotate(until_s, &mut entropy()?);
+    let at_once = args.grace.is_zero();
+    network.rotate((!at_once).then_some(until_s), &mut entropy()?);
     networks::replace(&path, &network).map_err(|error| cannot_write(&path, &error))?;
     reporter.tell(&Event::NetworkRotated(NetworkEvent::new(&network, Some(&path))));
+    let file = path.display();
+    let members = match at_once {
+        true => format!("Members are cut off until they have the new {file}"),
+        false => format!(
+            "Give every member the new {file} before {}; until then all speak with the old key, after that only with the new one",
+            date::written(until_s)
+        ),
+    };
+    let name = &network.name;
     reporter.note(&format!(
-        "`{}` has a new key. Give every member the new {} before {}; until then all speak with the old key, after that only \
-         with the new one. Running nodes take it up on SIGHUP or at their next start",
-        network.name,
-        path.display(),
-        date::written(until_s)
+        "`{name}` has a new key. {members}. Running nodes take it up on SIGHUP or at their next start"
     ));
     Ok(())
 }

@@ -161,7 +161,7 @@ mod tests {
         let path = networks.path_of("corp");
         assert_eq!((mode(&path), mode(path.parent().unwrap())), (0o600, 0o700));
         assert_eq!(networks.keep(&other).unwrap(), Some(corp.clone()));
-        corp.rotate(7, &mut Rng::from_u64(3));
+        corp.rotate(Some(7), &mut Rng::from_u64(3));
         assert_eq!(networks.keep(&corp).unwrap(), None);
         networks.keep(&network("lab", 4)).unwrap();
         fs::write(networks.path_of("odd"), "x").unwrap();

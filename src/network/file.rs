@@ -179,12 +179,12 @@ impl PrivateNetwork {
         }
     }
 
-    /// Makes a new key; the one that was is spoken until `until_s`, in seconds since 1970. With one change still under way
-    /// the oldest key goes.
-    pub fn rotate(&mut self, until_s: u64, rng: &mut Rng) -> bool {
+    /// Makes a new key; the one that was is spoken until `until_s`, in seconds since 1970, or worth nothing from now on. With one
+    /// change still under way the oldest key goes.
+    pub fn rotate(&mut self, until_s: Option<u64>, rng: &mut Rng) -> bool {
         let Some(keys) = &mut self.keys else { return false };
         let old = std::mem::replace(&mut keys.current, NetworkKey::random(rng));
-        keys.old = Some(OldKey { key: old, until_s });
+        keys.old = until_s.map(|until_s| OldKey { key: old, until_s });
         true
     }
 
@@ -317,14 +317,14 @@ mod tests {
     fn a_file_is_read_as_it_was_written() {
         let mut network = network();
         assert_eq!(PrivateNetwork::parse(&network.to_toml()).as_ref(), Ok(&network));
-        assert!(network.rotate(1_800_000_000, &mut Rng::from_u64(2)));
+        assert!(network.rotate(Some(1_800_000_000), &mut Rng::from_u64(2)));
         network.members = vec!["10.0.0.9:7000".into()];
         let text = network.to_toml();
         assert_eq!(PrivateNetwork::parse(&text).as_ref(), Ok(&network));
         assert!(text.contains("old-key-until = 2027-01-15T08:00:00Z"), "{text}");
         let mut open = PrivateNetwork::new("lab-2", false, &mut Rng::from_u64(3)).unwrap();
         assert_eq!(PrivateNetwork::parse(&open.to_toml()).as_ref(), Ok(&open));
-        assert!(!open.rotate(5, &mut Rng::from_u64(4)) && !open.to_toml().contains("key"));
+        assert!(!open.rotate(Some(5), &mut Rng::from_u64(4)) && !open.to_toml().contains("key"));
     }
 
     #[test]
@@ -372,8 +372,10 @@ mod tests {
     fn members_know_each_other_while_they_change_keys() {
         let before = network();
         let mut after = before.clone();
-        after.rotate(10, &mut Rng::from_u64(5));
+        after.rotate(Some(10), &mut Rng::from_u64(5));
         assert_eq!(before.lan_secret(), after.lan_secret());
+        after.rotate(None, &mut Rng::from_u64(6));
+        assert!(after.keys.as_ref().unwrap().old.is_none() && before.lan_secret() != after.lan_secret());
         let other = PrivateNetwork::new("corp", true, &mut Rng::from_u64(9)).unwrap();
         assert_ne!(other.lan_secret(), before.lan_secret());
     }

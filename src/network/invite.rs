@@ -142,7 +142,7 @@ mod tests {
         assert_eq!(PrivateNetwork::from_invite(&invite).as_ref(), Ok(&network));
         let (left, right) = invite.split_at(70);
         assert_eq!(PrivateNetwork::from_invite(&format!(" {left}\r\n  {right}\n")).as_ref(), Ok(&network));
-        network.rotate(1_900_000_000, &mut Rng::from_u64(2));
+        network.rotate(Some(1_900_000_000), &mut Rng::from_u64(2));
         network.members = vec!["10.0.0.7:6881".into()];
         network.allow = vec!["10.0.0.0/8".into()];
         assert_eq!(PrivateNetwork::from_invite(&network.to_invite()).as_ref(), Ok(&network));

@@ -322,4 +322,4 @@ def _plain(end):
     return end.replace("[::ffff:", "").replace("]", "")
 
 
-SIGINT, SIGKILL, SIGTERM = signal.SIGINT, signal.SIGKILL, signal.SIGTERM
+SIGHUP, SIGINT, SIGKILL, SIGTERM = signal.SIGHUP, signal.SIGINT, signal.SIGKILL, signal.SIGTERM

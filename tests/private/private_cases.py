@@ -9,7 +9,7 @@ import sys
 import time
 
 import torrents
-from lab import SIGTERM, Failed, wait_until
+from lab import SIGHUP, SIGTERM, Failed, wait_until
 from machines import Packet
 from office import DHTGET, PORT, copied, create, event, fetch, join, networked, node, same, secrets, share, status
 
@@ -193,6 +193,35 @@ def libtorrent_in_an_open_network(network):
     same(mine.path, f"{theirs.folder}/got/{mine.name}")
     event(fetch(boot, path, other.magnet), "finished", 60)
     same(other.path, f"{boot.folder}/got/{other.name}")
+
+
+@case
+def a_sharer_that_moves(network):
+    """A sharer gets another address while it runs: whoever comes after that finds it there."""
+    (_, sharer, new), path, _, _ = office(network, 3)
+    folder = torrents.small(sharer.folder, "on the move")
+    _, magnet = share(sharer, path, folder.path)
+    sharer.move("10.77.201.9")
+    event(fetch(new, path, magnet), "finished", 40)
+    same(folder.path, f"{new.folder}/got/{folder.name}")
+
+
+@case
+def a_key_changed_at_once(network):
+    """The node takes a new key up on SIGHUP; members with the new file are served, one with the old file is a stranger."""
+    (boot, sharer, new, old), path, _, entry = office(network, 4)
+    before = copied(path, old)
+    done = boot.run(DHTGET, "network", "rotate", path, "--grace", "0")
+    if done.returncode:
+        raise Failed(f"network rotate ended with {done.returncode}: {done.stderr}")
+    entry.signal(SIGHUP)
+    folder = torrents.small(sharer.folder, "after the change")
+    _, magnet = share(sharer, path, folder.path)
+    event(fetch(new, path, magnet), "finished", 30)
+    same(folder.path, f"{new.folder}/got/{folder.name}")
+    lost = old.run(DHTGET, magnet, "--network", before, "--peer", f"{sharer.ip}:{PORT}", "--stop-timeout", "4", seconds=30)
+    if lost.returncode != 3 or os.path.exists(f"{old.folder}/{folder.name}"):
+        raise Failed(f"a member with the old key got on, or ended with {lost.returncode}: {lost.stderr}")
 
 
 @case

@@ -386,9 +386,9 @@ mod tests {
         weak.allow.clear();
         assert!(of_the_file(&weak).iter().any(|f| f.what.contains("without `allow`")));
         let mut changing = network(true);
-        changing.rotate(u64::MAX / 2, &mut Rng::from_u64(2));
+        changing.rotate(Some(u64::MAX / 2), &mut Rng::from_u64(2));
         assert!(of_the_file(&changing)[0].what.contains("being changed"));
-        changing.rotate(5, &mut Rng::from_u64(2));
+        changing.rotate(Some(5), &mut Rng::from_u64(2));
         assert!(of_the_file(&changing)[0].mend.contains("remove"));
     }
 }
