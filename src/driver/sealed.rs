@@ -97,13 +97,9 @@ impl Seals {
         self.desk.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn now_us() -> u64 {
-        u64::try_from(clock::unix_time().as_micros()).unwrap_or(u64::MAX)
-    }
-
     /// Makes ourselves known to a member we have dialled.
     pub async fn greet(self: &Arc<Self>, stream: &TcpStream) -> io::Result<Channel> {
-        let (dialling, first) = self.noise().dial(Self::now_us()).map_err(io::Error::other)?;
+        let (dialling, first) = self.noise().dial(clock::unix_us()).map_err(io::Error::other)?;
         send_all(stream, &first).await?;
         let mut second = [0; SECOND_LEN];
         receive_exactly(stream, &mut second).await?;
@@ -114,7 +110,7 @@ impl Seals {
     pub async fn answer(self: &Arc<Self>, stream: &TcpStream) -> io::Result<Channel> {
         let mut first = [0; FIRST_LEN];
         receive_exactly(stream, &mut first).await?;
-        let answered = self.noise().answer(Self::now_us(), &first);
+        let answered = self.noise().answer(clock::unix_us(), &first);
         let (session, second) = answered.map_err(|error| {
             tracing::debug!("a connection is dropped without an answer: {error}");
             damaged()

@@ -48,17 +48,13 @@ impl Seal {
         self.ahead_us.get(at).copied().unwrap_or(0)
     }
 
-    fn now_us() -> u64 {
-        u64::try_from(clock::unix_time().as_micros()).unwrap_or(u64::MAX)
-    }
-
     pub(super) fn seal(&mut self, message: &mut Vec<u8>) {
-        self.sealer.seal(Self::now_us(), message);
+        self.sealer.seal(clock::unix_us(), message);
     }
 
     /// Opens a batch in its place; what does not open becomes empty. Gives the notices that are to be sent.
     pub(super) fn open(&mut self, batch: &mut Batch) -> impl Iterator<Item = Transmit> + use<> {
-        let now_us = Self::now_us();
+        let now_us = clock::unix_us();
         let mut notices = Vec::new();
         self.ahead_us.clear();
         batch.open(|from, datagram| {
