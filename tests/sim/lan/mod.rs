@@ -77,6 +77,9 @@ enum Due {
     Datagram { from: SocketAddr, sender: usize, to: SocketAddr, payload: Vec<u8> },
 }
 
+/// Looks at each datagram.
+type Witness = Box<dyn FnMut(&Seen<'_>)>;
+
 pub struct Lan {
     pub rng: Rng,
     pub hosts: Vec<Host>,
@@ -90,7 +93,7 @@ pub struct Lan {
     queue: BinaryHeap<Reverse<(u64, u64, Due)>>,
     decided: u64,
     cut: bool,
-    witness: Option<Box<dyn FnMut(&Seen<'_>)>>,
+    witness: Option<Witness>,
 }
 
 /// Member number `n` of a private network.
