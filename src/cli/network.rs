@@ -23,9 +23,9 @@ use super::progress::count;
 use super::report::Reporter;
 use super::signals::Signals;
 use crate::driver::clock;
-use crate::driver::networks::{self, EXTENSION, Networks, ReadError};
+use crate::driver::networks::{self, EXTENSION, Kept, Networks, ReadError};
 use crate::driver::state::StateFolder;
-use crate::network::file::MAX_FILE;
+use crate::network::file::{MAX_FILE, is_name};
 use crate::network::{PrivateNetwork, date};
 use crate::rng::Rng;
 
@@ -129,15 +129,26 @@ fn join(args: &JoinArgs, env: &Env, reporter: &Reporter) -> Result<(), CliError>
     }
     let networks = place(env)?;
     let path = networks.path_of(&network.name);
-    match networks.keep(&network) {
-        Ok(None) => {}
-        Ok(Some(_)) => {
-            let message = format!("another network called `{}` was joined before", network.name);
-            return Err(CliError::new(Code::TargetExists, message)
-                .hint("keep this one under another name with --name, or `dhtget network leave` the other"));
-        }
+    let name = &network.name;
+    let (message, hint) = match networks.keep(&network, args.force) {
+        Ok(Kept::Yes) => (String::new(), ""),
+        Ok(Kept::Another) => (
+            format!("another network called `{name}` was joined before"),
+            "keep this one under another name with --name, or `dhtget network leave` the other",
+        ),
+        Ok(Kept::Older) => (
+            format!("`{name}` was joined with a later key than this one"),
+            "ask for a new invite; --force goes back to the old key all the same",
+        ),
+        Ok(Kept::Unrelated) => (
+            format!("`{name}` was joined with another key, and this one says nothing of it"),
+            "after a change without a grace period, and if you trust whoever gave you this, give --force",
+        ),
         Err(ReadError::Io(error)) => return Err(cannot_write(&path, &error)),
         Err(error) => return Err(choose::cannot_read(&path, &error)),
+    };
+    if !message.is_empty() {
+        return Err(CliError::new(Code::TargetExists, message).hint(hint));
     }
     reporter.tell(&Event::NetworkJoined(NetworkEvent::new(&network, Some(&path))));
     reporter.note(&format!(
@@ -173,6 +184,12 @@ fn list(env: &Env, reporter: &Reporter) -> Result<(), CliError> {
 }
 
 fn leave(args: &LeaveArgs, env: &Env, reporter: &Reporter) -> Result<(), CliError> {
+    if !is_name(&args.name) {
+        return Err(refused(
+            &"what was given is not the name of a network that was joined",
+            "`dhtget network list` shows those that were",
+        ));
+    }
     let path = place(env)?.path_of(&args.name);
     let network = match networks::read(&path) {
         Err(ReadError::Io(_)) => {
@@ -191,8 +208,21 @@ fn leave(args: &LeaveArgs, env: &Env, reporter: &Reporter) -> Result<(), CliErro
             .hint("remove it by hand; until then this machine stays a member")
     };
     std::fs::remove_file(&path).map_err(|error| failed(&path, &error))?;
-    if let (Some(network), Some(state)) = (&network, &env.state_dir) {
+    // It may have been joined under a second name.
+    let others = place(env)?.list().unwrap_or_default();
+    let is_other = |network: &PrivateNetwork| {
+        others.iter().filter_map(|(_, read)| read.as_ref().ok()).any(|read| read.network.id == network.id)
+    };
+    if let (Some(network), Some(state)) = (network.as_ref().filter(|n| !is_other(n)), &env.state_dir) {
         let folder = StateFolder::path(state, Some(&network.state_name()));
+        if folder.exists() && StateFolder::open(state, Some(&network.state_name())).is_guest() {
+            reporter.note(&format!(
+                "left `{}`; a run of it goes on, and keeps what it learns in {}",
+                args.name,
+                folder.display()
+            ));
+            return Ok(());
+        }
         match std::fs::remove_dir_all(&folder) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 return Err(failed(&folder, &error));

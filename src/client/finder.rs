@@ -31,12 +31,22 @@ pub(super) struct Finder {
 impl Finder {
     pub(super) async fn run(self) {
         let mut rhythm = Rhythm::new(clock::now(), self.is_private);
+        // As what we were announced last.
+        let mut announced = None;
         loop {
             let renewals = self.dht.status().borrow().renewals;
-            let announce = self.announce.filter(|_| rhythm.announces(clock::now()));
-            let found = self.search(announce).await;
+            let seeding = self.is_seeding();
+            let is_due = rhythm.announces(clock::now());
+            let announce =
+                self.announce.filter(|_| is_due || announced.is_some_and(|as_seed| as_seed != seeding));
+            let found = self.search(announce, seeding).await;
             if self.candidates.is_closed() || self.status.borrow().private {
                 return;
+            }
+            announced = announce.map(|_| seeding).or(announced);
+            // Who shares is complete a moment after the first search has begun: others count seeds (BEP 33).
+            if announced == Some(false) && self.is_seeding() {
+                continue;
             }
             let pause = rhythm.pause(clock::now(), self.standing(found));
             debug!(?pause, found, "searching the DHT again later");
@@ -47,6 +57,10 @@ impl Finder {
                 return;
             }
         }
+    }
+
+    fn is_seeding(&self) -> bool {
+        self.status.borrow().stage == Stage::Seeding
     }
 
     fn standing(&self, found: usize) -> Standing {
@@ -60,9 +74,8 @@ impl Finder {
         }
     }
 
-    /// One search, which announces us at that port; how many peers it found.
-    async fn search(&self, announce: Option<u16>) -> usize {
-        let seeding = self.status.borrow().stage == Stage::Seeding;
+    /// One search, which announces us at that port, as a seed or not; how many peers it found.
+    async fn search(&self, announce: Option<u16>, seeding: bool) -> usize {
         let mut found = 0;
         let mut search = match announce {
             Some(port) => self.dht.get_peers_and_announce(self.hash, port, seeding),

@@ -12,7 +12,7 @@ use thiserror::Error;
 
 use super::lasting;
 use crate::network::file::MAX_FILE;
-use crate::network::{INVITE_PREFIX, InviteError, NetworkError, PrivateNetwork};
+use crate::network::{INVITE_PREFIX, InviteError, Keys, NetworkError, NetworkKey, PrivateNetwork};
 
 /// What a file of a network ends with.
 pub const EXTENSION: &str = "network";
@@ -65,9 +65,45 @@ pub fn parse(bytes: &[u8]) -> Result<PrivateNetwork, ReadError> {
 
 /// Makes a file that must not be there.
 pub fn create(path: &Path, network: &PrivateNetwork) -> io::Result<()> {
-    write_new(path, network)?;
+    let result = write_new(path, network);
+    // Half a file would be in the way of the next attempt.
+    if result.as_ref().is_err_and(|error| error.kind() != io::ErrorKind::AlreadyExists) {
+        let _ = fs::remove_file(path);
+    }
     lasting::sync_folder_of(path);
-    Ok(())
+    result
+}
+
+/// What became of a network that was to be kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// It is.
+    Yes,
+    /// Another network has that name.
+    Another,
+    /// The key that is kept came after this one.
+    Older,
+    /// It has a key that has nothing to do with the one that is kept.
+    Unrelated,
+}
+
+/// Whether a network that was kept may give way to what is said to be the same one.
+fn compare(kept: &PrivateNetwork, new: &PrivateNetwork) -> Kept {
+    if kept.id != new.id {
+        return Kept::Another;
+    }
+    match (&kept.keys, &new.keys) {
+        (None, None) => Kept::Yes,
+        (Some(kept), Some(new)) => {
+            let before = |keys: &Keys, key: &NetworkKey| keys.old.as_ref().is_some_and(|old| old.key == *key);
+            match kept.current == new.current || before(new, &kept.current) {
+                true => Kept::Yes,
+                false if before(kept, &new.current) => Kept::Older,
+                false => Kept::Unrelated,
+            }
+        }
+        _ => Kept::Another,
+    }
 }
 
 /// Makes a file, or puts it in the place of the one that is there: a power cut leaves the old one or the new one.
@@ -109,12 +145,15 @@ impl Networks {
         self.folder.join(format!("{name}.{EXTENSION}"))
     }
 
-    /// Keeps a network under its name. Where one of that name is kept that is another network, nothing changes, and that one
-    /// is given back.
-    pub fn keep(&self, network: &PrivateNetwork) -> Result<Option<PrivateNetwork>, ReadError> {
+    /// Keeps a network under its name. Where one of that name is kept, it gives way only to a later state of the same
+    /// network, or, if that is `forced`, to any.
+    pub fn keep(&self, network: &PrivateNetwork, forced: bool) -> Result<Kept, ReadError> {
         let path = self.path_of(&network.name);
         match read(&path) {
-            Ok(other) if other.network.id != network.id => return Ok(Some(other.network)),
+            Ok(other) if !forced => match compare(&other.network, network) {
+                Kept::Yes => {}
+                refused => return Ok(refused),
+            },
             Err(ReadError::Io(error)) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
             Ok(_) => {}
@@ -122,7 +161,7 @@ impl Networks {
         let mut builder = fs::DirBuilder::new();
         std::os::unix::fs::DirBuilderExt::mode(builder.recursive(true), 0o700).create(&self.folder)?;
         replace(&path, network)?;
-        Ok(None)
+        Ok(Kept::Yes)
     }
 
     /// The networks that are kept, by name, with those whose file is damaged.
@@ -157,19 +196,26 @@ mod tests {
         let networks = Networks::below(dir.path());
         assert!(networks.list().unwrap().is_empty());
         let (mut corp, other) = (network("corp", 1), network("corp", 2));
-        assert_eq!(networks.keep(&corp).unwrap(), None);
+        assert_eq!(networks.keep(&corp, false).unwrap(), Kept::Yes);
         let path = networks.path_of("corp");
         assert_eq!((mode(&path), mode(path.parent().unwrap())), (0o600, 0o700));
-        assert_eq!(networks.keep(&other).unwrap(), Some(corp.clone()));
+        assert_eq!(networks.keep(&other, false).unwrap(), Kept::Another);
+        let before = corp.clone();
         corp.rotate(Some(7), &mut Rng::from_u64(3));
-        assert_eq!(networks.keep(&corp).unwrap(), None);
-        networks.keep(&network("lab", 4)).unwrap();
+        assert_eq!(networks.keep(&corp, false).unwrap(), Kept::Yes);
+        assert_eq!(networks.keep(&before, false).unwrap(), Kept::Older);
+        let mut cut = corp.clone();
+        cut.rotate(None, &mut Rng::from_u64(6));
+        assert_eq!(networks.keep(&cut, false).unwrap(), Kept::Unrelated);
+        let bare = PrivateNetwork { keys: None, ..corp.clone() };
+        assert_eq!(networks.keep(&bare, false).unwrap(), Kept::Another);
+        networks.keep(&network("lab", 4), false).unwrap();
         fs::write(networks.path_of("odd"), "x").unwrap();
         let listed = networks.list().unwrap();
         assert_eq!(listed.len(), 3);
         assert_eq!(listed[0].1.as_ref().unwrap().network, corp);
         assert!(listed[2].1.is_err());
-        assert!(networks.keep(&network("odd", 5)).is_err(), "what cannot be read is not written over");
+        assert!(networks.keep(&network("odd", 5), true).is_err(), "what cannot be read is not written over");
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 3, "nothing temporary is left");
     }
 

@@ -58,6 +58,8 @@ pub struct Inlet {
     number: u64,
     /// The beginning of a frame.
     part: Vec<u8>,
+    /// A frame did not open: nothing behind it can be read.
+    broken: bool,
 }
 
 /// Seals what is sent.
@@ -121,7 +123,13 @@ impl Seals {
 
     fn channel(self: &Arc<Self>, session: Session) -> Channel {
         let session = Arc::new(session);
-        let inlet = Inlet { session: session.clone(), seals: self.clone(), number: 0, part: Vec::new() };
+        let inlet = Inlet {
+            session: session.clone(),
+            seals: self.clone(),
+            number: 0,
+            part: Vec::new(),
+            broken: false,
+        };
         Channel { inlet, outlet: Outlet { session, seals: self.clone(), number: 0, rest: Vec::new() } }
     }
 }
@@ -202,6 +210,11 @@ async fn receive_exactly(stream: &TcpStream, mut room: &mut [u8]) -> io::Result<
 }
 
 impl Inlet {
+    /// Whether nothing more can come.
+    pub fn is_broken(&self) -> bool {
+        self.broken
+    }
+
     /// Takes what the socket has, `most` bytes of it, and opens every frame that is whole into `chunk`, which is empty. Says how
     /// many bytes were taken, and how it ended: well at the end of the stream, else with an error, `WouldBlock` if there is
     /// only nothing more.
@@ -230,7 +243,7 @@ impl Inlet {
                 self.part.clear();
                 self.part.extend_from_slice(&sealed[opened..filled]);
             }
-            Err(error) => end = Err(error),
+            Err(error) => (end, self.broken) = (Err(error), true),
         }
         (taken, end)
     }

@@ -199,6 +199,10 @@ async fn read(
 /// The same as [`read_some`], out of frames.
 async fn read_sealed(stream: &TcpStream, inlet: &mut Inlet, links: &Links) -> io::Result<Bytes> {
     loop {
+        // What came before the damage was handed on with the last look.
+        if inlet.is_broken() {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
         stream.readable().await?;
         let allowed = links.download.take(CHUNK_LEN).await;
         let Some(mut chunk) = links.chunks.take().await else { return Ok(Bytes::new()) };

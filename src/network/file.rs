@@ -23,7 +23,7 @@ use thiserror::Error;
 use super::date;
 use super::key::{KeyError, Keys, NetworkKey, OldKey};
 use crate::rng::Rng;
-use crate::wire::allow::{AllowError, AllowList};
+use crate::wire::allow::AllowList;
 use crate::wire::entry::EntryPoint;
 
 /// The largest file: every list full of long names has room.
@@ -106,9 +106,6 @@ pub enum NetworkError {
         /// Why it is none.
         why: String,
     },
-    /// An entry of `allow`.
-    #[error("`allow`: {0}")]
-    Allow(#[from] AllowError),
     /// A list that is too long.
     #[error("`{0}` has more than {MAX_ENTRIES} entries")]
     Many(&'static str),
@@ -167,10 +164,9 @@ impl PrivateNetwork {
 
     /// What members of this network share and announce nowhere: by it they know each other in the local network. That of
     /// an open network is no secret.
-    pub fn lan_secret(&self) -> [u8; 32] {
+    pub fn lan_secret(&self, now_s: u64) -> [u8; 32] {
         match &self.keys {
-            // The old key, for as long as it is there: all members have it.
-            Some(keys) => keys.old.as_ref().map_or(&keys.current, |old| &old.key).derive("lan", &self.id.0),
+            Some(keys) => keys.spoken(now_s).derive("lan", &self.id.0),
             None => {
                 let mut secret = [0; 32];
                 secret[..20].copy_from_slice(&self.id.0);
@@ -241,7 +237,9 @@ impl PrivateNetwork {
         if !is_name(&self.name) {
             return Err(NetworkError::Name);
         }
-        AllowList::parse(&self.allow)?;
+        AllowList::parse(&self.allow).map_err(|error| {
+            NetworkError::Text(format!("`allow`: {}", without_secrets(&error.to_string())))
+        })?;
         for (list, entries) in [("bootstrap", &self.bootstrap), ("members", &self.members)] {
             if entries.len() > MAX_ENTRIES {
                 return Err(NetworkError::Many(list));
@@ -286,7 +284,8 @@ impl PrivateNetwork {
     }
 }
 
-fn is_name(name: &str) -> bool {
+/// Whether a network can have this name.
+pub fn is_name(name: &str) -> bool {
     let first = name.bytes().next().is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
     let all = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_.".contains(&b));
     first && all && name.len() <= MAX_NAME && name != PUBLIC
@@ -373,10 +372,11 @@ mod tests {
         let before = network();
         let mut after = before.clone();
         after.rotate(Some(10), &mut Rng::from_u64(5));
-        assert_eq!(before.lan_secret(), after.lan_secret());
+        assert_eq!(before.lan_secret(9), after.lan_secret(9));
+        assert_ne!(before.lan_secret(10), after.lan_secret(10));
         after.rotate(None, &mut Rng::from_u64(6));
-        assert!(after.keys.as_ref().unwrap().old.is_none() && before.lan_secret() != after.lan_secret());
+        assert!(after.keys.as_ref().unwrap().old.is_none() && before.lan_secret(9) != after.lan_secret(9));
         let other = PrivateNetwork::new("corp", true, &mut Rng::from_u64(9)).unwrap();
-        assert_ne!(other.lan_secret(), before.lan_secret());
+        assert_ne!(other.lan_secret(9), before.lan_secret(9));
     }
 }

@@ -16,7 +16,7 @@ use thiserror::Error;
 use x25519_dalek::{X25519_BASEPOINT_BYTES, x25519};
 
 use super::key::{Keys, NetworkKey};
-use super::replay::{SenderName, Stamps, is_fresh};
+use super::replay::{FRESH_US, SenderName, Stamps, is_fresh};
 use crate::rng::Rng;
 
 const PATTERN: &str = "Noise_NNpsk0_25519_AESGCM_SHA256";
@@ -35,8 +35,8 @@ pub const FRAME_HEAD: usize = 2;
 pub const MAX_PAYLOAD: usize = 65_535 - TAG;
 /// What a frame adds to its payload.
 pub const FRAME_OVERHEAD: usize = FRAME_HEAD + TAG;
-/// First messages that are remembered, so that none counts twice, some 50 bytes each: with more dials than that within five
-/// minutes, a stamp must be later than the ones forgotten, which are the earliest.
+/// First messages that are remembered, so that none counts twice, some 50 bytes each. With more dials than that within five
+/// minutes the earliest are forgotten; then stamps as old as these are refused, those of the last minutes excepted.
 const MAX_FIRSTS: usize = 16_384;
 
 /// Why a connection is no member's.
@@ -86,7 +86,7 @@ impl Noise {
     /// For a process that starts now.
     pub fn new(keys: Keys, seed: [u8; 32]) -> Self {
         let mut rng = Rng::from_seed(seed);
-        Self { keys, stamps: Stamps::new(rng.bytes()), rng, firsts: BTreeSet::new(), floor: 0 }
+        Self { keys, stamps: Stamps::new(rng.child()), rng, firsts: BTreeSet::new(), floor: 0 }
     }
 
     /// Puts other keys in force.
@@ -107,8 +107,9 @@ impl Noise {
     /// Begins a connection: what to send first.
     pub fn dial(&mut self, now_us: u64) -> Result<(Dialling, Vec<u8>), NoiseError> {
         let secret = Self::secret(self.keys.spoken(now_us / 1_000_000));
+        let stamp = self.stamps.next(now_us);
         let mut greeting = self.stamps.name().to_vec();
-        greeting.extend_from_slice(&self.stamps.next(now_us).to_be_bytes());
+        greeting.extend_from_slice(&stamp.to_be_bytes());
         let mut begin = || {
             let mut state = self.builder()?.psk(0, &secret).ok()?.build_initiator().ok()?;
             let mut first = vec![0; FIRST_LEN];
@@ -150,7 +151,8 @@ impl Noise {
         if !is_fresh(stamp, now_us) {
             return Err(NoiseError::Skewed);
         }
-        if stamp <= self.floor || !self.firsts.insert((stamp, name)) {
+        // Our own dial, thrown back at us, is nobody's.
+        if name == *self.stamps.name() || stamp <= self.floor || !self.firsts.insert((stamp, name)) {
             return Err(NoiseError::Replayed);
         }
         while self.firsts.first().is_some_and(|(old, _)| !is_fresh(*old, now_us)) {
@@ -159,7 +161,8 @@ impl Noise {
         if self.firsts.len() > MAX_FIRSTS
             && let Some((forgotten, _)) = self.firsts.pop_first()
         {
-            self.floor = self.floor.max(forgotten);
+            // Stamps from the future must not shut out those who say the time as it is.
+            self.floor = self.floor.max(forgotten.min(now_us.saturating_sub(FRESH_US / 2)));
         }
         Ok(())
     }
@@ -286,7 +289,6 @@ impl Dh for Curve {
 mod tests {
     use super::*;
     use crate::network::key::OldKey;
-    use crate::network::replay::FRESH_US;
 
     const NOW: u64 = 1_800_000_000_000_000;
 
@@ -337,6 +339,8 @@ mod tests {
         assert_eq!(member.answer(NOW, &first[1..]).err(), Some(NoiseError::Foreign));
         let (_, second) = member.answer(NOW, &first).unwrap();
         assert_eq!(member.answer(NOW, &first).err(), Some(NoiseError::Replayed));
+        let (_, own) = member.dial(NOW).unwrap();
+        assert_eq!(member.answer(NOW, &own).err(), Some(NoiseError::Replayed));
         let mut bad = second.clone();
         bad[40] ^= 1;
         assert!(dialling.finish(&bad).is_err());
@@ -376,7 +380,7 @@ mod tests {
             recorded.push(first);
         }
         assert_eq!(member.firsts.len(), MAX_FIRSTS);
-        for first in recorded.iter().step_by(97) {
+        for first in recorded[20..].iter().step_by(97) {
             assert_eq!(member.answer(NOW, first).err(), Some(NoiseError::Replayed));
         }
         let later = NOW + 3 * FRESH_US;

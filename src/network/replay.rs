@@ -7,6 +7,8 @@
 //! The bound: where more than the remembered number of senders speak within [`FRESH_US`], or after a restart, one
 //! recorded datagram can count once more within that time.
 
+use crate::rng::Rng;
+
 /// How far a stamp may be from our own clock, in microseconds: five minutes, as Kerberos bears it.
 pub const FRESH_US: u64 = 5 * 60 * 1_000_000;
 /// Stamps of one sender that are remembered one by one: datagrams overtake each other by fewer.
@@ -68,17 +70,24 @@ pub fn is_fresh(stamp: u64, now_us: u64) -> bool {
     stamp.abs_diff(now_us) <= FRESH_US
 }
 
-/// The stamps that we put on what we say: wall time, but always later than the last one, whatever the clock does.
+/// A clock that falls back by more than this, in microseconds, makes a new sender of us: else nobody would listen until it
+/// has caught up.
+const FALL_US: u64 = 60_000_000;
+
+/// The stamps that we put on what we say: wall time, but always later than the last one of the same name, whatever the
+/// clock does.
 #[derive(Clone, Debug)]
 pub struct Stamps {
     name: SenderName,
     last: u64,
+    names: Rng,
 }
 
 impl Stamps {
-    /// Of a sender with this name.
-    pub fn new(name: SenderName) -> Self {
-        Self { name, last: 0 }
+    /// Of a sender that is new.
+    pub fn new(seed: [u8; 32]) -> Self {
+        let mut names = Rng::from_seed(seed);
+        Self { name: names.bytes(), last: 0, names }
     }
 
     /// Our name.
@@ -86,8 +95,11 @@ impl Stamps {
         &self.name
     }
 
-    /// The next one.
+    /// The next one; the name may be another from then on.
     pub fn next(&mut self, now_us: u64) -> u64 {
+        if self.last > now_us.saturating_add(FALL_US) {
+            (self.name, self.last) = (self.names.bytes(), 0);
+        }
         self.last = now_us.max(self.last.saturating_add(1));
         self.last
     }
@@ -120,12 +132,16 @@ mod tests {
 
     #[test]
     fn stamps_rise_though_the_clock_falls() {
-        let mut stamps = Stamps::new([1; 16]);
+        let mut stamps = Stamps::new([1; 32]);
         assert_eq!(
             (stamps.next(100), stamps.next(100), stamps.next(50), stamps.next(200)),
             (100, 101, 102, 200)
         );
         assert!(stamps.gave(200, 210, 10) && !stamps.gave(200, 211, 10) && !stamps.gave(201, 201, 10));
+        // Back from a time that was wrong.
+        let name = *stamps.name();
+        assert!(stamps.next(200 + 2 * FALL_US) > 200 && *stamps.name() == name);
+        assert!(stamps.next(300) == 300 && *stamps.name() != name);
         assert!(is_fresh(0, FRESH_US) && !is_fresh(0, FRESH_US + 1) && is_fresh(FRESH_US, 0));
         assert_eq!((ahead(5, 3), ahead(3, 5)), (2, -2));
     }

@@ -19,7 +19,6 @@ use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 
 use super::key::{Keys, NetworkKey};
 use super::replay::{SenderName, Stamps, Window, ahead, is_fresh};
-use crate::rng::Rng;
 
 /// Name and stamp.
 const HEAD: usize = 24;
@@ -84,8 +83,8 @@ struct Sender {
 pub struct Sealer {
     keys: Keys,
     stamps: Stamps,
-    /// The key we seal with, and which of the network's it is made from.
-    speaking: Option<(NetworkKey, LessSafeKey)>,
+    /// The key we seal with, which of the network's it is made from, and for which name.
+    speaking: Option<(NetworkKey, SenderName, LessSafeKey)>,
     senders: LruCache<SenderName, Sender>,
     /// A second attempt needs the bytes as they came.
     copy: Vec<u8>,
@@ -113,10 +112,9 @@ fn nonce(stamp: u64) -> Nonce {
 impl Sealer {
     /// For a node that starts now: its name as a sender is new.
     pub fn new(keys: Keys, seed: [u8; 32]) -> Self {
-        let name = Rng::from_seed(seed).bytes();
         Self {
             keys,
-            stamps: Stamps::new(name),
+            stamps: Stamps::new(seed),
             speaking: None,
             senders: LruCache::unbounded(),
             copy: Vec::new(),
@@ -137,17 +135,17 @@ impl Sealer {
 
     /// Seals a message in its place. Without a working cipher, which no platform lacks, nothing would be sent: empty.
     pub fn seal(&mut self, now_us: u64, message: &mut Vec<u8>) {
-        let spoken = self.keys.spoken(now_us / 1_000_000);
-        if self.speaking.as_ref().is_none_or(|(of, _)| of != spoken) {
-            self.speaking = key_of(spoken, self.stamps.name()).map(|key| (spoken.clone(), key));
-        }
         let stamp = self.stamps.next(now_us);
+        let (spoken, name) = (self.keys.spoken(now_us / 1_000_000), self.stamps.name());
+        if self.speaking.as_ref().is_none_or(|(of, by, _)| of != spoken || by != name) {
+            self.speaking = key_of(spoken, name).map(|key| (spoken.clone(), *name, key));
+        }
         let length = message.len();
         message.resize(length + HEAD, 0);
         message.copy_within(..length, HEAD);
         message[..16].copy_from_slice(self.stamps.name());
         message[16..HEAD].copy_from_slice(&stamp.to_be_bytes());
-        let sealed = self.speaking.as_ref().and_then(|(_, key)| {
+        let sealed = self.speaking.as_ref().and_then(|(_, _, key)| {
             key.seal_in_place_separate_tag(nonce(stamp), Aad::empty(), &mut message[HEAD..]).ok()
         });
         match sealed {
@@ -180,11 +178,12 @@ impl Sealer {
         if name == *self.stamps.name() {
             return Err(Refused::Replayed);
         }
-        let known = self.senders.get(&name);
+        // Only a look: nobody has proven yet that he is who he says.
+        let known = self.senders.peek(&name);
         if known.is_some_and(|sender| !sender.window.is_new(stamp)) {
             return Err(Refused::Replayed);
         }
-        self.unseal(now_us, &name, stamp, &mut datagram[HEAD..])?;
+        let found = self.unseal(now_us, &name, stamp, &mut datagram[HEAD..])?;
         let ahead_us = ahead(stamp, now_us);
         let message = HEAD..end;
         if datagram[HEAD] == NOTICE {
@@ -193,20 +192,28 @@ impl Sealer {
         if !is_fresh(stamp, now_us) {
             return Err(Refused::Skewed(ahead_us, self.notice(now_us, &datagram[..HEAD])));
         }
+        // Recordings must not drive out those who speak now: what is not fresh is remembered of nobody.
+        if let Some((of, key)) = found {
+            let window = self.senders.pop(&name).map(|sender| sender.window).unwrap_or_default();
+            self.senders.put(name, Sender { key, of, window });
+            if self.senders.len() > MAX_SENDERS {
+                self.senders.pop_lru();
+            }
+        }
         match self.senders.get_mut(&name).is_some_and(|sender| sender.window.take(stamp)) {
             true => Ok(Opened { message, ahead_us }),
             false => Err(Refused::Replayed),
         }
     }
 
-    /// Decrypts, with the key that the sender used before or else with each that is understood; remembers which it was.
+    /// Decrypts, with the key that the sender used before or else with each that is understood; then says which it was.
     fn unseal(
         &mut self,
         now_us: u64,
         name: &SenderName,
         stamp: u64,
         sealed: &mut [u8],
-    ) -> Result<(), Refused> {
+    ) -> Result<Option<(NetworkKey, LessSafeKey)>, Refused> {
         let now_s = now_us / 1_000_000;
         let known = self.senders.peek(name);
         let known = known.filter(|sender| self.keys.understood(now_s).any(|key| *key == sender.of));
@@ -217,7 +224,7 @@ impl Sealer {
         }
         if let Some(sender) = known {
             if sender.key.open_in_place(nonce(stamp), Aad::empty(), sealed).is_ok() {
-                return Ok(());
+                return Ok(None);
             }
             // There is no other key that it could be.
             if !several {
@@ -230,12 +237,7 @@ impl Sealer {
             }
             let Some(key) = key_of(of, name) else { continue };
             if key.open_in_place(nonce(stamp), Aad::empty(), sealed).is_ok() {
-                let window = self.senders.pop(name).map(|sender| sender.window).unwrap_or_default();
-                self.senders.put(*name, Sender { key, of: of.clone(), window });
-                if self.senders.len() > MAX_SENDERS {
-                    self.senders.pop_lru();
-                }
-                return Ok(());
+                return Ok(Some((of.clone(), key)));
             }
         }
         Err(Refused::Foreign)
@@ -270,6 +272,7 @@ mod tests {
     use super::*;
     use crate::network::key::OldKey;
     use crate::network::replay::FRESH_US;
+    use crate::rng::Rng;
 
     const NOW: u64 = 1_800_000_000_000_000;
 
@@ -344,7 +347,9 @@ mod tests {
         let answers =
             |b: &mut Sealer, at| matches!(opened(b, at, early.clone()), Err(Refused::Skewed(_, Some(_))));
         assert_eq!((0..100).filter(|n| answers(&mut b, NOW + n * 20_000)).count(), 1);
-        // A sender whose clock was set right is heard again.
+        // A sender whose clock was set right is heard again, whichever way it was wrong.
+        let early = sealed(&mut a, NOW + 20 * FRESH_US, b"dx");
+        assert!(matches!(opened(&mut b, NOW, early), Err(Refused::Skewed(..))));
         assert!(opened(&mut b, NOW, sealed(&mut a, NOW, b"dx")).is_ok());
     }
 
@@ -395,6 +400,13 @@ mod tests {
             assert!(opened(&mut node, NOW, sealed(&mut member, NOW, b"dx")).is_ok());
         }
         assert_eq!(node.senders.len(), MAX_SENDERS);
+        // Recordings of former runs, which were members, drive nobody out.
+        let before: Vec<SenderName> = node.senders.iter().map(|(name, _)| *name).collect();
+        for n in 0..50 {
+            let mut former = Sealer::new(Keys::new(key(1)), [n; 32]);
+            assert!(opened(&mut node, NOW, sealed(&mut former, NOW - 2 * FRESH_US, b"dx")).is_err());
+        }
+        assert_eq!(before, node.senders.iter().map(|(name, _)| *name).collect::<Vec<_>>());
         assert!(std::mem::size_of::<Sender>() < 1024);
     }
 }

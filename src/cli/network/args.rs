@@ -74,6 +74,9 @@ pub struct JoinArgs {
     /// Keep it under this name instead of its own
     #[arg(long)]
     pub name: Option<String>,
+    /// In place of whatever is kept under that name, with its key
+    #[arg(long)]
+    pub force: bool,
     /// How to report.
     #[command(flatten)]
     pub report: ReportArgs,
@@ -117,7 +120,7 @@ pub struct RotateArgs {
     /// All members have the new file within this time: 12h, 7d; 0 for at once
     #[arg(long, value_name = "TIME", default_value = "7d", value_parser = duration)]
     pub grace: Duration,
-    /// Even while an earlier change is under way: who has not got the key in between is cut off
+    /// Even while an earlier change is under way: until the earlier grace period ends, members need the newest file
     #[arg(long)]
     pub force: bool,
     /// How to report.

@@ -93,7 +93,9 @@ async fn check(network: &PrivateNetwork, env: &Env, reporter: &mut Reporter) -> 
     }
     let mut seen = asked.join_all().await;
     seen.sort_by(|a, b| (!a.is_bootstrap, &a.entry, a.addr).cmp(&(!b.is_bootstrap, &b.entry, b.addr)));
-    let our_clock = dht.status().borrow().our_clock_us;
+    let answered = seen.iter().filter(|node| node.pong.is_some()).count();
+    // Where somebody listens to us, the clock that differs is another's.
+    let our_clock = dht.status().borrow().our_clock_us.filter(|_| answered == 0);
     for node in &seen {
         printed(reporter.data(&line(node)))?;
         printed(reporter.event(&Event::NetworkNode(event(node))))?;
@@ -105,7 +107,6 @@ async fn check(network: &PrivateNetwork, env: &Env, reporter: &mut Reporter) -> 
             mend: "set the clock of this machine (NTP); members that differ by more than five minutes do not hear each other",
         });
     }
-    let answered = seen.iter().filter(|node| node.pong.is_some()).count();
     if answered > 0 {
         let (asked, alive) = breadth(&dht).await;
         reporter.note(&format!("a search asked {}, {alive} answered", count(asked as usize, "node")));

@@ -12,6 +12,9 @@ use crate::network::PrivateNetwork;
 use crate::network::file::PUBLIC;
 use crate::network::invite::{INVITE_PREFIX, is_like_invite};
 
+/// Words longer than this may be a damaged key or invite, and are not repeated.
+const MAX_SHOWN: usize = 40;
+
 /// A network, and where its file is, if it has one.
 #[derive(Debug, Clone)]
 pub struct Chosen {
@@ -39,14 +42,15 @@ pub fn find(value: &OsStr, env: &Env) -> Result<Chosen, CliError> {
         return Ok(Chosen { network, path: None });
     }
     let path = env.cwd.join(value);
-    if path.is_file() || is_descriptor(&path) {
-        return read(path);
-    }
-    if let Some(networks) = joined(env)
-        && !text.contains('/')
+    let is_path = text.contains('/') || text.ends_with(&format!(".{EXTENSION}"));
+    // What a machine lives in must not depend on the files of the folder that one stands in.
+    if let Some(networks) = joined(env).filter(|_| !is_path)
         && networks.path_of(text).is_file()
     {
         return read(networks.path_of(text));
+    }
+    if path.is_file() || is_descriptor(&path) {
+        return read(path);
     }
     Err(unknown(text, &path, env))
 }
@@ -89,7 +93,7 @@ fn bad(what: &str, why: &str) -> CliError {
 }
 
 fn unknown(text: &str, path: &Path, env: &Env) -> CliError {
-    if is_like_invite(text) {
+    if is_like_invite(text) || text.len() > MAX_SHOWN && !text.contains('/') {
         return bad("what was given", "it looks like a damaged invite");
     }
     if text.contains('/') || text.ends_with(&format!(".{EXTENSION}")) {

@@ -10,6 +10,7 @@ use crate::cli::args::NetworkArgs;
 use crate::cli::error::{CliError, Code};
 use crate::cli::plan::Env;
 use crate::client::{ClientConfig, LanIdentity};
+use crate::driver::clock;
 use crate::network::PrivateNetwork;
 use crate::wire::allow::AllowList;
 
@@ -34,7 +35,8 @@ pub fn enter(config: &mut ClientConfig, network: PrivateNetwork, args: &NetworkA
     config.private_network = true;
     // Announcing torrents to everybody near is not for a network that others shall not see.
     config.lsd = false;
-    config.lan = (network.lan || args.lan).then(|| LanIdentity::new(network.lan_secret()));
+    config.lan =
+        (network.lan || args.lan).then(|| LanIdentity::new(network.lan_secret(clock::unix_time().as_secs())));
     config.network = Some(Arc::new(network));
     Ok(())
 }

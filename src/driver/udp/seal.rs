@@ -13,6 +13,9 @@ use crate::network::{Keys, Sealer};
 /// Time between two warnings of the same kind: a clock that is wrong stays so until somebody reads this.
 const WARN_EVERY: Duration = Duration::from_secs(600);
 
+/// Who was heard within this time shares our idea of what time it is.
+const HEARD_FOR: Duration = Duration::from_secs(60);
+
 /// The seal of one node.
 #[derive(Debug)]
 pub(super) struct Seal {
@@ -20,6 +23,8 @@ pub(super) struct Seal {
     /// Of each datagram of the batch that was opened last: how much its sender's clock is ahead.
     ahead_us: Vec<i64>,
     our_clock_us: Option<i64>,
+    /// When somebody was heard last.
+    heard_at: Option<Instant>,
     warn_at: [Instant; 2],
 }
 
@@ -27,7 +32,13 @@ impl Seal {
     pub(super) fn new(keys: Keys, seed: [u8; 32]) -> Self {
         let now = clock::now();
         let sealer = Sealer::new(keys, seed);
-        Self { sealer, ahead_us: Vec::with_capacity(BATCH), our_clock_us: None, warn_at: [now; 2] }
+        Self {
+            sealer,
+            ahead_us: Vec::with_capacity(BATCH),
+            our_clock_us: None,
+            heard_at: None,
+            warn_at: [now; 2],
+        }
     }
 
     pub(super) fn set_keys(&mut self, keys: Keys) {
@@ -54,7 +65,7 @@ impl Seal {
 
     /// Opens a batch in its place; what does not open becomes empty. Gives the notices that are to be sent.
     pub(super) fn open(&mut self, batch: &mut Batch) -> impl Iterator<Item = Transmit> + use<> {
-        let now_us = clock::unix_us();
+        let (now_us, now) = (clock::unix_us(), clock::now());
         let mut notices = Vec::new();
         self.ahead_us.clear();
         batch.open(|from, datagram| {
@@ -62,7 +73,7 @@ impl Seal {
             self.ahead_us.push(opened.as_ref().map_or(0, |o| o.ahead_us));
             match opened {
                 Ok(opened) => {
-                    self.our_clock_us = None;
+                    (self.our_clock_us, self.heard_at) = (None, Some(now));
                     let length = opened.message.len();
                     datagram.copy_within(opened.message, 0);
                     return length;
@@ -75,6 +86,8 @@ impl Seal {
                     }
                     tracing::debug!(%from, ahead_us, "a clock differs too much");
                 }
+                // Where others hear us, it is the one clock that is wrong which says so.
+                Err(Refused::OurClock(_)) if self.heard_at.is_some_and(|at| now < at + HEARD_FOR) => {}
                 Err(Refused::OurClock(ahead_us)) => {
                     self.our_clock_us = Some(ahead_us);
                     if self.warns(1) {
