@@ -27,5 +27,19 @@ fn main() {
     let piece = (size / PIECES).next_power_of_two().max(16 << 10);
     let link = (mbit * 1e6 / 8.0) as u64;
     let fleet = Fleet { machines: machines as usize, link, shape: (size, piece), known: Some(KNOWN) };
-    fleet.distribute(1);
+    let mut told = 0;
+    fleet.watch(1, |world| {
+        let seconds = world.elapsed().as_secs();
+        if seconds > told {
+            told = seconds;
+            let verified: usize = world.leechers().map(|n| world.peers[n].verified.len()).sum();
+            let share =
+                verified as f64 / world.leechers().count() as f64 / world.info.layout().count() as f64;
+            let done = world.leechers().filter(|&n| world.peers[n].done.is_some()).count();
+            eprintln!(
+                "after {seconds:3} s of virtual time {:5.1} % is there, {done} machines have it all",
+                100.0 * share
+            );
+        }
+    });
 }

@@ -17,6 +17,7 @@ pub mod download;
 pub mod handles;
 pub mod keyfile;
 pub mod lan;
+pub mod lanes;
 pub mod lasting;
 pub mod listen;
 pub mod lsd;

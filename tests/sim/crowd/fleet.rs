@@ -31,6 +31,11 @@ pub struct Arrival {
 impl Fleet {
     /// Brings the image to all of them, over a switch; prints and returns how long that took.
     pub fn distribute(&self, seed: u64) -> Arrival {
+        self.watch(seed, |_| ())
+    }
+
+    /// The same one, looked at on the way.
+    pub fn watch(&self, seed: u64, mut look: impl FnMut(&World)) -> Arrival {
         // A round trip of one to two milliseconds.
         let delay = (Duration::from_micros(500), Duration::from_millis(1));
         let options = LinkOptions { seed, delay, loss: 0.0, window: 1 << 20 };
@@ -46,6 +51,7 @@ impl Fleet {
         while !world.all_done() {
             let next = world.elapsed() + STEP;
             world.run(PATIENCE, |w| w.elapsed() >= next || w.is_quiet());
+            look(&world);
         }
         self.arrival(&world)
     }
