@@ -1,7 +1,7 @@
 //! Makes the info dictionary of a file or folder that stands on this machine.
 //!
 //! Owns the walk, the choice of the piece length and the hashing on several threads. Blocking code: an
-//! async caller gives it a thread. Memory is one read buffer a thread and the hashes. What changes while
+//! async caller gives it a thread. Memory is a few read buffers a thread and the hashes. What changes while
 //! it is read is an error, never a torrent that nobody can verify. Must not know peers or the DHT.
 
 use std::fs::{self, File, Metadata};
@@ -9,12 +9,12 @@ use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::SystemTime;
 
-use sha1::{Digest as _, Sha1};
 use thiserror::Error;
 
+use super::lanes::{self, Groups, Hasher, LANES, Lane};
 use crate::wire::bencode::Writer;
 use crate::wire::metainfo::{
     Info, MAX_METADATA_BYTES, MAX_NAME_BYTES, MAX_PATH_DEPTH, MAX_PIECES, MetainfoError, PieceIndex,
@@ -29,8 +29,8 @@ const MIN_PIECE_LENGTH: u64 = 16 << 10;
 const MAX_PIECE_LENGTH: u64 = 16 << 20;
 /// Files of one torrent: more would pass the token limit of every reader.
 const MAX_FILES: usize = 400_000;
-/// Bytes read at once by each thread: past this, larger reads are no faster.
-const READ_BYTES: usize = 256 << 10;
+/// Bytes of a piece read at once: hashed while those of all lanes are in cache.
+const READ_BYTES: usize = 128 << 10;
 /// Threads that hash: past this, disks and memory buses are the limit.
 const MAX_THREADS: usize = 16;
 
@@ -170,7 +170,7 @@ impl Content {
         let threads = cores.min(MAX_THREADS).min(count as usize).max(1);
         let job = Hashing {
             content: self,
-            next: AtomicU32::new(0),
+            groups: Groups::new(count, threads),
             done: AtomicU64::new(0),
             hashes: Mutex::new(vec![0; count as usize * 20]),
             failure: Mutex::new(None),
@@ -309,7 +309,7 @@ fn walk(root: &Path, skipped: &mut Vec<PathBuf>) -> Result<Vec<Found>, CreateErr
 /// What the hashing threads share.
 struct Hashing<'a> {
     content: &'a Content,
-    next: AtomicU32,
+    groups: Groups,
     done: AtomicU64,
     hashes: Mutex<Vec<u8>>,
     failure: Mutex<Option<CreateError>>,
@@ -319,14 +319,22 @@ struct Hashing<'a> {
 }
 
 impl Hashing<'_> {
-    /// One thread: takes the next piece until there is none.
+    /// One thread: takes the next pieces until there are none.
     fn work(&self) {
-        let mut reader = Reader { files: &self.content.files, open: None, buffer: vec![0; READ_BYTES] };
-        while let Some(piece) = self.content.layout.piece(self.next.fetch_add(1, Ordering::Relaxed)) {
-            match self.piece(&mut reader, piece) {
-                Ok(hash) => {
+        let reader = || Reader { files: &self.content.files, open: None, buffer: vec![0; READ_BYTES] };
+        let mut readers: [Reader<'_>; LANES] = std::array::from_fn(|_| reader());
+        loop {
+            let group = self.groups.take();
+            let pieces: Vec<PieceIndex> = group.filter_map(|n| self.content.layout.piece(n)).collect();
+            if pieces.is_empty() {
+                return;
+            }
+            match self.pieces(&mut readers, &pieces) {
+                Ok(found) => {
                     let mut hashes = self.hashes.lock().unwrap_or_else(|e| e.into_inner());
-                    hashes[piece.at() * 20..][..20].copy_from_slice(&hash);
+                    for (piece, hash) in pieces.iter().zip(found) {
+                        hashes[piece.at() * 20..][..20].copy_from_slice(&hash);
+                    }
                 }
                 Err(error) => {
                     self.failed.store(true, Ordering::Relaxed);
@@ -337,22 +345,37 @@ impl Hashing<'_> {
         }
     }
 
-    fn piece(&self, reader: &mut Reader<'_>, piece: PieceIndex) -> Result<[u8; 20], CreateError> {
+    /// The hashes of these pieces, which are read a part of each in turn.
+    fn pieces(
+        &self,
+        readers: &mut [Reader<'_>],
+        pieces: &[PieceIndex],
+    ) -> Result<Vec<[u8; 20]>, CreateError> {
         let layout = &self.content.layout;
-        let mut hasher = Sha1::new();
-        let mut at = layout.offset(piece);
-        let end = at + u64::from(layout.len_of(piece));
-        while at < end {
+        let mut hashers = vec![Hasher::default(); pieces.len()];
+        let range = |piece: &PieceIndex| {
+            let offset = layout.offset(*piece);
+            (offset, offset + u64::from(layout.len_of(*piece)))
+        };
+        let mut left: Vec<(u64, u64)> = pieces.iter().map(range).collect();
+        while left.iter().any(|(at, end)| at < end) {
             if self.cancel.load(Ordering::Relaxed) || self.failed.load(Ordering::Relaxed) {
                 return Err(CreateError::Cancelled);
             }
-            let bytes = reader.read(at, end)?;
-            hasher.update(bytes);
-            at += bytes.len() as u64;
-            let done = self.done.fetch_add(bytes.len() as u64, Ordering::Relaxed) + bytes.len() as u64;
+            let (mut lanes, mut read) = (Vec::with_capacity(LANES), 0);
+            for ((hasher, reader), (at, end)) in hashers.iter_mut().zip(&mut *readers).zip(&mut left) {
+                if at < end {
+                    let bytes = reader.read(*at, *end)?;
+                    *at += bytes.len() as u64;
+                    read += bytes.len() as u64;
+                    lanes.push(Lane::new(hasher, [bytes]));
+                }
+            }
+            lanes::hash(lanes);
+            let done = self.done.fetch_add(read, Ordering::Relaxed) + read;
             (self.progress)(done, layout.total());
         }
-        Ok(hasher.finalize().into())
+        Ok(hashers.into_iter().map(Hasher::finish).collect())
     }
 }
 
@@ -394,6 +417,7 @@ impl Reader<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use sha1::{Digest as _, Sha1};
 
     fn make(path: &Path) -> Result<Info, CreateError> {
         Content::scan(path)?.hash(&|_, _| {}, &AtomicBool::new(false))

@@ -1,7 +1,6 @@
 //! SHA-1 of several inputs at once, on one core.
 //!
-//! Owns the arithmetic of up to four hashes side by side, and the choice of how many there are. Knows neither pieces nor
-//! files.
+//! Owns the arithmetic of up to four hashes side by side, and which inputs go together. Knows neither pieces nor files.
 //!
 //! Each step of SHA-1 needs the one before it: a core with SHA instructions waits for its own results two thirds of the
 //! time. Steps of other hashes fill these gaps: two lanes take 0.58 of the time of one after the other, four take 0.42
@@ -10,6 +9,8 @@
 #![allow(unsafe_code, reason = "a function for SHA instructions is called where the processor has them")]
 
 use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use sha1::block_api::compress;
 
@@ -144,6 +145,32 @@ pub fn hash(mut waiting: Vec<Lane<'_>>) {
                 compress(&mut lane.hasher.state, std::mem::take(&mut lane.now));
             }),
         }
+    }
+}
+
+/// Numbers from zero on, handed out to threads in runs that are hashed together.
+#[derive(Debug)]
+pub struct Groups {
+    next: AtomicU32,
+    count: u32,
+    threads: u32,
+}
+
+impl Groups {
+    /// The numbers below `count`, for so many threads.
+    pub fn new(count: u32, threads: usize) -> Self {
+        let threads = u32::try_from(threads).unwrap_or(u32::MAX).max(1);
+        Self { next: AtomicU32::new(0), count, threads }
+    }
+
+    /// The next few, at most [`LANES`], so that other threads get as many; empty when all are given out.
+    pub fn take(&self) -> Range<u32> {
+        let size =
+            |next: u32| ((self.count - next) / self.threads).clamp(1, LANES as u32).min(self.count - next);
+        let taken =
+            self.next.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |next| Some(next + size(next)));
+        let next = taken.unwrap_or(self.count);
+        next..next + size(next)
     }
 }
 
@@ -316,6 +343,21 @@ mod tests {
                 assert_eq!(found, right, "{count} lanes of {unit}");
             }
         }
+    }
+
+    #[test]
+    fn every_number_is_given_out_once_and_evenly() {
+        let taken = |count, threads| {
+            let groups = Groups::new(count, threads);
+            std::iter::from_fn(|| Some(groups.take()).filter(|g| !g.is_empty())).collect::<Vec<_>>()
+        };
+        for (count, threads) in [(0, 2), (1, 2), (7, 1), (8, 2), (100, 3), (5, 16), (3, 0)] {
+            let all = taken(count, threads);
+            assert!(all.iter().cloned().flatten().eq(0..count), "{count} for {threads}: {all:?}");
+            assert!(all.iter().all(|g| g.len() <= LANES));
+        }
+        assert_eq!(taken(4, 2), [0..2, 2..3, 3..4]);
+        assert_eq!(taken(9, 2), [0..4, 4..6, 6..7, 7..8, 8..9]);
     }
 
     /// Where the processor has no SHA instructions, both sides are the same code.

@@ -7,15 +7,14 @@ use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::PoisonError;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-
-use sha1::{Digest as _, Sha1};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::handles::Handles;
+use super::lanes::{self, Groups, Hasher, LANES, Lane};
 use super::storage::{Access, Storage};
 use crate::wire::metainfo::{FileKind, Info, PieceIndex};
 
-/// Bytes read at once: hashed while they are in cache.
+/// Bytes of a piece read at once: hashed while those of all lanes are in cache.
 const READ: usize = 128 * 1024;
 /// Threads beyond this do not help: one disk, one memory bus.
 const MAX_THREADS: usize = 16;
@@ -73,19 +72,25 @@ pub fn pieces(
     done: &(dyn Fn(u64) + Sync),
     stop: &AtomicBool,
 ) -> Option<Vec<PieceState>> {
-    let count = info.layout().count() as usize;
-    let (next, states) = (AtomicUsize::new(0), Mutex::new(vec![PieceState::Unknown; count]));
+    let count = info.layout().count();
     let threads = std::thread::available_parallelism().map_or(2, |n| n.get()).clamp(1, MAX_THREADS);
+    let groups = Groups::new(count, threads);
+    let states = Mutex::new(vec![PieceState::Unknown; count as usize]);
     let work = || {
-        let (mut handles, mut buffer) = (Handles::default(), vec![0; READ]);
+        let mut look = Look { storage, info, handles: Handles::default(), buffers: Default::default() };
         while !stop.load(Ordering::Relaxed) {
-            let index = next.fetch_add(1, Ordering::Relaxed);
-            let Some(piece) = u32::try_from(index).ok().and_then(|i| info.layout().piece(i)) else { break };
-            let state = look(storage, info, piece, &mut handles, &mut buffer);
-            if let Some(slot) = states.lock().unwrap_or_else(PoisonError::into_inner).get_mut(index) {
-                *slot = state;
+            let group = groups.take();
+            let pieces: Vec<PieceIndex> = group.clone().filter_map(|n| info.layout().piece(n)).collect();
+            if pieces.is_empty() {
+                break;
             }
-            done(u64::from(info.layout().len_of(piece)));
+            let found = look.at(&pieces);
+            let mut states = states.lock().unwrap_or_else(PoisonError::into_inner);
+            for (piece, state) in pieces.iter().zip(found) {
+                states[piece.at()] = state;
+            }
+            drop(states);
+            pieces.iter().for_each(|piece| done(u64::from(info.layout().len_of(*piece))));
         }
     };
     std::thread::scope(|scope| {
@@ -96,50 +101,59 @@ pub fn pieces(
     (!states.contains(&PieceState::Unknown)).then_some(states)
 }
 
-fn look(
-    storage: &Storage,
-    info: &Info,
-    piece: PieceIndex,
-    handles: &mut Handles,
-    buffer: &mut [u8],
-) -> PieceState {
-    let mut hasher = Sha1::new();
-    let (offset, length) = (info.layout().offset(piece), u64::from(info.layout().len_of(piece)));
-    for segment in storage.segments(offset, length) {
-        let read = match segment.file {
-            None => {
-                buffer.fill(0);
-                hash(segment.length, buffer, &mut hasher, |_, _| Ok(()))
-            }
-            Some(index) => handles.file(storage, index, Access::Look).and_then(|file| {
-                hash(segment.length, buffer, &mut hasher, |part, at| {
-                    file.read_exact_at(part, segment.offset + at)
-                })
-            }),
-        };
-        match read.map_err(|e| e.kind()) {
-            Ok(()) => {}
-            Err(io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof) => return PieceState::Missing,
-            Err(_) => return PieceState::Wrong,
-        }
-    }
-    let digest: [u8; 20] = hasher.finalize().into();
-    if digest == info.piece_hash(piece) { PieceState::Right } else { PieceState::Wrong }
+/// One thread's way to look at pieces, a few at once.
+struct Look<'a> {
+    storage: &'a Storage,
+    info: &'a Info,
+    handles: Handles,
+    buffers: [Vec<u8>; LANES],
 }
 
-fn hash(
-    length: u64,
-    buffer: &mut [u8],
-    hasher: &mut Sha1,
-    read: impl Fn(&mut [u8], u64) -> io::Result<()>,
-) -> io::Result<()> {
-    let mut at = 0;
-    while at < length {
-        let take = (length - at).min(buffer.len() as u64);
-        let part = &mut buffer[..take as usize];
-        read(part, at)?;
-        hasher.update(&*part);
-        at += take;
+impl Look<'_> {
+    /// What each of these is, at most [`LANES`].
+    fn at(&mut self, pieces: &[PieceIndex]) -> Vec<PieceState> {
+        let layout = *self.info.layout();
+        let mut states = vec![PieceState::Unknown; pieces.len()];
+        let mut hashers = vec![Hasher::default(); pieces.len()];
+        let longest = pieces.iter().map(|piece| layout.len_of(*piece)).max().unwrap_or_default();
+        for at in (0..longest).step_by(READ) {
+            for ((piece, state), buffer) in pieces.iter().zip(&mut states).zip(&mut self.buffers) {
+                let length = layout.len_of(*piece).saturating_sub(at).min(READ as u32);
+                let length = if *state == PieceState::Unknown { length } else { 0 };
+                buffer.resize(length as usize, 0);
+                let offset = layout.offset(*piece) + u64::from(at);
+                if let Err(error) = read(self.storage, &mut self.handles, offset, buffer) {
+                    *state = match error.kind() {
+                        io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof => PieceState::Missing,
+                        _ => PieceState::Wrong,
+                    };
+                }
+            }
+            let lanes = hashers.iter_mut().zip(&self.buffers);
+            lanes::hash(lanes.map(|(hasher, buffer)| Lane::new(hasher, [&buffer[..]])).collect());
+        }
+        for ((piece, state), hasher) in pieces.iter().zip(&mut states).zip(hashers) {
+            if *state == PieceState::Unknown {
+                let right = hasher.finish() == self.info.piece_hash(*piece);
+                *state = if right { PieceState::Right } else { PieceState::Wrong };
+            }
+        }
+        states
+    }
+}
+
+/// Fills the buffer with what stands there.
+fn read(storage: &Storage, handles: &mut Handles, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+    let mut rest = buffer;
+    for segment in storage.segments(offset, rest.len() as u64) {
+        let (part, later) = rest.split_at_mut(segment.length as usize);
+        match segment.file {
+            None => part.fill(0),
+            Some(index) => {
+                handles.file(storage, index, Access::Look)?.read_exact_at(part, segment.offset)?;
+            }
+        }
+        rest = later;
     }
     Ok(())
 }
@@ -178,6 +192,7 @@ pub fn files(storage: &Storage, info: &Info, states: &[PieceState]) -> Vec<FileR
 mod tests {
     use super::*;
     use crate::wire::bencode::Writer;
+    use sha1::{Digest as _, Sha1};
     use std::sync::atomic::AtomicU64;
 
     const PIECE: usize = 16384;
