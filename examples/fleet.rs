@@ -5,10 +5,14 @@
 #[path = "../tests/sim/crowd/mod.rs"]
 mod crowd;
 
+use std::time::Duration;
+
 use crowd::fleet::Fleet;
 
 /// As many others as a search of the DHT names.
 const KNOWN: usize = 50;
+/// Haves and the like come once in this time.
+const TICK: Duration = Duration::from_millis(5);
 /// A torrent has about so many pieces here, whatever its size.
 const PIECES: usize = 256;
 
@@ -26,7 +30,13 @@ fn main() {
     let size = (mib * f64::from(1 << 20)) as usize;
     let piece = (size / PIECES).next_power_of_two().max(16 << 10);
     let link = (mbit * 1e6 / 8.0) as u64;
-    let fleet = Fleet { machines: machines as usize, link, shape: (size, piece), known: Some(KNOWN) };
+    let fleet = Fleet {
+        machines: machines as usize,
+        link,
+        shape: (size, piece),
+        known: Some(KNOWN),
+        tick: Some(TICK),
+    };
     let mut told = 0;
     fleet.watch(1, |world| {
         let seconds = world.elapsed().as_secs();

@@ -11,7 +11,7 @@ const IMAGE: (usize, usize) = (64 << 20, 64 << 10);
 const GOAL: f64 = 1.25;
 
 fn last(machines: usize, mbit: u64, seed: u64) -> f64 {
-    Fleet { machines, link: mbit * MBIT, shape: IMAGE, known: None }.distribute(seed).last
+    Fleet { machines, link: mbit * MBIT, shape: IMAGE, known: None, tick: None }.distribute(seed).last
 }
 
 #[test]

@@ -17,6 +17,8 @@ pub struct Fleet {
     pub shape: Shape,
     /// How many others each machine is told of at first; all where none is said.
     pub known: Option<usize>,
+    /// Short messages come once in this time, for the sake of thousands.
+    pub tick: Option<Duration>,
 }
 
 /// In times of the shortest possible.
@@ -40,6 +42,7 @@ impl Fleet {
         let delay = (Duration::from_micros(500), Duration::from_millis(1));
         let options = LinkOptions { seed, delay, loss: 0.0, window: 1 << 20 };
         let mut world = World::over(options, self.shape);
+        self.tick.into_iter().for_each(|length| world.tick(length));
         world.add(Role::Seeder, self.link, self.link);
         for _ in 0..self.machines {
             world.add(Role::Leecher, self.link, self.link);

@@ -206,6 +206,21 @@ impl Links {
         }
     }
 
+    /// To which host a stream leads, and when what leaves now would arrive, where nothing of it is under way.
+    pub fn alone(&self, id: StreamId) -> Option<(usize, Instant)> {
+        let stream = self.streams.get(&id)?;
+        let alone = stream.pending.is_empty() && stream.in_flight == 0 && !stream.closing;
+        let dead = self.hosts[stream.from].dead || self.hosts[stream.to].dead;
+        (alone && !dead).then(|| (stream.to, self.now + stream.delay))
+    }
+
+    /// Nothing of this stream arrives before.
+    pub fn follow(&mut self, id: StreamId, at: Instant) {
+        if let Some(stream) = self.streams.get_mut(&id) {
+            stream.last_arrival = stream.last_arrival.max(at);
+        }
+    }
+
     /// Ends a stream after what is queued; the other side learns it when that has arrived.
     pub fn close(&mut self, id: StreamId) {
         if let Some(stream) = self.streams.get_mut(&id) {

@@ -8,6 +8,7 @@
 pub mod disk;
 pub mod fleet;
 pub mod links;
+pub mod ticks;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
@@ -25,6 +26,7 @@ use sha1::{Digest as _, Sha1};
 
 use self::disk::Disk;
 use self::links::{Arrival, LinkOptions, Links, StreamId};
+use self::ticks::{Post, Ticks};
 
 pub const KIB: u64 = 1 << 10;
 /// Bytes of a small torrent: odd, so that the last piece and the last block are short.
@@ -104,6 +106,8 @@ pub struct World {
     ends: HashMap<StreamId, (usize, PeerKey)>,
     events: BTreeMap<(Instant, u64), Event>,
     serial: u64,
+    /// Where short messages come once a tick.
+    ticks: Option<Ticks>,
     /// When who wants to be called, soonest first.
     timers: BTreeSet<(Instant, usize)>,
     content: Bytes,
@@ -132,12 +136,18 @@ impl World {
             ends: HashMap::new(),
             events: BTreeMap::new(),
             serial: 0,
+            ticks: None,
             timers: BTreeSet::new(),
             adjust: |_| (),
             info: Arc::new(info(&content, piece)),
             content: content.into(),
             rng,
         }
+    }
+
+    /// From now on short messages come once a tick.
+    pub fn tick(&mut self, length: Duration) {
+        self.ticks = Some(Ticks::new(self.links.now(), length));
     }
 
     pub fn add(&mut self, role: Role, up: u64, down: u64) -> usize {
@@ -226,7 +236,8 @@ impl World {
             steps += 1;
             let timers = self.timers.first().map(|(at, _)| *at);
             let event = self.events.first_key_value().map(|((at, _), _)| *at);
-            let next = [timers, event, self.links.next_at()].into_iter().flatten().min();
+            let tick = self.ticks.as_ref().and_then(Ticks::next_at);
+            let next = [timers, event, tick, self.links.next_at()].into_iter().flatten().min();
             let next = next.expect("nothing will ever happen again");
             self.links.advance_to(next);
             assert!(self.links.elapsed() < limit && steps < 300_000_000, "too long: {}", self.describe());
@@ -234,6 +245,9 @@ impl World {
                 self.on_arrival(arrival);
             }
             let now = self.links.now();
+            while let Some((number, post)) = self.ticks.as_mut().and_then(|t| t.receive(now)) {
+                self.on_post(number, post);
+            }
             while let Some(entry) = self.events.first_entry().filter(|e| e.key().0 <= now) {
                 let event = entry.remove();
                 self.on_event(event);
@@ -274,6 +288,19 @@ impl World {
                 }
             }
         }
+    }
+
+    fn on_post(&mut self, number: usize, post: Post) {
+        let now = self.links.now();
+        if !self.peers[number].alive {
+            return;
+        }
+        for (id, bytes) in post {
+            if let Some(&(_, key)) = self.ends.get(&(id.0, 1 - id.1)) {
+                self.peers[number].swarm.handle(now, Input::Received(key, bytes));
+            }
+        }
+        self.act(number);
     }
 
     fn on_event(&mut self, event: Event) {
@@ -353,12 +380,25 @@ impl World {
                 }
                 Action::Send(key, bytes) => {
                     if let Some(&id) = self.peers[number].links.get(&key) {
-                        self.links.send(id, bytes);
+                        self.send(number, key, id, bytes);
                     }
                 }
                 Action::Report(report) => self.on_report(number, report),
                 disk => self.on_disk(number, disk),
             }
+        }
+    }
+
+    fn send(&mut self, number: usize, key: PeerKey, id: StreamId, bytes: Bytes) {
+        let (now, length) = (self.links.now(), bytes.len());
+        let alone = self.links.alone(id);
+        let posted = self.ticks.as_mut().zip(alone).and_then(|(t, (to, at))| t.post(at, to, id, &bytes));
+        match posted {
+            Some(at) => {
+                self.links.follow(id, at);
+                self.peers[number].swarm.handle(now, Input::Sent(key, length));
+            }
+            None => self.links.send(id, bytes),
         }
     }
 
@@ -482,7 +522,10 @@ impl World {
 
     /// Whether nothing more will happen by itself.
     pub fn is_quiet(&self) -> bool {
-        self.timers.is_empty() && self.events.is_empty() && self.links.next_at().is_none()
+        self.timers.is_empty()
+            && self.events.is_empty()
+            && self.links.next_at().is_none()
+            && self.ticks.as_ref().is_none_or(|t| t.next_at().is_none())
     }
 
     fn describe(&self) -> String {
