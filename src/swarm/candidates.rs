@@ -2,11 +2,13 @@
 //!
 //! Must not know connections beyond their outcome.
 
-use std::cmp::Reverse;
+mod order;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use self::order::Order;
 use super::config::{
     Config, MAX_BANNED, MAX_CANDIDATES, MAX_NAMED_BY_ONE, MAX_NAMED_PORTS, MAX_PEX_CANDIDATES,
 };
@@ -45,6 +47,8 @@ struct Candidate {
 #[derive(Debug, Default)]
 pub struct Candidates {
     known: BTreeMap<SocketAddr, Candidate>,
+    /// All who are known, as they are.
+    order: Order,
     banned: BTreeSet<IpAddr>,
     banned_addrs: BTreeSet<SocketAddr>,
     /// Our own, IPv4 and IPv6, where they are known.
@@ -81,11 +85,12 @@ impl Candidates {
             return;
         }
         self.own = own;
-        for addr in self.own.iter().flatten() {
-            self.known.remove(addr);
+        for addr in own.into_iter().flatten() {
+            self.remove(addr);
         }
-        for (addr, candidate) in &mut self.known {
-            candidate.rank = rank(&self.own, self.salt, *addr);
+        for addr in self.known.keys().copied().collect::<Vec<_>>() {
+            let rank = rank(&own, self.salt, addr);
+            self.change(addr, |candidate| candidate.rank = rank);
         }
     }
 
@@ -104,9 +109,9 @@ impl Candidates {
         if !usable(addr) || !self.allows(addr) || self.is_banned(addr) || self.own.contains(&Some(addr)) {
             return false;
         }
-        if let Some(known) = self.known.get_mut(&addr) {
+        if let Some(known) = self.known.get(&addr) {
             if origin < known.origin {
-                (known.origin, known.named_by) = (origin, None);
+                self.change(addr, |known| (known.origin, known.named_by) = (origin, None));
             }
             return false;
         }
@@ -114,7 +119,9 @@ impl Candidates {
             return false;
         }
         let (state, rank) = (State::Idle { not_before: None }, rank(&self.own, self.salt, addr));
-        self.known.insert(addr, Candidate { origin, state, failures: 0, named_by: None, rank });
+        let candidate = Candidate { origin, state, failures: 0, named_by: None, rank };
+        self.order.list(addr, &candidate);
+        self.known.insert(addr, candidate);
         true
     }
 
@@ -130,23 +137,16 @@ impl Candidates {
         if self.is_one_host(addr.ip()) && self.known.range(host).count() >= MAX_NAMED_PORTS {
             return false;
         }
-        let named = |c: &Candidate| c.origin == Origin::Pex;
-        let named_by_it = |c: &Candidate| c.named_by == Some(by);
-        let (mut all, mut its) = (0, 0);
-        for candidate in self.known.values() {
-            all += usize::from(named(candidate));
-            its += usize::from(named_by_it(candidate));
-        }
         // Who names many must do without those that could not be reached.
-        if its >= MAX_NAMED_BY_ONE && !self.forget_worst(named_by_it) {
+        if self.order.named_by(by) >= MAX_NAMED_BY_ONE && !self.forget_worst(|c| c.named_by == Some(by)) {
             return false;
         }
-        if all >= MAX_PEX_CANDIDATES && !self.forget_worst(named) {
+        if self.order.named() >= MAX_PEX_CANDIDATES && !self.forget_worst(|c| c.origin == Origin::Pex) {
             return false;
         }
         let new = self.add(addr, Origin::Pex);
-        if let Some(candidate) = self.known.get_mut(&addr).filter(|_| new) {
-            candidate.named_by = Some(by);
+        if new {
+            self.change(addr, |candidate| candidate.named_by = Some(by));
         }
         new
     }
@@ -161,52 +161,53 @@ impl Candidates {
         self.known.is_empty()
     }
 
-    /// How many could be dialled now.
-    pub fn waiting(&self, now: Instant) -> usize {
-        self.known.values().filter(|c| c.is_due(now)).count()
+    /// Whether one could be dialled now.
+    pub fn any_due(&mut self, now: Instant) -> bool {
+        while let Some(addr) = self.order.rested(now) {
+            self.change(addr, |candidate| candidate.state = State::Idle { not_before: None });
+        }
+        self.order.next().is_some()
     }
 
     /// The best address to dial now; it counts as busy until its outcome is told.
     pub fn take(&mut self, now: Instant) -> Option<SocketAddr> {
-        let due = self.known.iter_mut().filter(|(_, c)| c.is_due(now));
-        let (addr, candidate) = due.min_by_key(|(_, c)| (c.failures, c.origin, Reverse(c.rank)))?;
-        candidate.state = State::Busy;
-        Some(*addr)
+        let addr = if self.any_due(now) { self.order.next() } else { None }?;
+        self.change(addr, |candidate| candidate.state = State::Busy);
+        Some(addr)
     }
 
     /// The address has a connection that it opened itself.
     pub fn on_incoming(&mut self, addr: SocketAddr) {
-        if let Some(candidate) = self.known.get_mut(&canonical(addr)) {
-            candidate.state = State::Busy;
-        }
+        self.change(canonical(addr), |candidate| candidate.state = State::Busy);
     }
 
     /// A dial or handshake failed.
     pub fn on_failure(&mut self, addr: SocketAddr, now: Instant) {
         self.let_go(addr);
-        let Some(candidate) = self.known.get_mut(&canonical(addr)) else { return };
-        let (first, most) = match candidate.origin {
-            Origin::User => (RETRY_USER_AFTER, RETRY_USER_AT_MOST),
-            _ => (RETRY_AFTER, RETRY_AT_MOST),
-        };
-        let wait = first.saturating_mul(1 << candidate.failures.min(10)).min(most);
-        candidate.failures += 1;
-        candidate.state = State::Idle { not_before: Some(now + wait) };
+        self.change(canonical(addr), |candidate| {
+            let (first, most) = match candidate.origin {
+                Origin::User => (RETRY_USER_AFTER, RETRY_USER_AT_MOST),
+                _ => (RETRY_AFTER, RETRY_AT_MOST),
+            };
+            let wait = first.saturating_mul(1 << candidate.failures.min(10)).min(most);
+            candidate.failures += 1;
+            candidate.state = State::Idle { not_before: Some(now + wait) };
+        });
     }
 
     /// A connection that had worked has ended; the address may be dialled again after `wait`.
     pub fn on_closed(&mut self, addr: SocketAddr, now: Instant, wait: Duration) {
         self.let_go(addr);
-        if let Some(candidate) = self.known.get_mut(&canonical(addr)) {
+        self.change(canonical(addr), |candidate| {
             candidate.failures = 0;
             candidate.state = State::Idle { not_before: Some(now + wait) };
-        }
+        });
     }
 
     /// Once found addresses are not wanted, they go when they are not dealt with any more.
     fn let_go(&mut self, addr: SocketAddr) {
         if self.secluded && self.is_found(addr) {
-            self.known.remove(&canonical(addr));
+            self.remove(canonical(addr));
         }
     }
 
@@ -219,13 +220,16 @@ impl Candidates {
     /// are not, and learns of no others.
     pub fn forget_found(&mut self) {
         self.secluded = true;
-        self.known.retain(|_, c| !c.origin.is_found() || c.state == State::Busy);
+        let going = self.known.iter().filter(|(_, c)| c.origin.is_found() && c.state != State::Busy);
+        for addr in going.map(|(addr, _)| *addr).collect::<Vec<_>>() {
+            self.remove(addr);
+        }
     }
 
     /// Never deals with this address again; on networks where one host is one peer, with its host.
     pub fn ban(&mut self, addr: SocketAddr) {
         let addr = canonical(addr);
-        self.known.remove(&addr);
+        self.remove(addr);
         if self.banned.len() + self.banned_addrs.len() < MAX_BANNED {
             self.banned_addrs.insert(addr);
             if self.is_one_host(addr.ip()) {
@@ -243,7 +247,7 @@ impl Candidates {
     /// Forgets an address that turned out to be our own.
     pub fn forget(&mut self, addr: SocketAddr) {
         let addr = canonical(addr);
-        self.known.remove(&addr);
+        self.remove(addr);
         if self.banned_addrs.len() < MAX_BANNED {
             self.banned_addrs.insert(addr);
         }
@@ -251,19 +255,32 @@ impl Candidates {
 
     /// Makes room: among those that `may_go`, one that could not be reached. The user's stay.
     fn forget_worst(&mut self, may_go: impl Fn(&Candidate) -> bool) -> bool {
-        let idle = self.known.iter().filter(|(_, c)| c.state != State::Busy && c.failures > 0);
-        let ours = idle.filter(|(_, c)| c.origin != Origin::User && may_go(c));
-        let worst = ours.max_by_key(|(_, c)| (c.failures, c.origin)).map(|(addr, _)| *addr);
-        worst.is_some_and(|addr| self.known.remove(&addr).is_some())
+        let may_go = |addr: &SocketAddr| self.known.get(addr).is_some_and(&may_go);
+        let worst = self.order.worst().find(may_go);
+        worst.is_some_and(|addr| self.remove(addr))
+    }
+
+    /// Whatever changes a candidate, its place in the orders changes with it.
+    fn change(&mut self, addr: SocketAddr, how: impl FnOnce(&mut Candidate)) {
+        if let Some(candidate) = self.known.get_mut(&addr) {
+            self.order.strike(addr, candidate);
+            how(candidate);
+            self.order.list(addr, candidate);
+        }
+    }
+
+    /// Says whether it was known.
+    fn remove(&mut self, addr: SocketAddr) -> bool {
+        let candidate = self.known.remove(&addr);
+        candidate.iter().for_each(|candidate| self.order.strike(addr, candidate));
+        candidate.is_some()
     }
 }
 
 impl Candidate {
-    fn is_due(&self, now: Instant) -> bool {
-        match self.state {
-            State::Idle { not_before } => not_before.is_none_or(|t| t <= now),
-            State::Busy => false,
-        }
+    /// Whether it could not be reached, nobody deals with it, and the user has not named it.
+    fn may_go(&self) -> bool {
+        self.state != State::Busy && self.failures > 0 && self.origin != Origin::User
     }
 }
 

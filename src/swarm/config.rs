@@ -22,6 +22,11 @@ pub const MAX_OWN_VOTES: usize = 32;
 pub const MIN_OWN_VOTES: usize = 3;
 /// Dials under way at once: enough to find live peers among many dead ones in seconds, few enough for a home router.
 pub const MAX_HALF_OPEN: usize = 100;
+/// New dials in a second, once there are a few peers; what is not used adds up to [`MAX_HALF_OPEN`]. As many as libtorrent's
+/// `connection_speed`.
+pub const DIALS_A_SECOND: usize = 30;
+/// With fewer connections and dials than this, [`MAX_HALF_OPEN`] go out in a second.
+pub const FEW_MEMBERS: usize = 10;
 /// How long one dial may take while others wait.
 pub const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a dial may take when nobody else is left to try.

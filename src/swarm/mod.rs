@@ -1,6 +1,6 @@
 //! The swarm of one torrent: who is there, what to fetch from whom, whom to serve.
 //!
-//! [`Swarm`] is the machine; the files beside it hold one idea each: `candidates` (whom to dial), `metadata`
+//! [`Swarm`] is the machine; the files beside it hold one idea each: `candidates` (whom to dial), `gate` (how many come in and are dialled), `metadata`
 //! (the info dictionary from several peers), `picker` (rarest first), `wanted` (which pieces, and in what order), `pieces` (blocks under way), `choker`
 //! (tit-for-tat), `priority` (whom to prefer where there is no room for all), `suspects` (who sent a false block). `fetch`, `serve`,
 //! `super_seed`, `fast`, `exchange` and `pex` are the conversations that [`Swarm`] wires together.
@@ -12,12 +12,14 @@
 mod candidates;
 mod choker;
 pub mod config;
+
 mod endgame;
 pub mod event;
 mod exchange;
 pub mod explain;
 mod fast;
 mod fetch;
+mod gate;
 mod in_order;
 mod member;
 mod metadata;

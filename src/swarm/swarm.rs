@@ -16,7 +16,8 @@ use bytes::Bytes;
 use super::candidates::Candidates;
 use super::choker::{Choker, upload_slots};
 use super::config::*;
-use super::event::{Action, CloseReason, Input, PeerKey};
+use super::event::{Action, CloseReason, Input, Origin, PeerKey};
+use super::gate::Gate;
 use super::member::Member;
 use super::metadata::Metadata;
 use super::pieces::Pieces;
@@ -42,6 +43,7 @@ pub struct Swarm {
     pub(super) info_hash: InfoHash,
     pub(super) rng: Rng,
     pub(super) members: BTreeMap<PeerKey, Member>,
+    pub(super) gate: Gate,
     pub(super) candidates: Candidates,
     pub(super) own: Own,
     pub(super) metadata: Metadata,
@@ -93,6 +95,7 @@ impl Swarm {
             rng,
             own: Own::default(),
             members: BTreeMap::new(),
+            gate: Gate::default(),
             metadata: Metadata::new(info_hash),
             info: None,
             wanted: Wanted::default(),
@@ -125,6 +128,9 @@ impl Swarm {
         match input {
             Input::Candidates(_, origin) if self.is_private() && origin.is_found() => {}
             Input::Candidates(addrs, origin) => {
+                if origin == Origin::User {
+                    self.gate.on_named(addrs.len());
+                }
                 for addr in addrs {
                     self.candidates.add(addr, origin);
                 }
@@ -157,32 +163,6 @@ impl Swarm {
             Input::Read { peer, piece, begin, data } => self.on_read(now, peer, piece, begin, data),
         }
         self.settle(now);
-    }
-
-    /// A peer dialled us; its name from now on, or `None` where it is not welcome.
-    pub fn accept(&mut self, now: Instant, addr: SocketAddr) -> Option<PeerKey> {
-        if !self.candidates.allows(addr) {
-            return None;
-        }
-        let incoming = self.members.values().filter(|m| m.conn.as_ref().is_some_and(|c| c.is_incoming()));
-        let (mut all, mut same) = (0, 0);
-        for member in incoming {
-            all += 1;
-            same += usize::from(member.addr.ip() == addr.ip());
-        }
-        let crowded = same >= MAX_PER_ADDRESS && self.candidates.is_one_host(addr.ip());
-        if crowded || self.candidates.is_banned(addr) {
-            return None;
-        }
-        let too_many = all >= MAX_INCOMING;
-        if (too_many || self.members.len() >= MAX_CONNECTIONS) && !self.displace(now, addr, too_many) {
-            return None;
-        }
-        let key = self.new_key()?;
-        let mut member = Member::new(addr, now);
-        member.conn = Some(Connection::new(self.settings(addr), true, now));
-        self.members.insert(key, member);
-        Some(key)
     }
 
     /// Acts on the passing of time.
@@ -230,13 +210,13 @@ impl Swarm {
         self.members.keys().copied().collect()
     }
 
-    fn new_key(&mut self) -> Option<PeerKey> {
+    pub(super) fn new_key(&mut self) -> Option<PeerKey> {
         let key = PeerKey(self.next_key);
         self.next_key = self.next_key.checked_add(1)?;
         Some(key)
     }
 
-    fn settings(&self, peer: SocketAddr) -> Settings {
+    pub(super) fn settings(&self, peer: SocketAddr) -> Settings {
         Settings {
             info_hash: self.info_hash,
             peer_id: self.config.peer_id,
@@ -246,24 +226,6 @@ impl Swarm {
             pex: !self.is_private(),
             upload_only: self.is_complete() && !self.is_super_seeding(),
             peer_ip: Some(peer.ip().to_canonical()),
-        }
-    }
-
-    fn dial(&mut self, now: Instant) {
-        if self.config.metadata_only && self.info.is_some() {
-            return;
-        }
-        let mut half_open = self.members.values().filter(|m| m.conn.is_none()).count();
-        while half_open < MAX_HALF_OPEN && self.members.len() < MAX_CONNECTIONS {
-            let Some(addr) = self.candidates.take(now) else { return };
-            let Some(peer) = self.new_key() else { return };
-            let others = self.candidates.waiting(now) > 0;
-            let timeout = if others { DIAL_TIMEOUT } else { PATIENT_DIAL_TIMEOUT };
-            let mut member = Member::new(addr, now);
-            member.candidate = Some(addr);
-            self.members.insert(peer, member);
-            self.actions.push_back(Action::Dial { peer, addr, timeout });
-            half_open += 1;
         }
     }
 
@@ -362,6 +324,9 @@ impl Swarm {
     fn remove(&mut self, now: Instant, key: PeerKey, reason: Option<CloseReason>) {
         self.take_back(key, false);
         let Some(mut member) = self.members.remove(&key) else { return };
+        if member.conn.as_ref().is_some_and(Connection::is_incoming) {
+            self.gate.on_gone(member.addr.ip());
+        }
         self.dial_soon = true;
         self.choker.release(key);
         self.suggestions.iter_mut().for_each(|s| s.on_gone(key));
@@ -440,6 +405,7 @@ impl Swarm {
     }
 
     fn tick(&mut self, now: Instant) {
+        self.gate.on_tick(self.members.len());
         self.dial_soon = true;
         for key in self.keys() {
             let Some(conn) = self.conn(key) else { continue };
