@@ -34,6 +34,8 @@ const LEAVE: Duration = Duration::from_secs(15);
 /// What came of one fetch.
 struct Outcome {
     time: Duration,
+    /// When the victim knew the torrent; nothing where it knew it at once.
+    metadata: Duration,
     memory: u64,
     cpu: f64,
     wasted: u64,
@@ -50,7 +52,8 @@ fn outcome(victim: &Program, time: Duration, crowd: &Crowd) -> Outcome {
     }
     let wasted = victim.last("progress").map_or(0, |(_, e)| e["wasted"].as_u64().unwrap_or(0));
     let sessions = crowd.liars.iter().map(|l| l.sessions.load(Ordering::Relaxed)).sum();
-    Outcome { time, memory: victim.peak(), cpu: victim.cpu(), wasted, left, sessions }
+    let metadata = victim.last("metadata").map_or(Duration::ZERO, |(at, _)| at - victim.started);
+    Outcome { time, metadata, memory: victim.peak(), cpu: victim.cpu(), wasted, left, sessions }
 }
 
 /// A port may come again, and what was fetched before would be there.
@@ -99,9 +102,10 @@ fn misdeeds_against(victim: Against) -> Vec<Misdeed> {
 
 fn line(name: &str, outcome: &Outcome, alone: Duration) {
     println!(
-        "{name:32} {:6.2} s  {:5.2} x  {:5.1} MiB  {:6.2} CPU s  {:6.2} MiB wasted  {:6} sessions  left {:?}",
+        "{name:32} {:6.2} s  {:5.2} x  metadata {:5.2} s  {:5.1} MiB  {:6.2} CPU s  {:6.2} MiB wasted  {:6} sessions  left {:?}",
         outcome.time.as_secs_f64(),
         outcome.time.as_secs_f64() / alone.as_secs_f64(),
+        outcome.metadata.as_secs_f64(),
         outcome.memory as f64 / f64::from(1 << 20),
         outcome.cpu,
         outcome.wasted as f64 / f64::from(1 << 20),
