@@ -117,12 +117,15 @@ fn measure(case: &Case, shape: Shape, seed: u64) -> Measured {
             world.add(Role::Liar, UP, DOWN);
         }
     }
-    let best = t_min(shape.0, case.seeder_up, &ups, DOWN, case.leechers);
+    let mut best = t_min(shape.0, case.seeder_up, &ups, DOWN, case.leechers);
     match case.fate {
         Fate::OneByOne => world.introduce_over(Duration::from_secs_f64(best / 2.0)),
         _ => world.introduce(),
     }
     let between = live(&mut world, case);
+    if case.fate == Fate::Churn {
+        best = best.max(between.presence.bound(shape.0 * case.leechers));
+    }
     check_bans(&world);
     let (sent, last) = (world.stats(0).uploaded as f64 / shape.0 as f64, done(&world, |_| true).1);
     let first = done(&world, |_| true).0;
@@ -148,6 +151,38 @@ struct Between {
     /// When one copy of everything was out, in seconds.
     copy: f64,
     busy: f64,
+    presence: Presence,
+}
+
+/// Who was there when, and what those took along who did not come back.
+struct Presence {
+    /// From when on so many bytes a second could be sent by all, in order.
+    capacity: Vec<(f64, f64)>,
+    lost: usize,
+}
+
+impl Presence {
+    fn new(capacity: u64) -> Self {
+        Self { capacity: vec![(0.0, capacity as f64)], lost: 0 }
+    }
+
+    fn change(&mut self, at: Duration, by: f64) {
+        let before = self.capacity.last().map_or(0.0, |(_, capacity)| *capacity);
+        self.capacity.push((at.as_secs_f64(), before + by));
+    }
+
+    /// The shortest time, in seconds, in which uplinks that come and go send these bytes, and those that were lost.
+    fn bound(&self, bytes: usize) -> f64 {
+        let mut left = (bytes + self.lost) as f64;
+        for (n, (from, capacity)) in self.capacity.iter().enumerate() {
+            let until = self.capacity.get(n + 1).map_or(f64::MAX, |next| next.0);
+            if left <= capacity * (until - from) {
+                return from + left / capacity;
+            }
+            left -= capacity * (until - from);
+        }
+        f64::MAX
+    }
 }
 
 /// Runs a crowd to its end, and lets befall it what is to.
@@ -156,6 +191,8 @@ fn live(world: &mut World, case: &Case) -> Between {
     let (mut start, mut end, mut copy) = (None, None, None);
     let mut absent: Vec<(Duration, usize)> = Vec::new();
     let mut left = BTreeSet::new();
+    let ups = (0..case.leechers).map(|n| case.up(n)).sum::<u64>();
+    let mut presence = Presence::new(case.seeder_up + ups);
     let mut next = Duration::ZERO;
     while !(world.all_done() && absent.is_empty()) {
         // A tenth of a second is near enough, and costs little.
@@ -175,7 +212,7 @@ fn live(world: &mut World, case: &Case) -> Between {
             }
         }
         if case.fate == Fate::Churn {
-            churn(world, case, &mut left, &mut absent);
+            churn(world, case, &mut left, &mut absent, &mut presence);
         }
     }
     let (start, end) = (start.unwrap_or_default(), end.unwrap_or_default());
@@ -183,23 +220,35 @@ fn live(world: &mut World, case: &Case) -> Between {
     let room = room.map(|n| case.up(n - 1) as f64).sum::<f64>();
     let time = end.0.saturating_sub(start.0).as_secs_f64();
     let busy = if time > 0.0 { end.1.saturating_sub(start.1) as f64 / room / time } else { 0.0 };
-    Between { copy: copy.unwrap_or_default().as_secs_f64(), busy }
+    Between { copy: copy.unwrap_or_default().as_secs_f64(), busy, presence }
 }
 
 /// Whoever is to leave goes when it has half of everything.
-fn churn(world: &mut World, case: &Case, left: &mut BTreeSet<usize>, absent: &mut Vec<(Duration, usize)>) {
+fn churn(
+    world: &mut World,
+    case: &Case,
+    left: &mut BTreeSet<usize>,
+    absent: &mut Vec<(Duration, usize)>,
+    presence: &mut Presence,
+) {
+    let comes_back = |n: usize| n.is_multiple_of(2);
     let half = world.info.layout().count() as usize / 2;
     for n in (0..case.leechers).filter(|n| Case::is_odd(*n)).map(|n| n + 1) {
         if world.peers[n].verified.len() >= half && left.insert(n) {
             world.leave(n);
             absent.push((world.elapsed() + AWAY, n));
+            presence.change(world.elapsed(), -(case.up(n - 1) as f64));
+            if !comes_back(n) {
+                presence.lost += world.peers[n].verified.len() * world.info.layout().piece_length() as usize;
+            }
         }
     }
     let now = world.elapsed();
     let due: Vec<usize> = absent.iter().filter(|(at, _)| *at <= now).map(|(_, n)| *n).collect();
     absent.retain(|(at, _)| *at > now);
     for n in due {
-        if n % 2 == 0 {
+        presence.change(now, case.up(n - 1) as f64);
+        if comes_back(n) {
             world.come_back(n);
         } else {
             let new = world.add(Role::Leecher, case.up(n - 1), DOWN);
