@@ -89,6 +89,7 @@ impl Hasher {
 /// One hash, and what it is to take next.
 #[derive(Debug)]
 pub struct Lane<'a> {
+    number: usize,
     hasher: &'a mut Hasher,
     /// What follows `now`.
     parts: VecDeque<&'a [u8]>,
@@ -99,7 +100,7 @@ pub struct Lane<'a> {
 impl<'a> Lane<'a> {
     /// A hash that takes these in turn.
     pub fn new(hasher: &'a mut Hasher, parts: impl IntoIterator<Item = &'a [u8]>) -> Self {
-        Self { hasher, parts: parts.into_iter().collect(), now: &[] }
+        Self { number: 0, hasher, parts: parts.into_iter().collect(), now: &[] }
     }
 
     fn left(&self) -> usize {
@@ -124,7 +125,15 @@ impl<'a> Lane<'a> {
 }
 
 /// Hashes all of it, up to [`LANES`] at a time, the longest first so that few are left alone at the end.
-pub fn hash(mut waiting: Vec<Lane<'_>>) {
+pub fn hash(lanes: Vec<Lane<'_>>) {
+    hash_in_company(lanes, 0);
+}
+
+/// The same, but the last one is left as it is where no other is there beside it and it has at most `alone` bytes: others may
+/// come. Returns how many bytes each has left.
+pub fn hash_in_company(mut waiting: Vec<Lane<'_>>, alone: usize) -> Vec<usize> {
+    let mut left = vec![0; waiting.len()];
+    waiting.iter_mut().enumerate().for_each(|(number, lane)| lane.number = number);
     waiting.sort_by_cached_key(Lane::left);
     let mut live: Vec<Lane<'_>> = Vec::with_capacity(LANES);
     loop {
@@ -136,7 +145,13 @@ pub fn hash(mut waiting: Vec<Lane<'_>>) {
             }
         }
         match &mut live[..] {
-            [] => return,
+            [] => return left,
+            [one] if one.left() <= alone => {
+                left[one.number] = one.left();
+                // What of it has begun a part counts when it is taken again.
+                one.hasher.length -= (one.now.len() * BLOCK) as u64;
+                return left;
+            }
             [a, b, c, d] => step([a, b, c, d]),
             [a, b, c] => step([a, b, c]),
             [a, b] => step([a, b]),
@@ -341,6 +356,30 @@ mod tests {
                 let found: Vec<_> = hashers.into_iter().map(Hasher::finish).collect();
                 let right: Vec<_> = all.iter().map(|data| sha1(data)).collect();
                 assert_eq!(found, right, "{count} lanes of {unit}");
+            }
+        }
+    }
+
+    /// Whatever is left when nobody else is there is what was not hashed.
+    #[test]
+    fn the_last_one_waits_for_company() {
+        for (lengths, alone, expected) in [
+            ([640, 6400], 10_000, [0, 5760]),
+            ([640, 6400], 100, [0, 0]),
+            ([128, 1024], 300, [0, 0]),
+            ([128, 1024], 900, [0, 896]),
+            ([0, 64], 64, [0, 64]),
+            // What is no whole number of blocks waits for nobody.
+            ([0, 77], 77, [0, 0]),
+        ] {
+            let data = lengths.map(|length| bytes(length, length));
+            let mut hashers = [(); 2].map(|()| Hasher::default());
+            let lanes = hashers.iter_mut().zip(&data).map(|(h, d)| Lane::new(h, d.chunks(1024)));
+            let left = hash_in_company(lanes.collect(), alone);
+            assert_eq!(left, expected);
+            for ((mut hasher, data), left) in hashers.into_iter().zip(&data).zip(left) {
+                hasher.update(&data[data.len() - left..]);
+                assert_eq!(hasher.finish(), sha1(data));
             }
         }
     }

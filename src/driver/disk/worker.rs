@@ -4,7 +4,7 @@
 //! once where the queue has them (`lanes`), blocks are written in gathered runs straight from the buffers they were
 //! received in, and both while they are warm. Nothing is read back unless blocks came out of order.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::io::{self, IoSlice};
 use std::os::unix::fs::FileExt as _;
@@ -29,6 +29,8 @@ use crate::wire::metainfo::{BLOCK_LEN, Info, PieceIndex};
 const RUN_BLOCKS: usize = 64;
 /// Jobs taken from the queue before answers are sent: blocks of two MiB, so that they are of several pieces.
 const BATCH: usize = 128;
+/// A piece that is alone may wait for others with so many bytes: where the queue is empty, it does not wait.
+const HOLD: usize = 1 << 20;
 /// Bytes of each piece read at once when pieces must be read back.
 const READ_BACK: usize = 128 * 1024;
 /// How long to wait for room on a full disk before trying again.
@@ -41,9 +43,23 @@ struct Partial {
     /// Bytes that were hashed or wait for it.
     taken: u32,
     /// What waits to be hashed, in order.
-    waiting: Vec<Bytes>,
+    waiting: VecDeque<Bytes>,
     /// A block was written over bytes that had been hashed: the hasher is void.
     rewritten: bool,
+}
+
+impl Partial {
+    /// Only the last bytes of what waited were not hashed.
+    fn keep(&mut self, mut left: usize) {
+        let mut kept = VecDeque::new();
+        while left > 0 {
+            let Some(last) = self.waiting.pop_back() else { break };
+            let take = left.min(last.len());
+            kept.push_front(last.slice(last.len() - take..));
+            left -= take;
+        }
+        self.waiting = kept;
+    }
 }
 
 /// Blocks that follow each other and wait to be written together.
@@ -100,7 +116,12 @@ impl Worker {
 
     /// Does the jobs until nobody has any more.
     pub fn work(&mut self, jobs: &mpsc::Receiver<Job>) {
-        while let Ok(first) = jobs.recv() {
+        loop {
+            let first = jobs.try_recv().or_else(|_| {
+                self.settle(0);
+                jobs.recv()
+            });
+            let Ok(first) = first else { return };
             let next = std::iter::from_fn(|| jobs.try_recv().ok());
             for job in std::iter::once(first).chain(next).take(BATCH) {
                 if self.stop.load(Ordering::Relaxed) {
@@ -108,7 +129,7 @@ impl Worker {
                 }
                 self.on_job(job);
             }
-            self.settle();
+            self.settle(HOLD);
         }
     }
 
@@ -124,12 +145,12 @@ impl Worker {
                 }
             }
             Job::Digest(piece) => {
-                self.settle();
+                self.settle(0);
                 let digests = self.digest_blocks(piece);
                 let _ = self.done.send(Done::Digested(piece, digests));
             }
             Job::Read(peer, piece, begin, length) => {
-                self.settle();
+                self.settle(HOLD);
                 let offset = self.info.layout().offset(piece) + u64::from(begin);
                 let data = self.warm_up(offset, u64::from(length));
                 if let Err(error) = &data {
@@ -144,12 +165,12 @@ impl Worker {
     fn on_write(&mut self, piece: PieceIndex, begin: u32, data: Bytes) {
         if self.complete.contains(&piece) {
             // Too late for the answer that is due.
-            self.settle();
+            self.settle(0);
         }
         let partial = self.partial.entry(piece).or_default();
         if begin == partial.taken {
             partial.taken += data.len() as u32;
-            partial.waiting.push(data.clone());
+            partial.waiting.push_back(data.clone());
         } else if begin < partial.taken {
             partial.rewritten = true;
         }
@@ -164,24 +185,34 @@ impl Worker {
         }
     }
 
-    /// Hashes and writes what waits, and gives the answers that waited for it.
-    fn settle(&mut self) {
-        let partials = self.partial.values_mut().filter(|p| !p.waiting.is_empty());
-        lanes::hash(partials.map(|p| Lane::new(&mut p.hasher, p.waiting.iter().map(|b| &b[..]))).collect());
-        self.partial.values_mut().for_each(|p| p.waiting.clear());
+    /// Writes what waits and hashes it, but for up to `hold` bytes of a piece that is alone; gives the answers that waited for
+    /// that.
+    fn settle(&mut self, hold: usize) {
+        let mut partials: Vec<_> = self.partial.values_mut().filter(|p| !p.waiting.is_empty()).collect();
+        let lanes = partials.iter_mut().map(|p| Lane::new(&mut p.hasher, p.waiting.iter().map(|b| &b[..])));
+        let left = lanes::hash_in_company(lanes.collect(), hold);
+        for (partial, left) in partials.into_iter().zip(left) {
+            partial.keep(left);
+        }
         for run in std::mem::take(&mut self.runs) {
             self.write(run);
         }
-        let complete = std::mem::take(&mut self.complete);
+        let waits = |piece: &PieceIndex| self.partial.get(piece).is_some_and(|p| !p.waiting.is_empty());
+        let (waiting, complete) = std::mem::take(&mut self.complete).into_iter().partition(waits);
+        self.complete = waiting;
+        self.answer(&complete);
+        self.check();
+    }
+
+    /// Says of pieces that are here as a whole whether they are what they must be.
+    fn answer(&mut self, complete: &[PieceIndex]) {
         let partials = complete.iter().map(|piece| self.partial.remove(piece).unwrap_or_default());
-        let partials = partials.map(|p| if p.rewritten { Partial::default() } else { p });
-        let partials = partials.collect();
-        for (piece, valid) in complete.iter().zip(self.are_valid(&complete, partials)) {
+        let partials = partials.map(|p| if p.rewritten { Partial::default() } else { p }).collect();
+        for (piece, valid) in complete.iter().zip(self.are_valid(complete, partials)) {
             if !self.failed {
                 let _ = self.done.send(Done::Hashed(*piece, valid));
             }
         }
-        self.check();
     }
 
     /// Reads the pieces that are to be checked. What cannot be read is not there.
