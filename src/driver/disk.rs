@@ -15,6 +15,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc as tokio_mpsc;
 
 use self::worker::Worker;
+use super::lanes::LANES;
 use super::resume::{Ground, Keeper, SaveError};
 use super::storage::Storage;
 use super::stored::Stored;
@@ -110,13 +111,14 @@ impl Disk {
         Ok((disk, answers))
     }
 
-    /// Hands over a job. Jobs of one piece are done in order.
+    /// Hands over a job. Jobs of one piece are done in order; pieces that follow each other, as one peer sends them, are of one thread, which
+    /// hashes them together.
     pub fn send(&self, job: Job) {
         let piece = match &job {
             Job::Write(piece, ..) | Job::Read(_, piece, ..) => piece,
             Job::Hash(piece) | Job::Check(piece) | Job::Digest(piece) => piece,
         };
-        if let Some(queue) = self.queues.get(piece.at() % self.queues.len().max(1)) {
+        if let Some(queue) = self.queues.get(piece.at() / LANES % self.queues.len().max(1)) {
             // A thread that has failed has said so; its queue leads nowhere.
             let _ = queue.send(job);
         }

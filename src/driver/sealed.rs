@@ -20,25 +20,21 @@ use crate::network::{Keys, Noise, Session};
 use crate::rng::Rng;
 use crate::wire::peer::{Handshake, Reserved};
 
-/// Frames that are sealed before the system is called: what it does not take is kept, for each connection.
-const FRAMES: usize = 2;
+/// The most frames that are sealed before the system is called. What it does not take is kept, for each connection, and so many
+/// are sealed only where the last ones were taken at once.
+const FRAMES: usize = 8;
 
 /// What all connections of a client share.
 pub struct Seals {
     noise: Mutex<Noise>,
-    /// Where frames lie while they are opened or sealed; used between two waits, never across one.
-    desk: Mutex<Desk>,
+    /// Where frames lie while they are sealed; used between two waits, never across one.
+    desk: Mutex<Box<[u8]>>,
 }
 
 impl std::fmt::Debug for Seals {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Seals")
     }
-}
-
-struct Desk {
-    plain: Box<[u8]>,
-    sealed: Box<[u8]>,
 }
 
 /// Both directions of an open connection.
@@ -54,7 +50,6 @@ pub struct Channel {
 #[derive(Debug)]
 pub struct Inlet {
     session: Arc<Session>,
-    seals: Arc<Seals>,
     number: u64,
     /// The beginning of a frame.
     part: Vec<u8>,
@@ -68,6 +63,8 @@ pub struct Outlet {
     session: Arc<Session>,
     seals: Arc<Seals>,
     number: u64,
+    /// How many frames to seal next.
+    frames: usize,
     /// Sealed, and not taken by the system yet.
     rest: Vec<u8>,
 }
@@ -79,10 +76,7 @@ fn damaged() -> io::Error {
 impl Seals {
     /// For the members that have these keys.
     pub fn new(keys: Keys, seed: [u8; 32]) -> Arc<Self> {
-        let desk = Desk {
-            plain: vec![0; MAX_PAYLOAD].into_boxed_slice(),
-            sealed: vec![0; CHUNK_LEN.max(FRAMES * (MAX_PAYLOAD + FRAME_OVERHEAD))].into_boxed_slice(),
-        };
+        let desk = vec![0; FRAMES * (MAX_PAYLOAD + FRAME_OVERHEAD)].into_boxed_slice();
         Arc::new(Self { noise: Mutex::new(Noise::new(keys, seed)), desk: Mutex::new(desk) })
     }
 
@@ -95,7 +89,7 @@ impl Seals {
         self.noise.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn desk(&self) -> MutexGuard<'_, Desk> {
+    fn desk(&self) -> MutexGuard<'_, Box<[u8]>> {
         self.desk.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -123,14 +117,9 @@ impl Seals {
 
     fn channel(self: &Arc<Self>, session: Session) -> Channel {
         let session = Arc::new(session);
-        let inlet = Inlet {
-            session: session.clone(),
-            seals: self.clone(),
-            number: 0,
-            part: Vec::new(),
-            broken: false,
-        };
-        Channel { inlet, outlet: Outlet { session, seals: self.clone(), number: 0, rest: Vec::new() } }
+        let inlet = Inlet { session: session.clone(), number: 0, part: Vec::new(), broken: false };
+        let outlet = Outlet { session, seals: self.clone(), number: 0, frames: 1, rest: Vec::new() };
+        Channel { inlet, outlet }
     }
 }
 
@@ -215,50 +204,49 @@ impl Inlet {
         self.broken
     }
 
-    /// Takes what the socket has, `most` bytes of it, and opens every frame that is whole into `chunk`, which is empty. Says how
-    /// many bytes were taken, and how it ended: well at the end of the stream, else with an error, `WouldBlock` if there is
-    /// only nothing more.
+    /// Takes what the socket has, `most` bytes of it, into `chunk`, which is empty, and opens every frame there that is whole. Says
+    /// how many bytes were taken, and how it ended: well at the end of the stream, else with an error, `WouldBlock` if there
+    /// is only nothing more.
     pub fn fill(&mut self, stream: &TcpStream, most: usize, chunk: &mut Chunk) -> (usize, io::Result<()>) {
-        let seals = self.seals.clone();
-        let mut desk = seals.desk();
-        // What is opened is shorter than what was sealed, so all of it has room in the chunk.
-        let sealed = &mut desk.sealed[..CHUNK_LEN];
+        let room = chunk.spare(CHUNK_LEN);
         let before = self.part.len();
-        sealed[..before].copy_from_slice(&self.part);
-        let limit = sealed.len().min(before.saturating_add(most));
+        room[..before].copy_from_slice(&self.part);
+        let limit = room.len().min(before.saturating_add(most));
         let mut filled = before;
         let mut end = loop {
             if filled == limit {
                 break Err(io::ErrorKind::WouldBlock.into());
             }
-            match stream.try_read(&mut sealed[filled..limit]) {
+            match stream.try_read(&mut room[filled..limit]) {
                 Ok(0) => break Ok(()),
                 Ok(count) => filled += count,
                 Err(error) => break Err(error),
             }
         };
-        let taken = filled - before;
-        match self.open(&sealed[..filled], chunk) {
-            Ok(opened) => {
-                self.part.clear();
-                self.part.extend_from_slice(&sealed[opened..filled]);
-            }
-            Err(error) => (end, self.broken) = (Err(error), true),
+        let (opened, payload, is_broken) = self.open(&mut room[..filled]);
+        self.part.clear();
+        self.part.extend_from_slice(&room[opened..filled]);
+        chunk.advance(payload);
+        if is_broken {
+            (end, self.broken) = (Err(damaged()), true);
         }
-        (taken, end)
+        (filled - before, end)
     }
 
-    /// Opens whole frames; says how many bytes they were.
-    fn open(&mut self, sealed: &[u8], chunk: &mut Chunk) -> io::Result<usize> {
-        let mut at = 0;
-        while let Some(length) = frame_len(&sealed[at..]).filter(|length| at + length <= sealed.len()) {
-            let body = &sealed[at + FRAME_HEAD..at + length];
-            let opened = self.session.open(self.number, body, chunk.spare(CHUNK_LEN));
-            chunk.advance(opened.map_err(|_| damaged())?);
+    /// Opens whole frames and moves their payloads to the beginning; says how many bytes the frames were, how many their payloads,
+    /// and whether the next one does not open.
+    fn open(&mut self, room: &mut [u8]) -> (usize, usize, bool) {
+        let (mut at, mut payload) = (0, 0);
+        while let Some(length) = frame_len(&room[at..]).filter(|length| at + length <= room.len()) {
+            let frame = &mut room[payload..at + length];
+            let Ok(opened) = self.session.open(self.number, frame, at + FRAME_HEAD - payload) else {
+                return (at, payload, true);
+            };
+            payload += opened;
             self.number += 1;
             at += length;
         }
-        Ok(at)
+        (at, payload, false)
     }
 }
 
@@ -297,16 +285,15 @@ impl Outlet {
     /// Seals a few frames and gives them to the system; keeps what it does not take.
     fn seal(&mut self, outbox: &mut Outbox, socket: &TcpStream, most: usize) -> io::Result<usize> {
         let seals = self.seals.clone();
-        let mut desk = seals.desk();
-        let Desk { plain, sealed } = &mut *desk;
+        let mut sealed = seals.desk();
         let (mut taken, mut length) = (0, 0);
-        for _ in 0..FRAMES {
-            let payload = outbox.take(&mut plain[..MAX_PAYLOAD.min(most - taken)])?;
+        for _ in 0..self.frames {
+            let room = &mut sealed[length..];
+            let payload = outbox.take(&mut room[FRAME_HEAD..][..MAX_PAYLOAD.min(most - taken)])?;
             if payload == 0 {
                 break;
             }
-            let frame = self.session.seal(self.number, &plain[..payload], &mut sealed[length..]);
-            length += frame.map_err(io::Error::other)?;
+            length += self.session.seal(self.number, payload, room).map_err(io::Error::other)?;
             self.number += 1;
             taken += payload;
         }
@@ -314,6 +301,11 @@ impl Outlet {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
             result => result?,
         };
+        if sent < length {
+            self.frames = (sent / MAX_PAYLOAD).max(1);
+        } else if length > (self.frames - 1) * MAX_PAYLOAD {
+            self.frames = FRAMES.min(self.frames * 2);
+        }
         self.rest.extend_from_slice(&sealed[sent..length]);
         Ok(taken)
     }

@@ -5,12 +5,14 @@
 //! nobody else. Both sides' Diffie-Hellman keys are new for each connection: who learns the network's key later cannot read
 //! what was recorded. The first message carries the dialler's name and stamp (`replay`): a recorded one draws no answer.
 //!
-//! Behind it, frames of up to 65,535 bytes: two bytes of length, then one Noise transport message.
+//! Behind it, frames of up to 65,535 bytes: two bytes of length, then one Noise transport message. These are sealed and opened
+//! in place, with the keys of the handshake: `snow` would copy each.
 
+use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use snow::params::{CipherChoice, DHChoice, HashChoice, NoiseParams};
 use snow::resolvers::{CryptoResolver, RingResolver};
 use snow::types::{Cipher, Dh, Hash, Random};
-use snow::{Builder, HandshakeState, StatelessTransportState};
+use snow::{Builder, HandshakeState};
 use std::collections::BTreeSet;
 use thiserror::Error;
 use x25519_dalek::{X25519_BASEPOINT_BYTES, x25519};
@@ -74,7 +76,10 @@ impl std::fmt::Debug for Noise {
 pub struct Dialling(HandshakeState);
 
 /// An open connection's keys. Each direction counts its frames, from 0.
-pub struct Session(StatelessTransportState);
+pub struct Session {
+    sending: LessSafeKey,
+    receiving: LessSafeKey,
+}
 
 impl std::fmt::Debug for Session {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -133,9 +138,8 @@ impl Noise {
             self.admit(now_us, &greeting)?;
             let mut second = vec![0; SECOND_LEN];
             let written = state.write_message(&[], &mut second);
-            let session = state.into_stateless_transport_mode();
-            return match (written, session) {
-                (Ok(SECOND_LEN), Ok(session)) => Ok((Session(session), second)),
+            return match written {
+                Ok(SECOND_LEN) => Ok((Session::behind(state)?, second)),
                 _ => Err(NoiseError::Foreign),
             };
         }
@@ -173,26 +177,56 @@ impl Dialling {
     pub fn finish(mut self, second: &[u8]) -> Result<Session, NoiseError> {
         let mut nothing = [0; SECOND_LEN];
         self.0.read_message(second, &mut nothing).map_err(|_| NoiseError::Foreign)?;
-        self.0.into_stateless_transport_mode().map(Session).map_err(|_| NoiseError::Foreign)
+        Session::behind(self.0)
     }
 }
 
 impl Session {
-    /// Makes a whole frame of `payload`, the `number`th of this direction; says how long it is. `out` has room for
-    /// [`FRAME_OVERHEAD`] more, and `payload` no more than [`MAX_PAYLOAD`] bytes.
-    pub fn seal(&self, number: u64, payload: &[u8], out: &mut [u8]) -> Result<usize, NoiseError> {
-        let Some((head, body)) = out.split_at_mut_checked(FRAME_HEAD) else {
+    /// The keys that a handshake ends with: one for what the dialler sends, one for what he receives.
+    fn behind(mut state: HandshakeState) -> Result<Self, NoiseError> {
+        if !state.is_handshake_finished() {
             return Err(NoiseError::Foreign);
+        }
+        let (of_dialler, of_dialled) = state.dangerously_get_raw_split();
+        let key = |key: [u8; 32]| {
+            UnboundKey::new(&AES_256_GCM, &key).map(LessSafeKey::new).map_err(|_| NoiseError::Foreign)
         };
-        let length = self.0.write_message(number, payload, body).map_err(|_| NoiseError::Foreign)?;
-        let in_words = u16::try_from(length).map_err(|_| NoiseError::Foreign)?;
-        head.copy_from_slice(&in_words.to_be_bytes());
-        Ok(FRAME_HEAD + length)
+        let (of_dialler, of_dialled) = (key(of_dialler)?, key(of_dialled)?);
+        Ok(if state.is_initiator() {
+            Self { sending: of_dialler, receiving: of_dialled }
+        } else {
+            Self { sending: of_dialled, receiving: of_dialler }
+        })
     }
 
-    /// Opens the body of the `number`th frame of the other direction. It is quickest where `out` has room for the whole body.
-    pub fn open(&self, number: u64, body: &[u8], out: &mut [u8]) -> Result<usize, NoiseError> {
-        self.0.read_message(number, body, out).map_err(|_| NoiseError::Foreign)
+    /// Noise's nonce for AES-GCM: a number counted from 0, behind four zeros.
+    fn nonce(number: u64) -> Nonce {
+        let mut nonce = [0; 12];
+        nonce[4..].copy_from_slice(&number.to_be_bytes());
+        Nonce::assume_unique_for_key(nonce)
+    }
+
+    /// Makes a frame, the `number`th of this direction, of the `length` bytes that lie in `room` behind [`FRAME_HEAD`] bytes; says
+    /// how long it is. They are [`MAX_PAYLOAD`] at most, and `room` has [`FRAME_OVERHEAD`] more. A number is used once.
+    pub fn seal(&self, number: u64, length: usize, room: &mut [u8]) -> Result<usize, NoiseError> {
+        let sealed = u16::try_from(length + TAG).map_err(|_| NoiseError::Foreign)?;
+        let frame = room.get_mut(..length + FRAME_OVERHEAD).ok_or(NoiseError::Foreign)?;
+        let (head, body) = frame.split_at_mut(FRAME_HEAD);
+        let (payload, tag) = body.split_at_mut(length);
+        let made = self.sending.seal_in_place_separate_tag(Self::nonce(number), Aad::empty(), payload);
+        tag.copy_from_slice(made.map_err(|_| NoiseError::Foreign)?.as_ref());
+        head.copy_from_slice(&sealed.to_be_bytes());
+        Ok(length + FRAME_OVERHEAD)
+    }
+
+    /// Opens the `number`th frame of the other direction, whose body is what lies behind `skip` bytes of `room`: its payload is at
+    /// the beginning of `room` then. Says how long that is. Where it does not open, `room` has no meaning.
+    pub fn open(&self, number: u64, room: &mut [u8], skip: usize) -> Result<usize, NoiseError> {
+        if skip > room.len() {
+            return Err(NoiseError::Foreign);
+        }
+        let opened = self.receiving.open_within(Self::nonce(number), Aad::empty(), room, skip..);
+        opened.map(|payload| payload.len()).map_err(|_| NoiseError::Foreign)
     }
 }
 
@@ -309,20 +343,52 @@ mod tests {
         assert_eq!(second.len(), SECOND_LEN);
         let ours = dialling.finish(&second).unwrap();
         let payload: Vec<u8> = (0..MAX_PAYLOAD).map(|n| n as u8).collect();
-        let (mut frame, mut plain) = (vec![0; 65_537], vec![0; 65_535]);
         for (number, length) in [(0, MAX_PAYLOAD), (1, 0), (2, 1)] {
             for (from, to) in [(&ours, &theirs), (&theirs, &ours)] {
-                let sealed = from.seal(number, &payload[..length], &mut frame).unwrap();
-                assert_eq!(sealed, length + FRAME_OVERHEAD);
-                assert_eq!(frame_len(&frame), Some(sealed));
-                let body = &frame[FRAME_HEAD..sealed];
-                assert_eq!(to.open(number + 1, body, &mut plain), Err(NoiseError::Foreign));
-                assert_eq!(to.open(number, body, &mut plain), Ok(length));
-                assert!(plain[..length] == payload[..length]);
+                let frame = sealed(from, number, &payload[..length]);
+                assert_eq!(to.open(number + 1, &mut frame.clone(), FRAME_HEAD), Err(NoiseError::Foreign));
+                assert_eq!(from.open(number, &mut frame.clone(), FRAME_HEAD), Err(NoiseError::Foreign));
+                for before in [0, 5, 1000] {
+                    let mut room = [&vec![7; before], &frame[..]].concat();
+                    assert_eq!(to.open(number, &mut room, before + FRAME_HEAD), Ok(length));
+                    assert!(room[..length] == payload[..length]);
+                }
             }
         }
-        assert!(ours.seal(9, &vec![0; MAX_PAYLOAD + 1], &mut vec![0; 70_000]).is_err());
+        assert!(ours.seal(9, MAX_PAYLOAD + 1, &mut vec![0; 70_000]).is_err());
+        assert!(ours.seal(9, 100, &mut [0; 100 + FRAME_OVERHEAD - 1]).is_err());
+        assert!(ours.open(9, &mut [0; 3], 4).is_err() && ours.open(9, &mut [0; 3], 2).is_err());
         assert_eq!((frame_len(&[1]), frame_len(&[1, 2])), (None, Some(260)));
+    }
+
+    /// The whole frame of a payload.
+    fn sealed(session: &Session, number: u64, payload: &[u8]) -> Vec<u8> {
+        let mut room = vec![0; payload.len() + FRAME_OVERHEAD];
+        room[FRAME_HEAD..][..payload.len()].copy_from_slice(payload);
+        let length = session.seal(number, payload.len(), &mut room).unwrap();
+        assert_eq!((length, frame_len(&room)), (room.len(), Some(length)));
+        room
+    }
+
+    #[test]
+    fn frames_are_transport_messages_of_noise() {
+        let (mut a, mut b) = (noise(1, 1), noise(1, 2));
+        let secret = Noise::secret(&keys(1).current);
+        let (dialling, first) = a.dial(NOW).unwrap();
+        let mut state = b.builder().unwrap().psk(0, &secret).unwrap().build_responder().unwrap();
+        let mut room = [0; 200];
+        state.read_message(&first, &mut room).unwrap();
+        let length = state.write_message(&[], &mut room).unwrap();
+        let ours = dialling.finish(&room[..length]).unwrap();
+        let theirs = state.into_stateless_transport_mode().unwrap();
+        for number in [0, 1, u64::from(u32::MAX) + 7] {
+            let frame = sealed(&ours, number, b"to the dialled");
+            let length = theirs.read_message(number, &frame[FRAME_HEAD..], &mut room).unwrap();
+            assert_eq!(&room[..length], b"to the dialled");
+            let length = theirs.write_message(number, b"to the dialler", &mut room).unwrap();
+            let opened = ours.open(number, &mut room[..length], 0).unwrap();
+            assert_eq!(&room[..opened], b"to the dialler");
+        }
     }
 
     #[test]
