@@ -82,10 +82,11 @@ pub struct Disk {
 
 impl Disk {
     /// Starts a thread for each core. Answers come on the returned channel; they are as many as the jobs
-    /// under way, which the caller bounds.
+    /// under way, which the caller bounds: they hold `unwritten` bytes at most.
     pub fn start(
         storage: Arc<Storage>,
         info: Arc<Info>,
+        unwritten: usize,
     ) -> io::Result<(Self, tokio_mpsc::UnboundedReceiver<Done>)> {
         let (done, answers) = tokio_mpsc::unbounded_channel();
         let stop = Arc::new(AtomicBool::new(false));
@@ -99,10 +100,12 @@ impl Disk {
             done: done.clone(),
             keeper: None,
         };
+        // Half of them may wait to be hashed together; buffers must be left for what comes.
+        let hold = unwritten / 2 / count;
         for number in 0..count {
             let (queue, jobs) = mpsc::channel();
             let (done, stop, leaving) = (done.clone(), stop.clone(), leaving.clone());
-            let mut worker = Worker::new(storage.clone(), info.clone(), done, stop, leaving);
+            let mut worker = Worker::new(storage.clone(), info.clone(), done, stop, leaving, hold);
             let name = format!("disk-{number}");
             let thread = std::thread::Builder::new().name(name).spawn(move || worker.work(&jobs))?;
             disk.queues.push(queue);
@@ -150,5 +153,107 @@ impl Disk {
 impl Drop for Disk {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rng::Rng;
+    use crate::wire::bencode::Writer;
+    use crate::wire::metainfo::BLOCK_LEN;
+    use sha1::{Digest as _, Sha1};
+    use std::collections::BTreeMap;
+
+    const PIECE: usize = 4 * BLOCK_LEN as usize;
+
+    fn torrent(content: &[u8]) -> Info {
+        let hashes: Vec<u8> = content.chunks(PIECE).flat_map(Sha1::digest).collect();
+        let mut out = Vec::new();
+        let mut w = Writer::new(&mut out);
+        w.begin_dict().bytes(b"length").int(content.len() as i64).bytes(b"name").bytes(b"file");
+        w.bytes(b"piece length").int(PIECE as i64).bytes(b"pieces").bytes(&hashes).end();
+        Info::parse(out.into()).unwrap()
+    }
+
+    /// The blocks of a piece in some order, now and then one twice.
+    fn blocks(info: &Info, piece: PieceIndex, rng: &mut Rng) -> Vec<u32> {
+        let mut blocks: Vec<_> = (0..info.layout().blocks_of(piece)).collect();
+        if rng.chance(0.3) {
+            rng.shuffle(&mut blocks);
+        }
+        if rng.chance(0.2) {
+            blocks.push(rng.u32() % info.layout().blocks_of(piece));
+        }
+        blocks
+    }
+
+    /// Whatever the order of blocks and pieces, however many meet in a thread: each piece gets one answer, which is right, and what was
+    /// answered for is in the file.
+    #[test]
+    fn each_piece_gets_the_right_answer_in_whatever_order_it_comes() {
+        for seed in 0..60 {
+            let mut rng = Rng::from_u64(seed);
+            let mut content = vec![0; PIECE * rng.below(24) + 1 + rng.below(PIECE)];
+            rng.fill(&mut content);
+            let info = Arc::new(torrent(&content));
+            let layout = *info.layout();
+            let folder = tempfile::tempdir().unwrap();
+            let storage = Arc::new(Storage::for_download(folder.path(), None, &info).unwrap());
+            let unwritten = if rng.chance(0.5) { 0 } else { rng.below(64 * PIECE) };
+            let (disk, mut answers) = Disk::start(storage.clone(), info.clone(), unwritten).unwrap();
+            // Whatever a piece still lacks, and whether one of its blocks is wrong this time.
+            let mut missing: BTreeMap<_, _> = layout
+                .pieces()
+                .map(|piece| (piece, (blocks(&info, piece, &mut rng), rng.chance(0.2))))
+                .collect();
+            let (mut written, mut given) = (0, 0);
+            let mut expected: BTreeMap<PieceIndex, bool> = BTreeMap::new();
+            let mut valid = 0;
+            while valid < layout.count() {
+                if let Some(&piece) = missing.keys().nth(rng.below(missing.len().clamp(1, 5))) {
+                    let (blocks, is_wrong) = &mut missing.get_mut(&piece).unwrap();
+                    let block = blocks.remove(0);
+                    let (begin, length) = (block * BLOCK_LEN, layout.block_len(piece, block));
+                    let mut data =
+                        content[layout.offset(piece) as usize + begin as usize..][..length as usize].to_vec();
+                    // The last one decides: an earlier one may come again and be right.
+                    if blocks.is_empty() && *is_wrong {
+                        data[rng.below(length as usize)] ^= 1;
+                    }
+                    given += data.len();
+                    disk.send(Job::Write(piece, begin, data.into()));
+                    if blocks.is_empty() {
+                        disk.send(Job::Hash(piece));
+                        expected.insert(piece, !*is_wrong);
+                        missing.remove(&piece);
+                    }
+                    if rng.chance(0.7) && !missing.is_empty() {
+                        continue;
+                    }
+                }
+                let answer =
+                    if missing.is_empty() { answers.blocking_recv() } else { answers.try_recv().ok() };
+                match answer {
+                    None => assert!(!missing.is_empty(), "seed {seed}: the threads ended"),
+                    Some(Done::Wrote(count)) => written += count,
+                    Some(Done::Hashed(piece, is_valid)) => {
+                        assert_eq!(expected.remove(&piece), Some(is_valid), "seed {seed}, piece {piece:?}");
+                        if is_valid {
+                            valid += 1;
+                        } else {
+                            missing.insert(piece, (blocks(&info, piece, &mut rng), false));
+                        }
+                    }
+                    Some(other) => panic!("seed {seed}: {other:?}"),
+                }
+            }
+            disk.finish();
+            while let Some(Done::Wrote(count)) = answers.blocking_recv() {
+                written += count;
+            }
+            assert_eq!((written, expected.len()), (given, 0), "seed {seed}");
+            assert!(std::fs::read(storage.path(0)).unwrap() == content, "seed {seed}");
+        }
     }
 }

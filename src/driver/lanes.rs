@@ -129,9 +129,9 @@ pub fn hash(lanes: Vec<Lane<'_>>) {
     hash_in_company(lanes, 0);
 }
 
-/// The same, but the last one is left as it is where no other is there beside it and it has at most `alone` bytes: others may
-/// come. Returns how many bytes each has left.
-pub fn hash_in_company(mut waiting: Vec<Lane<'_>>, alone: usize) -> Vec<usize> {
+/// The same, but where fewer than [`LANES`] are there and have at most `hold` bytes together, these are left as they are: others
+/// may come. Returns how many bytes each has left.
+pub fn hash_in_company(mut waiting: Vec<Lane<'_>>, hold: usize) -> Vec<usize> {
     let mut left = vec![0; waiting.len()];
     waiting.iter_mut().enumerate().for_each(|(number, lane)| lane.number = number);
     waiting.sort_by_cached_key(Lane::left);
@@ -144,14 +144,15 @@ pub fn hash_in_company(mut waiting: Vec<Lane<'_>>, alone: usize) -> Vec<usize> {
                 live.push(next);
             }
         }
-        match &mut live[..] {
-            [] => return left,
-            [one] if one.left() <= alone => {
-                left[one.number] = one.left();
+        if live.len() < LANES && live.iter().map(Lane::left).sum::<usize>() <= hold {
+            for lane in live {
+                left[lane.number] = lane.left();
                 // What of it has begun a part counts when it is taken again.
-                one.hasher.length -= (one.now.len() * BLOCK) as u64;
-                return left;
+                lane.hasher.length -= (lane.now.len() * BLOCK) as u64;
             }
+            return left;
+        }
+        match &mut live[..] {
             [a, b, c, d] => step([a, b, c, d]),
             [a, b, c] => step([a, b, c]),
             [a, b] => step([a, b]),
@@ -360,23 +361,25 @@ mod tests {
         }
     }
 
-    /// Whatever is left when nobody else is there is what was not hashed.
+    /// Whatever is left when too few are there is what was not hashed.
     #[test]
-    fn the_last_one_waits_for_company() {
-        for (lengths, alone, expected) in [
-            ([640, 6400], 10_000, [0, 5760]),
-            ([640, 6400], 100, [0, 0]),
-            ([128, 1024], 300, [0, 0]),
-            ([128, 1024], 900, [0, 896]),
-            ([0, 64], 64, [0, 64]),
+    fn a_few_wait_for_company() {
+        for (lengths, hold, expected) in [
+            (vec![640, 6400], 10_000, vec![640, 6400]),
+            (vec![640, 6400], 5800, vec![0, 5760]),
+            (vec![640, 6400], 100, vec![0, 0]),
+            (vec![128, 1024, 2048], 3199, vec![0, 896, 1920]),
+            (vec![128, 1024, 2048], 2000, vec![0, 0, 1024]),
+            (vec![64, 128, 192, 256, 320], 1000, vec![0, 0, 0, 64, 128]),
+            (vec![0, 64], 64, vec![0, 64]),
             // What is no whole number of blocks waits for nobody.
-            ([0, 77], 77, [0, 0]),
+            (vec![0, 77], 77, vec![0, 0]),
         ] {
-            let data = lengths.map(|length| bytes(length, length));
-            let mut hashers = [(); 2].map(|()| Hasher::default());
+            let data: Vec<_> = lengths.iter().map(|&length| bytes(length, length)).collect();
+            let mut hashers = vec![Hasher::default(); data.len()];
             let lanes = hashers.iter_mut().zip(&data).map(|(h, d)| Lane::new(h, d.chunks(1024)));
-            let left = hash_in_company(lanes.collect(), alone);
-            assert_eq!(left, expected);
+            let left = hash_in_company(lanes.collect(), hold);
+            assert_eq!(left, expected, "{lengths:?} with {hold}");
             for ((mut hasher, data), left) in hashers.into_iter().zip(&data).zip(left) {
                 hasher.update(&data[data.len() - left..]);
                 assert_eq!(hasher.finish(), sha1(data));

@@ -29,8 +29,8 @@ use crate::wire::metainfo::{BLOCK_LEN, Info, PieceIndex};
 const RUN_BLOCKS: usize = 64;
 /// Jobs taken from the queue before answers are sent: blocks of two MiB, so that they are of several pieces.
 const BATCH: usize = 128;
-/// A piece that is alone may wait for others with so many bytes: where the queue is empty, it does not wait.
-const HOLD: usize = 1 << 20;
+/// How long bytes wait for others to be hashed with, where nothing comes.
+const COMPANY: Duration = Duration::from_millis(1);
 /// Bytes of each piece read at once when pieces must be read back.
 const READ_BACK: usize = 128 * 1024;
 /// How long to wait for room on a full disk before trying again.
@@ -79,6 +79,8 @@ pub struct Worker {
     /// A write has failed: what follows is not vouched for.
     failed: bool,
     open: Handles,
+    /// Bytes that may wait for others to be hashed with.
+    hold: usize,
     /// While the place is not ours yet, or only read, nothing in it may be created or resized.
     looking: bool,
     partial: BTreeMap<PieceIndex, Partial>,
@@ -97,6 +99,7 @@ impl Worker {
         done: tokio_mpsc::UnboundedSender<Done>,
         stop: Arc<AtomicBool>,
         leaving: Arc<AtomicBool>,
+        hold: usize,
     ) -> Self {
         Self {
             storage,
@@ -106,6 +109,7 @@ impl Worker {
             leaving,
             failed: false,
             open: Handles::default(),
+            hold,
             looking: false,
             partial: BTreeMap::new(),
             runs: Vec::new(),
@@ -117,10 +121,7 @@ impl Worker {
     /// Does the jobs until nobody has any more.
     pub fn work(&mut self, jobs: &mpsc::Receiver<Job>) {
         loop {
-            let first = jobs.try_recv().or_else(|_| {
-                self.settle(0);
-                jobs.recv()
-            });
+            let first = jobs.try_recv().or_else(|_| self.wait(jobs));
             let Ok(first) = first else { return };
             let next = std::iter::from_fn(|| jobs.try_recv().ok());
             for job in std::iter::once(first).chain(next).take(BATCH) {
@@ -129,8 +130,19 @@ impl Worker {
                 }
                 self.on_job(job);
             }
-            self.settle(HOLD);
+            self.settle(self.hold);
         }
+    }
+
+    /// The next job, when there is none now.
+    fn wait(&mut self, jobs: &mpsc::Receiver<Job>) -> Result<Job, mpsc::RecvError> {
+        if self.partial.values().any(|partial| !partial.waiting.is_empty())
+            && let Ok(job) = jobs.recv_timeout(COMPANY)
+        {
+            return Ok(job);
+        }
+        self.settle(0);
+        jobs.recv()
     }
 
     fn on_job(&mut self, job: Job) {
@@ -150,7 +162,7 @@ impl Worker {
                 let _ = self.done.send(Done::Digested(piece, digests));
             }
             Job::Read(peer, piece, begin, length) => {
-                self.settle(HOLD);
+                self.settle(self.hold);
                 let offset = self.info.layout().offset(piece) + u64::from(begin);
                 let data = self.warm_up(offset, u64::from(length));
                 if let Err(error) = &data {
@@ -185,7 +197,7 @@ impl Worker {
         }
     }
 
-    /// Writes what waits and hashes it, but for up to `hold` bytes of a piece that is alone; gives the answers that waited for
+    /// Writes what waits and hashes it, but for up to `hold` bytes of pieces too few to be worth it yet; gives the answers that waited for
     /// that.
     fn settle(&mut self, hold: usize) {
         let mut partials: Vec<_> = self.partial.values_mut().filter(|p| !p.waiting.is_empty()).collect();

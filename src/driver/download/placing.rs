@@ -52,7 +52,8 @@ impl Download {
             (Err(error), _) => return self.fail(error),
             _ => return,
         };
-        match Disk::start(place.storage.clone(), info.clone()) {
+        let unwritten = self.around.links.chunks.unwritten();
+        match Disk::start(place.storage.clone(), info.clone(), unwritten) {
             Ok(disk) => self.disk = Some(disk),
             Err(error) => {
                 let path = place.storage.root().display().to_string();
