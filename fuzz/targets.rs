@@ -271,16 +271,16 @@ fn check(info: &Info) {
         assert_eq!(file.offset, offset);
         offset += file.length;
         if file.kind != FileKind::Regular {
-            assert!(file.path.is_empty());
+            assert!(file.path.as_str().is_empty());
             continue;
         }
-        assert!((1..=metainfo::MAX_PATH_DEPTH).contains(&file.path.len()));
-        file.path.iter().for_each(|name| safe(name));
-        assert!(paths.insert(file.path.clone()), "two files at {:?}", file.path);
+        assert!((1..=metainfo::MAX_PATH_DEPTH).contains(&file.path.components().count()));
+        file.path.as_str().split('/').for_each(safe);
+        assert!(paths.insert(file.path.components().collect::<Vec<_>>()), "two files at {:?}", file.path);
     }
     for path in &paths {
         let below = (std::ops::Bound::Excluded(path), std::ops::Bound::Unbounded);
-        let next = paths.range::<Vec<String>, _>(below).next();
+        let next = paths.range::<Vec<&str>, _>(below).next();
         assert!(next.is_none_or(|next| !next.starts_with(path)), "a file where a folder must be: {path:?}");
     }
     safe(info.name());

@@ -143,7 +143,7 @@ impl Lab {
                 if name == format!(".{}.dhtget", self.info.hash()) {
                     continue;
                 }
-                let file = self.info.files().iter().find(|f| name == format!("top/{}", f.path.join("/")));
+                let file = self.info.files().iter().find(|f| name == format!("top/{}", f.path));
                 let right = file.is_some_and(|f| {
                     let range = f.offset as usize..(f.offset + f.length) as usize;
                     f.kind == FileKind::Regular && fs::read(&entry).unwrap() == self.content[range]
@@ -357,6 +357,19 @@ fn a_stream_ends_when_its_reader_goes() {
         assert!(matches!(outcome, Err(TransferError::ReaderGone)), "{outcome:?}");
         assert!((50_000..70_000).contains(&bytes.len()), "{} bytes", bytes.len());
         assert!(lab.content[lab.info.files()[4].offset as usize..].starts_with(&bytes));
+    });
+}
+
+#[test]
+fn a_stream_into_a_full_device_says_so() {
+    run(async {
+        let lab = Lab::new(None).await;
+        let full = fs::File::options().write(true).open("/dev/full").unwrap();
+        let placement = Placement::Stream { dir: lab.here(), sink: Sink::new(full) };
+        let (_client, mut transfer) = lab.start(placement, &["c.bin"], lab.peers()).await;
+        let outcome = complete(&mut transfer).await;
+        assert!(matches!(outcome, Err(TransferError::Output { full: true, .. })), "{outcome:?}");
+        assert_eq!(fs::read_dir(lab.here()).unwrap().count(), 0, "something is left behind");
     });
 }
 

@@ -128,7 +128,7 @@ fn description(info: &Info) -> String {
     let _ = writeln!(out, "files:    {}", files.len());
     for (file, number) in files {
         let folder = if info.is_multi_file() { format!("{}/", info.name()) } else { String::new() };
-        let _ = writeln!(out, "{number:>5} {:>15}  {folder}{}", file.length, file.path.join("/"));
+        let _ = writeln!(out, "{number:>5} {:>15}  {folder}{}", file.length, file.path);
     }
     out
 }

@@ -274,7 +274,7 @@ impl MetadataEvent {
         let files = || info.files().iter().filter(|f| f.kind == FileKind::Regular);
         let numbered = || info.files().iter().zip(1..).filter(|(f, _)| f.kind == FileKind::Regular);
         let event =
-            |(f, number): (&FileEntry, usize)| FileEvent { number, path: f.path.join("/"), length: f.length };
+            |(f, number): (&FileEntry, usize)| FileEvent { number, path: f.path.to_string(), length: f.length };
         let listed = || numbered().map(event).collect();
         Self {
             info_hash: info.hash().to_string(),

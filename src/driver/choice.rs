@@ -119,10 +119,10 @@ impl Pattern {
 
 fn matches(glob: &GlobMatcher, info: &Info, file: &FileEntry) -> bool {
     if !glob.glob().glob().contains('/') {
-        return file.path.last().is_some_and(|name| glob.is_match(name));
+        return glob.is_match(file.path.split().1);
     }
-    let path = file.path.join("/");
-    glob.is_match(&path) || glob.is_match(format!("{}/{path}", info.name()))
+    let path = file.path.as_str();
+    glob.is_match(path) || glob.is_match(format!("{}/{path}", info.name()))
 }
 
 fn files_of(info: &Info) -> String {

@@ -9,6 +9,7 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{self, AtFlags, FallocateFlags, FileType, Mode, OFlags};
@@ -17,17 +18,38 @@ use rustix::io::Errno;
 use super::lasting;
 use super::parts::{PARTS, Parts};
 use super::transfer::Allocation;
-use crate::wire::metainfo::{FileKind, Info};
+use crate::wire::metainfo::{FileEntry, FileKind, Info};
 use crate::wire::resume::Stamp;
 
-/// One file below the root.
-#[derive(Debug)]
-struct Slot {
-    /// Components below the target folder, the torrent's own name first.
-    path: Vec<String>,
-    offset: u64,
-    length: u64,
-    kind: FileKind,
+/// Where one file lies.
+#[derive(Debug, Clone, Copy)]
+struct Place<'a> {
+    /// The torrent's own folder, where it has one, and those below it, joined by `/`.
+    folders: Folders<'a>,
+    name: &'a str,
+}
+
+/// A folder at or below the target folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Folders<'a> {
+    /// The torrent's own; none for the target folder itself.
+    top: Option<&'a str>,
+    below: &'a str,
+}
+
+impl<'a> Folders<'a> {
+    fn components(self) -> impl Iterator<Item = &'a str> {
+        self.top.into_iter().chain(self.below.split('/').filter(|component| !component.is_empty()))
+    }
+
+    /// The folder in which it lies; none above the target folder.
+    fn up(self) -> Option<Self> {
+        match (self.top, self.below) {
+            (None, _) => None,
+            (Some(_), "") => Some(Self { top: None, below: "" }),
+            (top, below) => Some(Self { top, below: below.rsplit_once('/').map_or("", |(above, _)| above) }),
+        }
+    }
 }
 
 /// Part of a byte range that lies in one file.
@@ -74,7 +96,9 @@ pub struct Storage {
     folder: OwnedFd,
     root: PathBuf,
     name: String,
-    slots: Vec<Slot>,
+    files: Arc<[FileEntry]>,
+    /// They lie in a folder of the torrent's name.
+    multi_file: bool,
     /// Where bytes of files lie that are not fetched.
     parts: Option<Parts>,
     writable: bool,
@@ -111,19 +135,13 @@ impl Storage {
     }
 
     fn open(folder: &Path, name: &str, info: &Info, writable: bool) -> io::Result<Self> {
-        let slots = info.files().iter().map(|file| {
-            let mut path = vec![name.to_owned()];
-            if info.is_multi_file() {
-                path.extend(file.path.iter().cloned());
-            }
-            Slot { path, offset: file.offset, length: file.length, kind: file.kind }
-        });
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         Ok(Self {
             folder: fs::open(folder, flags, Mode::empty())?,
             root: folder.join(name),
             name: name.to_owned(),
-            slots: slots.collect(),
+            files: info.shared_files(),
+            multi_file: info.is_multi_file(),
             parts: None,
             writable,
             allocation: Allocation::default(),
@@ -153,18 +171,32 @@ impl Storage {
 
     /// How many files there are, pads too.
     pub fn len(&self) -> usize {
-        self.slots.len()
+        self.files.len()
     }
 
     /// Whether there are no files.
     pub fn is_empty(&self) -> bool {
-        self.slots.is_empty()
+        self.files.is_empty()
     }
 
     /// A file's byte range in the whole, if it is a file to write.
     pub fn range(&self, file: usize) -> Option<(u64, u64)> {
-        let slot = self.slots.get(file).filter(|s| s.kind == FileKind::Regular)?;
-        Some((slot.offset, slot.length))
+        let file = self.regular(file)?;
+        Some((file.offset, file.length))
+    }
+
+    fn regular(&self, file: usize) -> Option<&FileEntry> {
+        self.files.get(file).filter(|f| f.kind == FileKind::Regular)
+    }
+
+    /// Where a file to write lies.
+    fn place(&self, file: usize) -> Option<Place<'_>> {
+        let file = self.regular(file)?;
+        if !self.multi_file {
+            return Some(Place { folders: Folders { top: None, below: "" }, name: &self.name });
+        }
+        let (below, name) = file.path.split();
+        Some(Place { folders: Folders { top: Some(&self.name), below }, name })
     }
 
     /// A file's path, for messages.
@@ -172,20 +204,17 @@ impl Storage {
         if let (PARTS, Some(parts)) = (file, &self.parts) {
             return parts.path();
         }
-        let mut path = self.root.clone();
-        if let Some(slot) = self.slots.get(file) {
-            path.extend(slot.path.iter().skip(1));
-        }
-        path
+        let below = self.regular(file).filter(|_| self.multi_file);
+        below.map_or_else(|| self.root.clone(), |file| self.root.join(file.path.as_str()))
     }
 
     /// Cuts a byte range into the files it lies in, in order; files of no bytes have no part in it.
     pub fn segments(&self, offset: u64, length: u64) -> impl Iterator<Item = Segment> + '_ {
-        let first = self.slots.partition_point(|s| s.offset + s.length <= offset);
+        let first = self.files.partition_point(|f| f.offset + f.length <= offset);
         let end = offset + length;
-        let touched = self.slots.iter().enumerate().skip(first).take_while(move |(_, s)| s.offset < end);
-        touched.filter(|(_, s)| s.length > 0).flat_map(move |(index, slot)| {
-            self.cut(index, slot, offset.max(slot.offset)..end.min(slot.offset + slot.length))
+        let touched = self.files.iter().enumerate().skip(first).take_while(move |(_, f)| f.offset < end);
+        touched.filter(|(_, f)| f.length > 0).flat_map(move |(index, file)| {
+            self.cut(index, file, offset.max(file.offset)..end.min(file.offset + file.length))
         })
     }
 
@@ -193,7 +222,7 @@ impl Storage {
     fn cut<'a>(
         &'a self,
         index: usize,
-        slot: &'a Slot,
+        entry: &'a FileEntry,
         range: Range<u64>,
     ) -> impl Iterator<Item = Segment> + use<'a> {
         let mut at = range.start;
@@ -201,14 +230,14 @@ impl Storage {
             let left = range.end.checked_sub(at).filter(|&left| left > 0)?;
             let (held, run) = self.parts.as_ref().map_or((false, left), |parts| parts.hold(index, at));
             let length = run.min(left);
-            let (file, offset) = if held { (PARTS, at) } else { (index, at - slot.offset) };
+            let (file, offset) = if held { (PARTS, at) } else { (index, at - entry.offset) };
             at += length;
-            Some(Segment { file: (slot.kind == FileKind::Regular).then_some(file), offset, length })
+            Some(Segment { file: (entry.kind == FileKind::Regular).then_some(file), offset, length })
         })
     }
 
     fn open_parts(&self, create: bool) -> io::Result<File> {
-        let total = self.slots.last().map_or(0, |slot| slot.offset + slot.length);
+        let total = self.files.last().map_or(0, |file| file.offset + file.length);
         self.parts.as_ref().ok_or(io::ErrorKind::NotFound)?.open(total, create)
     }
 
@@ -227,23 +256,21 @@ impl Storage {
         if index == PARTS {
             return self.open_parts(self.writable && access != Access::Look);
         }
-        let slot = self.slots.get(index).ok_or(io::ErrorKind::NotFound)?;
-        let (name, folders) = slot.path.split_last().ok_or(io::ErrorKind::NotFound)?;
+        let Place { folders, name } = self.place(index).ok_or(io::ErrorKind::NotFound)?;
         let access = if self.writable { access } else { Access::Look };
         let (flags, create) = match access {
             Access::Look => (OFlags::RDONLY | PATIENT, false),
             Access::Write { .. } => (OFlags::RDWR | OFlags::CREATE | PATIENT, true),
         };
-        let kept = parent.0.take().filter(|(other, _)| {
-            self.slots.get(*other).and_then(|s| s.path.split_last()).is_some_and(|(_, f)| f == folders)
-        });
+        let kept = parent.0.take();
+        let kept = kept.filter(|(other, _)| self.place(*other).is_some_and(|p| p.folders == folders));
         let was_kept = kept.is_some();
         let mut folder = match kept {
             Some((_, folder)) => folder,
             None => self.enter(folders, create)?,
         };
         let open = |folder: &Option<OwnedFd>| {
-            fs::openat(folder.as_ref().unwrap_or(&self.folder), name.as_str(), flags, NEW_FILE)
+            fs::openat(folder.as_ref().unwrap_or(&self.folder), name, flags, NEW_FILE)
         };
         let mut opened = open(&folder);
         // The folder may have been taken away since.
@@ -254,7 +281,8 @@ impl Storage {
         parent.0 = Some((index, folder));
         let file = File::from(opened?);
         if let Access::Write { whole } = access {
-            self.fit(&file, slot.length, whole)?;
+            let length = self.regular(index).map_or(0, |file| file.length);
+            self.fit(&file, length, whole)?;
         }
         Ok(file)
     }
@@ -285,16 +313,14 @@ impl Storage {
 
     /// Looks at what stands at a file's place, without changing anything.
     pub fn look(&self, index: usize) -> io::Result<Present> {
-        let Some((name, folders)) = self.slots.get(index).and_then(|s| s.path.split_last()) else {
-            return Ok(Present::Nothing);
-        };
+        let Some(Place { folders, name }) = self.place(index) else { return Ok(Present::Nothing) };
         let folder = match self.enter(folders, false) {
             Ok(folder) => folder,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Present::Nothing),
-            Err(e) => return self.explain_folder(folders, e),
+            Err(e) => return Self::explain_folder(folders, e),
         };
         let folder = folder.as_ref().unwrap_or(&self.folder);
-        let stat = match fs::statat(folder, name.as_str(), AtFlags::SYMLINK_NOFOLLOW) {
+        let stat = match fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => stat,
             Err(Errno::NOENT) => return Ok(Present::Nothing),
             Err(e) => return Err(e.into()),
@@ -307,29 +333,30 @@ impl Storage {
         })
     }
 
-    fn explain_folder(&self, folders: &[String], error: io::Error) -> io::Result<Present> {
+    fn explain_folder(folders: Folders<'_>, error: io::Error) -> io::Result<Present> {
         // ELOOP and ENOTDIR: a component of the path is a link or a file.
         let errno = Errno::from_io_error(&error);
         if matches!(errno, Some(Errno::LOOP | Errno::NOTDIR)) {
-            let what = format!("`{}` is a file or a symbolic link, not a folder", folders.join("/"));
+            let path: Vec<_> = folders.components().collect();
+            let what = format!("`{}` is a file or a symbolic link, not a folder", path.join("/"));
             return Ok(Present::InTheWay(what));
         }
         Err(error)
     }
 
     /// Walks down from the target folder, one component at a time, so that no link is ever followed.
-    fn enter(&self, folders: &[String], create: bool) -> io::Result<Option<OwnedFd>> {
+    fn enter(&self, folders: Folders<'_>, create: bool) -> io::Result<Option<OwnedFd>> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | PATIENT;
         let mut current: Option<OwnedFd> = None;
-        for name in folders {
+        for name in folders.components() {
             let parent = current.as_ref().unwrap_or(&self.folder);
-            let next = match fs::openat(parent, name.as_str(), flags, Mode::empty()) {
+            let next = match fs::openat(parent, name, flags, Mode::empty()) {
                 Err(Errno::NOENT) if create => {
-                    match fs::mkdirat(parent, name.as_str(), NEW_FOLDER) {
+                    match fs::mkdirat(parent, name, NEW_FOLDER) {
                         Ok(()) | Err(Errno::EXIST) => {}
                         Err(e) => return Err(e.into()),
                     }
-                    fs::openat(parent, name.as_str(), flags, Mode::empty())?
+                    fs::openat(parent, name, flags, Mode::empty())?
                 }
                 other => other?,
             };
@@ -353,11 +380,9 @@ impl Storage {
     /// Makes the names of these files last, and those of the folders above them.
     pub fn sync_names(&self, files: &[usize]) -> io::Result<()> {
         let mut done = BTreeSet::new();
-        for slot in files.iter().filter_map(|&index| self.slots.get(index)) {
-            let folders = slot.path.split_last().map_or(&[][..], |(_, folders)| folders);
+        for place in files.iter().filter_map(|&index| self.place(index)) {
             // From the file's own folder up, until one that another file has brought.
-            for depth in (0..=folders.len()).rev() {
-                let folders = &folders[..depth];
+            for folders in std::iter::successors(Some(place.folders), |folders| folders.up()) {
                 if !done.insert(folders) {
                     break;
                 }

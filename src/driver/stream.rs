@@ -47,8 +47,10 @@ pub enum Taken {
     To(u64),
     /// He has gone.
     Gone,
-    /// The data cannot be read or written, in the system's words.
-    Failed(String),
+    /// What lies on disk cannot be read.
+    Unreadable(io::Error),
+    /// Where it goes, nothing more can be written.
+    Refused(io::Error),
 }
 
 /// A stream under way. Dropping it ends its thread, once the reader lets go of it.
@@ -133,19 +135,19 @@ impl Stream {
 fn deliver(storage: &Storage, sink: &Sink, mut order: Range<u64>) -> Taken {
     let file = match storage.file(PARTS) {
         Ok(file) => file,
-        Err(e) => return Taken::Failed(e.to_string()),
+        Err(error) => return Taken::Unreadable(error),
     };
     let mut out = sink.0.lock().unwrap_or_else(PoisonError::into_inner);
     let mut buffer = vec![0; BUFFER];
     while !order.is_empty() {
         let length = BUFFER.min((order.end - order.start) as usize);
-        if let Err(e) = file.read_exact_at(&mut buffer[..length], order.start) {
-            return Taken::Failed(e.to_string());
+        if let Err(error) = file.read_exact_at(&mut buffer[..length], order.start) {
+            return Taken::Unreadable(error);
         }
         match out.write_all(&buffer[..length]).and_then(|()| out.flush()) {
             Ok(()) => order.start += length as u64,
             Err(e) if e.kind() == io::ErrorKind::BrokenPipe => return Taken::Gone,
-            Err(e) => return Taken::Failed(e.to_string()),
+            Err(error) => return Taken::Refused(error),
         }
     }
     Taken::To(order.end)

@@ -226,6 +226,14 @@ pub enum TransferError {
         /// No space is left.
         full: bool,
     },
+    /// Where a stream goes, nothing more can be written.
+    #[error("what is written out is refused: {cause}")]
+    Output {
+        /// The system's words.
+        cause: String,
+        /// No space is left.
+        full: bool,
+    },
     /// The info dictionary is authentic and still unusable.
     #[error("the metadata of this torrent cannot be used: {0}")]
     Metadata(#[from] MetainfoError),

@@ -5,7 +5,9 @@
 //! is merely odd is changed visibly. Must not know disk, peers or the DHT.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::ops::Bound;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use sha1::{Digest as _, Sha1};
@@ -168,11 +170,38 @@ pub enum FileKind {
     Symlink,
 }
 
+/// Safe components below the target folder, in one piece, since a torrent may have very many.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FilePath(Box<str>);
+
+impl FilePath {
+    /// Joined by `/`.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// One after the other; none for what is never written.
+    pub fn components(&self) -> impl DoubleEndedIterator<Item = &str> + Clone {
+        self.0.split('/').filter(|component| !component.is_empty())
+    }
+
+    /// The folders, joined by `/`, and the last component.
+    pub fn split(&self) -> (&str, &str) {
+        self.0.rsplit_once('/').unwrap_or(("", &self.0))
+    }
+}
+
+impl fmt::Display for FilePath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// One file of a torrent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileEntry {
-    /// Safe components below the target folder; for a single file, its name alone.
-    pub path: Vec<String>,
+    /// Where it lies; for a single file, its name alone.
+    pub path: FilePath,
     /// Bytes.
     pub length: u64,
     /// Where it begins in the whole, in bytes.
@@ -189,7 +218,7 @@ pub struct Info {
     name: String,
     layout: PieceLayout,
     hashes: Bytes,
-    files: Vec<FileEntry>,
+    files: Arc<[FileEntry]>,
     multi_file: bool,
     private: bool,
 }
@@ -221,7 +250,7 @@ impl Info {
         }
         let private = dict.get(b"private").and_then(|v| v.int()) == Some(1);
         let hash = hash_of(&raw);
-        Ok(Self { hash, name, layout, hashes, files, multi_file, private, raw })
+        Ok(Self { hash, name, layout, hashes, files: files.into(), multi_file, private, raw })
     }
 
     /// Like [`Info::parse`], and refuses bytes that are not what was asked for.
@@ -256,6 +285,11 @@ impl Info {
     /// All files, pads too, in the order of their bytes.
     pub fn files(&self) -> &[FileEntry] {
         &self.files
+    }
+
+    /// The same, to be held beside it.
+    pub fn shared_files(&self) -> Arc<[FileEntry]> {
+        self.files.clone()
     }
 
     /// Whether the files lie in a folder of the torrent's name.
@@ -300,7 +334,7 @@ fn read_files(dict: &Value<'_>, name: &str) -> Result<(Vec<FileEntry>, bool), Me
             return Err(MetainfoError::V2Only);
         }
         let length = length.ok_or(MetainfoError::Missing("length"))?;
-        let file = FileEntry { path: vec![name.to_owned()], length, offset: 0, kind: FileKind::Regular };
+        let file = FileEntry { path: FilePath(name.into()), length, offset: 0, kind: FileKind::Regular };
         return Ok((vec![file], false));
     };
     let mut files = Vec::new();
@@ -310,7 +344,7 @@ fn read_files(dict: &Value<'_>, name: &str) -> Result<(Vec<FileEntry>, bool), Me
         let kind = kind_of(&entry);
         let path = match kind {
             FileKind::Regular => read_path(&entry)?,
-            FileKind::Pad | FileKind::Symlink => Vec::new(),
+            FileKind::Pad | FileKind::Symlink => FilePath(Box::default()),
         };
         let end = offset.checked_add(length).filter(|&e| e <= i64::MAX as u64);
         files.push(FileEntry { path, length, offset, kind });
@@ -319,25 +353,28 @@ fn read_files(dict: &Value<'_>, name: &str) -> Result<(Vec<FileEntry>, bool), Me
     if files.is_empty() {
         return Err(MetainfoError::Missing("files"));
     }
-    separate_duplicates(&mut files)?;
+    separate_duplicates(&mut files);
     Ok((files, true))
 }
 
-fn read_path(entry: &Value<'_>) -> Result<Vec<String>, MetainfoError> {
+fn read_path(entry: &Value<'_>) -> Result<FilePath, MetainfoError> {
     let list = entry.get(b"path.utf-8").filter(Value::is_list).or_else(|| entry.get(b"path"));
     let list = list.filter(Value::is_list).ok_or(MetainfoError::Missing("path"))?;
-    let mut path = Vec::new();
-    for component in list.list() {
+    let mut path = String::new();
+    for (depth, component) in list.list().enumerate() {
         let bytes = component.bytes().ok_or(MetainfoError::Missing("path"))?;
-        if path.len() >= MAX_PATH_DEPTH {
+        if depth >= MAX_PATH_DEPTH {
             return Err(MetainfoError::Range("path"));
         }
-        path.push(safe_component(&String::from_utf8_lossy(bytes))?);
+        if depth > 0 {
+            path.push('/');
+        }
+        path.push_str(&safe_component(&String::from_utf8_lossy(bytes))?);
     }
     if path.is_empty() {
         return Err(MetainfoError::UnsafePath(String::new()));
     }
-    Ok(path)
+    Ok(FilePath(path.into()))
 }
 
 /// Refuses what could climb or be cut short; replaces control characters and shortens what no file system takes.
@@ -361,28 +398,45 @@ fn safe_component(name: &str) -> Result<String, MetainfoError> {
 }
 
 /// Two files never share a path, and no file stands where another needs a folder.
-fn separate_duplicates(files: &mut [FileEntry]) -> Result<(), MetainfoError> {
-    // In order, what lies in a folder follows it at once; a set of all folders would cost depth times more.
+fn separate_duplicates(files: &mut [FileEntry]) {
+    if !has_duplicates(files) {
+        return;
+    }
+    // NUL, which no component holds, sorts before everything: in order, what lies in a folder follows it at once. A set of all
+    // folders would cost depth times more.
+    let key = |path: &str| path.replace('/', "\0");
     let regular = files.iter().filter(|f| f.kind == FileKind::Regular);
-    let wanted: BTreeSet<Vec<String>> = regular.map(|f| f.path.clone()).collect();
-    let is_folder = |path: &Vec<String>| {
-        let next = wanted.range::<Vec<String>, _>((Bound::Excluded(path), Bound::Unbounded)).next();
-        next.is_some_and(|next| next.starts_with(path))
+    let wanted: BTreeSet<String> = regular.map(|f| key(f.path.as_str())).collect();
+    let is_folder = |path: &str| {
+        let next = wanted.range::<str, _>((Bound::Excluded(path), Bound::Unbounded)).next();
+        next.and_then(|next| next.strip_prefix(path)).is_some_and(|rest| rest.starts_with('\0'))
     };
     let mut taken = BTreeSet::new();
-    let mut next_suffix: BTreeMap<Vec<String>, u32> = BTreeMap::new();
+    let mut next_suffix: BTreeMap<FilePath, u32> = BTreeMap::new();
     for file in files.iter_mut().filter(|f| f.kind == FileKind::Regular) {
         let wanted = file.path.clone();
-        while is_folder(&file.path) || !taken.insert(file.path.clone()) {
+        loop {
+            let path = key(file.path.as_str());
+            if !is_folder(&path) && taken.insert(path) {
+                break;
+            }
             let suffix = next_suffix.entry(wanted.clone()).or_insert(1);
             *suffix += 1;
-            let (Some(name), Some(last)) = (wanted.last(), file.path.last_mut()) else {
-                return Err(MetainfoError::UnsafePath(String::new()));
-            };
-            *last = format!("{name}~{suffix}");
+            file.path = FilePath(format!("{wanted}~{suffix}").into());
         }
     }
-    Ok(())
+}
+
+/// Whether two files have one path, or one lies in another.
+fn has_duplicates(files: &[FileEntry]) -> bool {
+    let mut paths: Vec<&FilePath> =
+        files.iter().filter(|f| f.kind == FileKind::Regular).map(|f| &f.path).collect();
+    paths.sort_unstable_by(|a, b| a.components().cmp(b.components()));
+    paths.windows(2).any(|pair| {
+        let [first, second] = pair else { return false };
+        let rest = second.as_str().strip_prefix(first.as_str());
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    })
 }
 
 /// A `.torrent` file.
@@ -477,13 +531,12 @@ mod tests {
     #[test]
     fn odd_names_are_changed_visibly_and_never_merged() {
         let info = Info::parse(multi(&[&["a\nb"], &["same"], &["same"], &["same", "inner"]])).unwrap();
-        let paths: Vec<_> = info.files().iter().map(|f| f.path.join("/")).collect();
+        let paths: Vec<_> = info.files().iter().map(|f| f.path.as_str()).collect();
         assert_eq!(paths, ["a_b", "same~2", "same~3", "same/inner"]);
         let long = "x".repeat(300) + ".tar";
         let info = Info::parse(multi(&[&[&long]])).unwrap();
-        assert!(
-            info.files()[0].path[0].len() <= MAX_NAME_BYTES && info.files()[0].path[0].ends_with("~.tar")
-        );
+        let path = info.files()[0].path.as_str();
+        assert!(path.len() <= MAX_NAME_BYTES && path.ends_with("~.tar"));
     }
 
     #[test]

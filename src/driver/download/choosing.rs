@@ -4,7 +4,7 @@ use super::Download;
 use crate::driver::choice::Chosen;
 use crate::driver::clock;
 use crate::driver::stream::{READ_AHEAD, Stream, Taken};
-use crate::driver::transfer::{Placement, TransferError, TransferEvent};
+use crate::driver::transfer::{Placement, TransferError, TransferEvent, disk_full};
 use crate::peer::Bitfield;
 use crate::swarm::{Input, Sequence};
 use crate::wire::metainfo::{FileKind, Info};
@@ -47,7 +47,7 @@ impl Download {
         let (storage, sink) = (place.storage.clone(), sink.clone());
         match Stream::start(storage, info.clone(), sink, range, have.clone()) {
             Ok(stream) => self.stream = Some(stream),
-            Err(error) => self.fail(stream_error(error.to_string())),
+            Err(error) => self.fail(stream_error(&error)),
         }
     }
 
@@ -64,11 +64,14 @@ impl Download {
                 }
             }
             Taken::Gone => self.fail(TransferError::ReaderGone),
-            Taken::Failed(cause) => self.fail(stream_error(cause)),
+            Taken::Unreadable(error) => self.fail(stream_error(&error)),
+            Taken::Refused(error) => {
+                self.fail(TransferError::Output { cause: error.to_string(), full: disk_full(&error) });
+            }
         }
     }
 }
 
-fn stream_error(cause: String) -> TransferError {
-    TransferError::Disk { path: "the stream".into(), cause, full: false }
+fn stream_error(error: &std::io::Error) -> TransferError {
+    TransferError::Disk { path: "what was fetched for the stream".into(), cause: error.to_string(), full: disk_full(error) }
 }
