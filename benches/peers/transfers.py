@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""The same work done by each client in turn, interleaved: dhtget, libtorrent, aria2, Transmission on loopback.
+"""The same work done by each client in turn, interleaved: dhtget, libtorrent, aria2, rqbit, Transmission on loopback.
 
-  transfers.py [--rows one,big,disk,four,small,seed,eight] [--clients dhtget,libtorrent,aria2,transmission] [--runs 3]
+  transfers.py [--rows one,big,disk,four,small,seed,eight] [--clients dhtget,libtorrent,aria2,rqbit,transmission] [--runs 3]
 
 As leecher, from dhtget seeders: `one` 1 GiB in one file to tmpfs, `big` 4 GiB, `disk` 1 GiB to --disk, `four` 1 GiB from four
 seeders, `small` 5,000 files of 50 KiB. As seeder, for dhtget leechers: `seed` 1 GiB to one, `eight` 256 MiB to eight.
@@ -10,13 +10,17 @@ Prints, for each row and client, the median (min-max) of seconds from exec to th
 sent; eight takers give each other a part.
 
 Needs root, the memory for what it moves, and what tests/interop/setup.sh installs; our binary is $DHTGET, else
-target/release/dhtget. Whoever takes no peer by hand (aria2, Transmission) gets the seeders from a tracker in this script.
+target/release/dhtget. rqbit is $RQBIT, else `rqbit` on the path (`cargo install rqbit`), and left out where there is none. Whoever
+takes no peer by hand (aria2, Transmission) gets the seeders from a tracker in this script.
 """
 
 import argparse
 import hashlib
+import http.client
 import http.server
+import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -35,7 +39,9 @@ import clients  # noqa: E402
 from lab import Failed, Lab  # noqa: E402
 from torrents import Torrent, bdecode, bencode  # noqa: E402
 
-PATIENCE = 180
+# The program, read before any process gets a HOME of its own.
+RQBIT = os.environ.get("RQBIT") or shutil.which("rqbit") or shutil.which("rqbit", path=os.path.expanduser("~/.cargo/bin"))
+PATIENCE = 400
 MIB = 1 << 20
 PIECE = MIB
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -95,6 +101,38 @@ def tracked(torrent, url):
     return path
 
 
+class Rqbit(clients.Client):
+    """Takes peers by hand. Its port is open on every address of the namespace, so each has one of its own."""
+
+    name = "rqbit"
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.port = clients.PORT + int(self.ip.split(".")[2])
+
+    def seed(self, torrents):
+        return self._run(torrents[0].path, "--overwrite", torrents[0].file)
+
+    def leech(self, torrent, peers):
+        return self._run(f"{self.out}/{torrent.name}", "--initial-peers", ",".join(peers), torrent.file)
+
+    def _run(self, folder, *arguments):
+        self._start([RQBIT, "-v", "warn", "--listen-ip", "0.0.0.0", "--listen-port", str(self.port), "--ipv4-only", "--disable-dht",
+                     "--disable-lsd", "--disable-upnp-port-forward", "--http-api-listen-addr", f"{self.ip}:3030",
+                     "download", "-o", folder, *arguments])
+        return self
+
+    def is_done(self, _torrent):
+        connection = http.client.HTTPConnection(self.ip, 3030, timeout=5)
+        try:
+            connection.request("GET", "/torrents/0/stats/v1")
+            return json.loads(connection.getresponse().read()).get("finished", False)
+        except (OSError, ValueError):
+            return False
+        finally:
+            connection.close()
+
+
 def start_leecher(kind, lab, folder, torrent, seeders, url):
     if kind == "dhtget":
         return clients.Dhtget(lab, folder, (), kind).fetch(torrent.file, "--no-dht", "--seed", peers=seeders)
@@ -102,6 +140,8 @@ def start_leecher(kind, lab, folder, torrent, seeders, url):
         return clients.Libtorrent(lab, folder, (), kind).leech([torrent.magnet], seeders)
     if kind == "aria2":
         return clients.Aria2(lab, folder, (), kind).leech([tracked(torrent, url)])
+    if kind == "rqbit":
+        return Rqbit(lab, folder, (), kind).leech(torrent, seeders)
     client = clients.Transmission(lab, folder, (), kind)
     return client._run([{"metainfo": clients._base64(tracked(torrent, url)), "download-dir": client.out}])
 
@@ -111,8 +151,8 @@ def start_seeder(kind, lab, folder, torrent):
     torrent.file, torrent.info_hash = torrent.packed
     if kind == "dhtget":
         return clients.Dhtget(lab, folder, (), kind).share(torrent, "--no-dht")
-    return {"libtorrent": clients.Libtorrent, "aria2": clients.Aria2, "transmission": clients.Transmission}[kind](
-        lab, folder, (), kind).seed([torrent])
+    seeder = {"libtorrent": clients.Libtorrent, "aria2": clients.Aria2, "rqbit": Rqbit, "transmission": clients.Transmission}[kind]
+    return seeder(lab, folder, (), kind).seed([torrent])
 
 
 def cpu(pid):
@@ -235,7 +275,7 @@ def measure_row(row, kinds, runs, base):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", default=",".join(ROWS))
-    parser.add_argument("--clients", default="dhtget,libtorrent,aria2,transmission")
+    parser.add_argument("--clients", default="dhtget,libtorrent,aria2,rqbit,transmission")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--memory", default="/dev/shm", help="a folder in memory")
     parser.add_argument("--disk", default="/var/tmp", help="a folder on disk")
@@ -249,7 +289,8 @@ def main():
                 arguments = sys.argv[1:at] + sys.argv[at + 2:]
             subprocess.run([PYTHON, os.path.abspath(__file__), "--rows", name, *arguments], check=True)
         else:
-            measure_row(ROWS[name], options.clients.split(","), options.runs, {"memory": options.memory, "disk": options.disk})
+            kinds = [kind for kind in options.clients.split(",") if kind != "rqbit" or RQBIT]
+            measure_row(ROWS[name], kinds, options.runs, {"memory": options.memory, "disk": options.disk})
 
 
 main()
