@@ -88,8 +88,9 @@ impl From<TransferError> for CliError {
                 .hint("make room and run the same command again: it continues where it stopped"),
             TransferError::Disk { .. } => Self::new(Code::Unknown, message)
                 .hint("check that the folder exists and may be written, or choose another with --dir"),
-            TransferError::Output { full: true, .. } => Self::new(Code::DiskFull, message)
-                .hint("make room there, or fetch to a folder with --dir: that waits for room, and can be continued"),
+            TransferError::Output { full: true, .. } => Self::new(Code::DiskFull, message).hint(
+                "make room there, or fetch to a folder with --dir: that waits for room, and can be continued",
+            ),
             TransferError::Output { .. } => Self::new(Code::Unknown, message),
             TransferError::Choice(error) => error.into(),
             // Quiet: it is how `| head` ends things.

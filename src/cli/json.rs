@@ -273,8 +273,11 @@ impl MetadataEvent {
     pub fn new(info: &Info, list: bool) -> Self {
         let files = || info.files().iter().filter(|f| f.kind == FileKind::Regular);
         let numbered = || info.files().iter().zip(1..).filter(|(f, _)| f.kind == FileKind::Regular);
-        let event =
-            |(f, number): (&FileEntry, usize)| FileEvent { number, path: f.path.to_string(), length: f.length };
+        let event = |(f, number): (&FileEntry, usize)| FileEvent {
+            number,
+            path: f.path.to_string(),
+            length: f.length,
+        };
         let listed = || numbered().map(event).collect();
         Self {
             info_hash: info.hash().to_string(),

@@ -84,8 +84,8 @@ pub enum CreateError {
 /// One file found, as it was when it was found.
 #[derive(Debug, Clone)]
 struct Found {
-    path: PathBuf,
-    components: Vec<String>,
+    /// Below the root, joined by `/`; empty where the root is the file.
+    below: Box<str>,
     length: u64,
     offset: u64,
     modified: Option<SystemTime>,
@@ -118,11 +118,11 @@ impl Content {
         let mut files = if meta.is_dir() {
             walk(&root, &mut skipped)?
         } else if meta.is_file() {
-            vec![found(root.clone(), vec![name.clone()], &meta)]
+            vec![found(String::new(), &meta)]
         } else {
             return Err(CreateError::Kind(root));
         };
-        files.sort_by(|a, b| a.components.cmp(&b.components));
+        files.sort_by(|a, b| a.components().cmp(b.components()));
         let mut total = 0u64;
         for file in &mut files {
             file.offset = total;
@@ -197,9 +197,10 @@ impl Content {
 
     fn check_unchanged(&self) -> Result<(), CreateError> {
         for file in &self.files {
-            let meta = fs::symlink_metadata(&file.path).map_err(|cause| read_error(&file.path, cause))?;
+            let path = file.path(&self.root);
+            let meta = fs::symlink_metadata(&path).map_err(|cause| read_error(&path, cause))?;
             if !file.is_still(&meta) {
-                return Err(CreateError::Changed(file.path.clone()));
+                return Err(CreateError::Changed(path));
             }
         }
         Ok(())
@@ -214,7 +215,7 @@ impl Content {
             w.bytes(b"files").begin_list();
             for file in &self.files {
                 w.begin_dict().bytes(b"length").int(file.length as i64).bytes(b"path").begin_list();
-                for component in &file.components {
+                for component in file.components() {
                     w.bytes(component.as_bytes());
                 }
                 w.end().end();
@@ -237,6 +238,15 @@ impl Content {
 }
 
 impl Found {
+    fn path(&self, root: &Path) -> PathBuf {
+        // Nothing joined to a path would end it with a slash.
+        if self.below.is_empty() { root.to_owned() } else { root.join(&*self.below) }
+    }
+
+    fn components(&self) -> impl Iterator<Item = &str> {
+        self.below.split('/')
+    }
+
     fn is_still(&self, meta: &Metadata) -> bool {
         meta.is_file() && meta.len() == self.length && meta.modified().ok() == self.modified
     }
@@ -269,14 +279,14 @@ fn check_name(path: &Path, name: &str) -> Result<(), CreateError> {
     Ok(())
 }
 
-fn found(path: PathBuf, components: Vec<String>, meta: &Metadata) -> Found {
-    Found { path, components, length: meta.len(), offset: 0, modified: meta.modified().ok() }
+fn found(below: String, meta: &Metadata) -> Found {
+    Found { below: below.into(), length: meta.len(), offset: 0, modified: meta.modified().ok() }
 }
 
 fn walk(root: &Path, skipped: &mut Vec<PathBuf>) -> Result<Vec<Found>, CreateError> {
     let mut files = Vec::new();
-    let mut folders = vec![(root.to_owned(), Vec::<String>::new())];
-    while let Some((folder, components)) = folders.pop() {
+    let mut folders = vec![(root.to_owned(), String::new(), 0)];
+    while let Some((folder, above, depth)) = folders.pop() {
         for entry in fs::read_dir(&folder).map_err(|cause| read_error(&folder, cause))? {
             let entry = entry.map_err(|cause| read_error(&folder, cause))?;
             let path = entry.path();
@@ -288,17 +298,16 @@ fn walk(root: &Path, skipped: &mut Vec<PathBuf>) -> Result<Vec<Found>, CreateErr
             let name =
                 entry.file_name().into_string().map_err(|_| bad_name(&path, "its name is not UTF-8"))?;
             check_name(&path, &name)?;
-            let mut components = components.clone();
-            components.push(name);
-            if components.len() > MAX_PATH_DEPTH || files.len() + folders.len() >= MAX_FILES {
+            let below = if depth == 0 { name } else { format!("{above}/{name}") };
+            if depth >= MAX_PATH_DEPTH || files.len() + folders.len() >= MAX_FILES {
                 let what = format!("more than {MAX_PATH_DEPTH} folders deep or {MAX_FILES} files");
                 return Err(CreateError::TooMuch { path, what });
             }
             if kind.is_dir() {
-                folders.push((path, components));
+                folders.push((path, below, depth + 1));
             } else {
                 let meta = entry.metadata().map_err(|cause| read_error(&path, cause))?;
-                files.push(found(path, components, &meta));
+                files.push(found(below, &meta));
             }
         }
     }
@@ -321,7 +330,7 @@ struct Hashing<'a> {
 impl Hashing<'_> {
     /// One thread: takes the next pieces until there are none.
     fn work(&self) {
-        let reader = || Reader { files: &self.content.files, open: None, buffer: vec![0; READ_BYTES] };
+        let reader = || Reader { content: self.content, open: None, buffer: vec![0; READ_BYTES] };
         let mut readers: [Reader<'_>; LANES] = std::array::from_fn(|_| reader());
         loop {
             let group = self.groups.take();
@@ -381,7 +390,7 @@ impl Hashing<'_> {
 
 /// Reads the files as one run of bytes; keeps the last file open.
 struct Reader<'a> {
-    files: &'a [Found],
+    content: &'a Content,
     open: Option<(usize, File)>,
     buffer: Vec<u8>,
 }
@@ -390,25 +399,25 @@ impl Reader<'_> {
     /// Some bytes from `at` on, at least one, none past `end` or past the file that holds `at`.
     fn read(&mut self, at: u64, end: u64) -> Result<&[u8], CreateError> {
         // The last file that begins at or before `at`: empty files share their offset with what follows.
-        let index = self.files.partition_point(|f| f.offset <= at).saturating_sub(1);
-        let file = &self.files[index];
-        let read_error = |cause| read_error(&file.path, cause);
+        let files = &self.content.files;
+        let index = files.partition_point(|f| f.offset <= at).saturating_sub(1);
+        let file = &files[index];
+        let path = || file.path(&self.content.root);
+        let read_error = |cause| read_error(&path(), cause);
         if self.open.as_ref().is_none_or(|(open, _)| *open != index) {
-            let handle = File::open(&file.path).map_err(read_error)?;
+            let handle = File::open(path()).map_err(read_error)?;
             if !file.is_still(&handle.metadata().map_err(read_error)?) {
-                return Err(CreateError::Changed(file.path.clone()));
+                return Err(CreateError::Changed(path()));
             }
             self.open = Some((index, handle));
         }
         let (start, wanted) = (at - file.offset, (end - at).min(file.offset + file.length - at));
         let wanted = wanted.min(READ_BYTES as u64) as usize;
-        let Some((_, handle)) = &self.open else { return Err(CreateError::Changed(file.path.clone())) };
+        let Some((_, handle)) = &self.open else { return Err(CreateError::Changed(path())) };
         let buffer = &mut self.buffer[..wanted];
         match handle.read_exact_at(buffer, start) {
             Ok(()) => Ok(buffer),
-            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
-                Err(CreateError::Changed(file.path.clone()))
-            }
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Err(CreateError::Changed(path())),
             Err(e) => Err(read_error(e)),
         }
     }

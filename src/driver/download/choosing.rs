@@ -73,5 +73,9 @@ impl Download {
 }
 
 fn stream_error(error: &std::io::Error) -> TransferError {
-    TransferError::Disk { path: "what was fetched for the stream".into(), cause: error.to_string(), full: disk_full(error) }
+    TransferError::Disk {
+        path: "what was fetched for the stream".into(),
+        cause: error.to_string(),
+        full: disk_full(error),
+    }
 }
