@@ -11,6 +11,8 @@ use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use dhtget::network::PrivateNetwork;
+use dhtget::rng::Rng;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -336,6 +338,30 @@ fn sighup_follows_the_file_and_says_what_it_cannot_follow() {
     reload("needs a restart to change: listen");
     write("limit-quries = 1");
     reload("unknown key `limit-quries`");
+    node.signal(Signal::TERM);
+    assert_eq!(node.wait(), 143);
+}
+
+#[test]
+fn sighup_takes_a_key_that_came_with_another_network_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |network: &PrivateNetwork| {
+        std::fs::write(dir.path().join("corp.network"), network.to_toml()).unwrap();
+    };
+    let mut corp = PrivateNetwork::new("corp", true, &mut Rng::from_u64(1)).unwrap();
+    let other = PrivateNetwork::new("other", true, &mut Rng::from_u64(2)).unwrap();
+    write(&corp);
+    let mut node =
+        Node::start(dir.path(), &["--network", "corp.network", "--no-state", "--status", "127.0.0.1:0"]);
+    let reload = |words: &str| {
+        node.signal(Signal::HUP);
+        until(words, || node.words().contains(words).then_some(()));
+    };
+    corp.rotate(None, &mut Rng::from_u64(3));
+    write(&PrivateNetwork { id: other.id, ..corp.clone() });
+    reload("needs a restart to change: network");
+    write(&corp);
+    reload("changed: keys");
     node.signal(Signal::TERM);
     assert_eq!(node.wait(), 143);
 }

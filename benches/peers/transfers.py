@@ -111,10 +111,10 @@ class Rqbit(clients.Client):
         self.port = clients.PORT + int(self.ip.split(".")[2])
 
     def seed(self, torrents):
-        return self._run(torrents[0].path, "--overwrite", torrents[0].file)
+        return self._run(torrents[0].parent, "--overwrite", torrents[0].file)
 
     def leech(self, torrent, peers):
-        return self._run(f"{self.out}/{torrent.name}", "--initial-peers", ",".join(peers), torrent.file)
+        return self._run(self.out, "--initial-peers", ",".join(peers), torrent.file)
 
     def _run(self, folder, *arguments):
         self._start([RQBIT, "-v", "warn", "--listen-ip", "0.0.0.0", "--listen-port", str(self.port), "--ipv4-only", "--disable-dht",
@@ -200,6 +200,8 @@ class Row:
 
     def as_seeder(self, kind, lab, folder, torrent):
         seeder = start_seeder(kind, lab, folder, torrent)
+        if kind in ("rqbit", "transmission"):
+            until(lambda: seeder.is_done(torrent), f"{kind} has read what it seeds")
         time.sleep(2 + torrent.bytes / (256 * MIB))
         before = cpu(seeder.process.pid)
         begun = time.monotonic()

@@ -151,7 +151,7 @@ impl Work<'_> {
 
     /// SIGHUP: reads the files again and follows what can be followed.
     async fn reload(&mut self) {
-        let new = match self.plan.again() {
+        let mut new = match self.plan.again() {
             Ok(new) => new,
             Err(error) => {
                 return tracing::warn!("the configuration is not read again: {}", error.message);
@@ -177,6 +177,13 @@ impl Work<'_> {
             followed.push("keys");
         }
         let followed = if followed.is_empty() { "nothing".to_owned() } else { followed.join(" and ") };
+        // What is in force is what the next change is compared with.
+        if fixed.contains(&"network") {
+            new.client.network.clone_from(&current.client.network);
+        }
+        if fixed.contains(&"bootstrap") {
+            new.client.bootstrap.clone_from(&current.client.bootstrap);
+        }
         self.reporter.note(&format!("configuration read again; changed: {followed}"));
         if !fixed.is_empty() {
             tracing::warn!("needs a restart to change: {}", fixed.join(", "));

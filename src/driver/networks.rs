@@ -5,7 +5,8 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
@@ -65,7 +66,7 @@ pub fn parse(bytes: &[u8]) -> Result<PrivateNetwork, ReadError> {
 
 /// Makes a file that must not be there.
 pub fn create(path: &Path, network: &PrivateNetwork) -> io::Result<()> {
-    let result = write_new(path, network);
+    let result = write_new(path, network).map(drop);
     // Half a file would be in the way of the next attempt.
     if result.as_ref().is_err_and(|error| error.kind() != io::ErrorKind::AlreadyExists) {
         let _ = fs::remove_file(path);
@@ -113,7 +114,8 @@ pub fn replace(path: &Path, network: &PrivateNetwork) -> io::Result<()> {
     let temporary = path.with_file_name(name);
     // Left by a run of the same number that was cut off.
     let _ = fs::remove_file(&temporary);
-    let result = write_new(&temporary, network).and_then(|()| fs::rename(&temporary, path));
+    let written = write_new(&temporary, network).and_then(|file| keep_owner(path, &file));
+    let result = written.and_then(|()| fs::rename(&temporary, path));
     if result.is_err() {
         let _ = fs::remove_file(&temporary);
         return result;
@@ -122,10 +124,21 @@ pub fn replace(path: &Path, network: &PrivateNetwork) -> io::Result<()> {
     Ok(())
 }
 
-fn write_new(path: &Path, network: &PrivateNetwork) -> io::Result<()> {
+/// Makes a file that only we can read.
+fn write_new(path: &Path, network: &PrivateNetwork) -> io::Result<File> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(network.to_toml().as_bytes())?;
-    file.sync_all()
+    file.sync_all()?;
+    Ok(file)
+}
+
+/// Gives a new file to whom the old one belongs: where an administrator changes the key, the service must still read it.
+fn keep_owner(old: &Path, new: &File) -> io::Result<()> {
+    let (Ok(old), ours) = (fs::metadata(old), new.metadata()?) else { return Ok(()) };
+    if old.uid() != ours.uid() {
+        unix::fs::fchown(new, Some(old.uid()), Some(old.gid()))?;
+    }
+    Ok(())
 }
 
 /// The folder of the networks that were joined.
@@ -217,6 +230,23 @@ mod tests {
         assert!(listed[2].1.is_err());
         assert!(networks.keep(&network("odd", 5), true).is_err(), "what cannot be read is not written over");
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 3, "nothing temporary is left");
+    }
+
+    #[test]
+    fn a_new_key_belongs_to_whom_the_old_one_did() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("corp.network");
+        let corp = network("corp", 1);
+        create(&path, &corp).unwrap();
+        // Only the administrator can give a file away.
+        if rustix::process::geteuid().is_root() {
+            unix::fs::chown(&path, Some(12_345), Some(54_321)).unwrap();
+        }
+        let before = fs::metadata(&path).unwrap();
+        replace(&path, &corp).unwrap();
+        let after = fs::metadata(&path).unwrap();
+        assert_eq!((before.uid(), before.gid(), 0o600), (after.uid(), after.gid(), mode(&path)));
+        assert_ne!(before.ino(), after.ino());
     }
 
     #[test]

@@ -2,8 +2,8 @@
 
 Prints a JSON object a line on stdout: {"event": "ready" | "metadata" | "done" | "stats" | "peers" | "announce" | "put" |
 "item" | "samples" | "live"}. Runs until SIGTERM. Keys: role ("peer", "nodes", "obeys"), listen, bootstrap,
-torrents [[file, save]], priorities [one a file], magnets, save, connect ["ip:port"], lookup [info hash], upload_limit, direct (no DHT), settings {},
-commands (a file to which JSON objects are appended, one a line: see `obey`).
+torrents [[file, save]], unchecked (they are taken to be there), priorities [one a file], magnets, save, connect ["ip:port"],
+lookup [info hash], upload_limit, direct (no DHT), settings {}, commands (a file to which JSON objects are appended, one a line: see `obey`).
 """
 
 import json
@@ -97,6 +97,8 @@ def add(session, params, save, config):
         params.flags &= ~lt.torrent_flags.disable_pex
     if config.get("lsd"):
         params.flags &= ~lt.torrent_flags.disable_lsd
+    if config.get("unchecked"):
+        params.flags |= lt.torrent_flags.seed_mode
     return session.add_torrent(params)
 
 

@@ -17,6 +17,7 @@ def main():
     suite = Suite(__file__, __doc__, jobs=8, seconds=SUITE_SECONDS)
     import dht_cases  # noqa: F401  (their cases come behind the others)
     import file_cases  # noqa: F401
+    import shape_cases  # noqa: F401
     from cases import CASES
     from clients import missing_programs
     chosen = suite.choose(CASES, missing_programs())
