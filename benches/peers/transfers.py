@@ -6,8 +6,8 @@
 As leecher, from dhtget seeders: `one` 1 GiB in one file to tmpfs, `big` 4 GiB, `disk` 1 GiB to --disk, `four` 1 GiB from four
 seeders, `small` 5,000 files of 50 KiB. As seeder, for dhtget leechers: `seed` 1 GiB to one, `eight` 256 MiB to eight.
 Prints, for each row and client, the median (min-max) of seconds from exec to the last verified byte, MiB/s, CPU seconds a GiB
-(user and system, all threads) and peak MiB, and how we compare with the best of the others. A seeder is charged for what it
-sent; eight takers give each other a part.
+(user and system, all threads) and peak MiB, and how we compare with the best of the others. A seeder's rate is what all takers
+received; its processor is charged to what it sent itself, as eight takers give each other a part.
 
 Needs root, the memory for what it moves, and what tests/interop/setup.sh installs; our binary is $DHTGET, else
 target/release/dhtget. rqbit is $RQBIT, else `rqbit` on the path (`cargo install rqbit`), and left out where there is none. Whoever
@@ -137,7 +137,8 @@ def start_leecher(kind, lab, folder, torrent, seeders, url):
     if kind == "dhtget":
         return clients.Dhtget(lab, folder, (), kind).fetch(torrent.file, "--no-dht", "--seed", peers=seeders)
     if kind == "libtorrent":
-        return clients.Libtorrent(lab, folder, (), kind).leech([torrent.magnet], seeders)
+        client = clients.Libtorrent(lab, folder, (), kind)
+        return client._run(torrents=[[torrent.file, client.out]], connect=seeders)
     if kind == "aria2":
         return clients.Aria2(lab, folder, (), kind).leech([tracked(torrent, url)])
     if kind == "rqbit":
@@ -180,7 +181,7 @@ class Row:
         self.each = mebibytes * MIB // files
 
     def run(self, kind, lab, folder, torrent):
-        """One measurement: seconds, CPU seconds, peak MiB, bytes moved by whom is measured."""
+        """One measurement: seconds, CPU seconds, peak MiB, bytes moved by whom is measured, bytes that arrived."""
         return self.as_seeder(kind, lab, folder, torrent) if self.leechers else self.as_leecher(kind, lab, folder, torrent)
 
     def as_leecher(self, kind, lab, folder, torrent):
@@ -196,7 +197,7 @@ class Row:
         tracker.stop()
         if kind != "transmission":  # it makes no empty files and ends in its own time
             leecher.check([torrent])
-        return took, spent, most, torrent.bytes
+        return took, spent, most, torrent.bytes, torrent.bytes
 
     def as_seeder(self, kind, lab, folder, torrent):
         seeder = start_seeder(kind, lab, folder, torrent)
@@ -215,7 +216,7 @@ class Row:
         spent, most = cpu(seeder.process.pid) - before, peak(seeder.process.pid)
         for client in [*takers, seeder]:
             client.stop()
-        return took, spent, most, moved
+        return took, spent, most, moved, self.leechers * torrent.bytes
 
 
 ROWS = {
@@ -238,7 +239,7 @@ def report(row, got):
     medians = {}
     for kind, runs in got.items():
         seconds = [r[0] for r in runs]
-        rates = [r[3] / MIB / r[0] for r in runs]
+        rates = [r[4] / MIB / r[0] for r in runs]
         costs = [r[1] / (r[3] / MIB / 1024) for r in runs]
         peaks = [r[2] for r in runs]
         medians[kind] = (statistics.median(rates), statistics.median(costs), statistics.median(peaks))
