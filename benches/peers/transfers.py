@@ -138,7 +138,9 @@ def start_leecher(kind, lab, folder, torrent, seeders, url):
         return clients.Dhtget(lab, folder, (), kind).fetch(torrent.file, "--no-dht", "--seed", peers=seeders)
     if kind == "libtorrent":
         client = clients.Libtorrent(lab, folder, (), kind)
-        return client._run(torrents=[[torrent.file, client.out]], connect=seeders)
+        # It would try an encrypted connection first, and come back after a second.
+        plain = {"out_enc_policy": 2, "in_enc_policy": 2}
+        return client._run(torrents=[[torrent.file, client.out]], connect=seeders, settings=plain)
     if kind == "aria2":
         return clients.Aria2(lab, folder, (), kind).leech([tracked(torrent, url)])
     if kind == "rqbit":

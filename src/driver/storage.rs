@@ -9,8 +9,8 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{self, AtFlags, FallocateFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
@@ -105,6 +105,8 @@ pub struct Storage {
     allocation: Allocation,
     /// It was said that room cannot be taken beforehand here.
     told: AtomicBool,
+    /// Whose turn it is to write to a file.
+    turns: [Mutex<()>; 8],
 }
 
 const PATIENT: OFlags = OFlags::CLOEXEC.union(OFlags::NOFOLLOW);
@@ -146,6 +148,7 @@ impl Storage {
             writable,
             allocation: Allocation::default(),
             told: AtomicBool::new(false),
+            turns: Default::default(),
         })
     }
 
@@ -285,6 +288,11 @@ impl Storage {
             self.fit(&file, length, whole)?;
         }
         Ok(file)
+    }
+
+    /// To be held while a file is written to: the system lets one write at a time, and whoever waits there keeps a core busy.
+    pub fn turn(&self, index: usize) -> MutexGuard<'_, ()> {
+        self.turns[index % self.turns.len()].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Gives a file its length, as far as it is to have it now.

@@ -340,6 +340,7 @@ impl Worker {
                     && storage.range(index).is_some_and(|(_, length)| length == segment.length);
                 let access = Access::Write { whole };
                 let file = self.open.file(&storage, index, access).map_err(|e| (index, e))?;
+                let _turn = storage.turn(index);
                 write_all(file, &mut slices, segment.offset).map_err(|e| (index, e))?;
             }
         }
