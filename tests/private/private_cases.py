@@ -196,6 +196,22 @@ def libtorrent_in_an_open_network(network):
 
 
 @case
+def aria2_in_an_open_network(network):
+    """aria2 finds and fetches what dhtget shares in an open network, knowing one entry point of its DHT."""
+    (boot, ours, theirs), path, _, _ = office(network, 3, "--open", "--allow", "10.77.0.0/16")
+    mine = torrents.album(ours.folder, "of dhtget")
+    _, magnet = share(ours, path, mine.path)
+    got = f"{theirs.folder}/got"
+    aria2 = theirs.run("aria2c", "--no-conf", "--enable-dht=true", f"--dht-entry-point={boot.ip}:{PORT}", "--enable-dht6=false",
+                       f"--dht-file-path={theirs.folder}/dht.dat", f"--dht-listen-port={PORT}", f"--listen-port={PORT}", "--bt-enable-lpd=false",
+                       "--seed-time=0", "--file-allocation=none", "--console-log-level=warn", "--summary-interval=0", f"--dir={got}",
+                       magnet.split("&")[0], seconds=90)
+    if aria2.returncode:
+        raise Failed(f"aria2c ended with {aria2.returncode}: {aria2.stdout[-500:]}")
+    same(mine.path, f"{got}/{mine.name}")
+
+
+@case
 def a_sharer_that_moves(network):
     """A sharer gets another address while it runs: whoever comes after that finds it there."""
     (_, sharer, new), path, _, _ = office(network, 3)
