@@ -27,6 +27,8 @@ struct Place<'a> {
     /// The torrent's own folder, where it has one, and those below it, joined by `/`.
     folders: Folders<'a>,
     name: &'a str,
+    /// Bytes of the whole file.
+    length: u64,
 }
 
 /// A folder at or below the target folder.
@@ -195,11 +197,12 @@ impl Storage {
     /// Where a file to write lies.
     fn place(&self, file: usize) -> Option<Place<'_>> {
         let file = self.regular(file)?;
+        let length = file.length;
         if !self.multi_file {
-            return Some(Place { folders: Folders { top: None, below: "" }, name: &self.name });
+            return Some(Place { folders: Folders { top: None, below: "" }, name: &self.name, length });
         }
         let (below, name) = file.path.split();
-        Some(Place { folders: Folders { top: Some(&self.name), below }, name })
+        Some(Place { folders: Folders { top: Some(&self.name), below }, name, length })
     }
 
     /// A file's path, for messages.
@@ -259,7 +262,7 @@ impl Storage {
         if index == PARTS {
             return self.open_parts(self.writable && access != Access::Look);
         }
-        let Place { folders, name } = self.place(index).ok_or(io::ErrorKind::NotFound)?;
+        let Place { folders, name, length } = self.place(index).ok_or(io::ErrorKind::NotFound)?;
         let access = if self.writable { access } else { Access::Look };
         let (flags, create) = match access {
             Access::Look => (OFlags::RDONLY | PATIENT, false),
@@ -284,7 +287,6 @@ impl Storage {
         parent.0 = Some((index, folder));
         let file = File::from(opened?);
         if let Access::Write { whole } = access {
-            let length = self.regular(index).map_or(0, |file| file.length);
             self.fit(&file, length, whole)?;
         }
         Ok(file)
@@ -321,7 +323,7 @@ impl Storage {
 
     /// Looks at what stands at a file's place, without changing anything.
     pub fn look(&self, index: usize) -> io::Result<Present> {
-        let Some(Place { folders, name }) = self.place(index) else { return Ok(Present::Nothing) };
+        let Some(Place { folders, name, .. }) = self.place(index) else { return Ok(Present::Nothing) };
         let folder = match self.enter(folders, false) {
             Ok(folder) => folder,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Present::Nothing),

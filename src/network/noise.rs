@@ -8,7 +8,7 @@
 //! Behind it, frames of up to 65,535 bytes: two bytes of length, then one Noise transport message. These are sealed and opened
 //! in place, with the keys of the handshake: `snow` would copy each.
 
-use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use ring::aead::{AES_256_GCM, Aad, LessSafeKey, UnboundKey};
 use snow::params::{CipherChoice, DHChoice, HashChoice, NoiseParams};
 use snow::resolvers::{CryptoResolver, RingResolver};
 use snow::types::{Cipher, Dh, Hash, Random};
@@ -19,6 +19,7 @@ use x25519_dalek::{X25519_BASEPOINT_BYTES, x25519};
 
 use super::key::{Keys, NetworkKey};
 use super::replay::{FRESH_US, SenderName, Stamps, is_fresh};
+use super::seal::nonce;
 use crate::rng::Rng;
 
 const PATTERN: &str = "Noise_NNpsk0_25519_AESGCM_SHA256";
@@ -199,13 +200,6 @@ impl Session {
         })
     }
 
-    /// Noise's nonce for AES-GCM: a number counted from 0, behind four zeros.
-    fn nonce(number: u64) -> Nonce {
-        let mut nonce = [0; 12];
-        nonce[4..].copy_from_slice(&number.to_be_bytes());
-        Nonce::assume_unique_for_key(nonce)
-    }
-
     /// Makes a frame, the `number`th of this direction, of the `length` bytes that lie in `room` behind [`FRAME_HEAD`] bytes; says
     /// how long it is. They are [`MAX_PAYLOAD`] at most, and `room` has [`FRAME_OVERHEAD`] more. A number is used once.
     pub fn seal(&self, number: u64, length: usize, room: &mut [u8]) -> Result<usize, NoiseError> {
@@ -213,7 +207,7 @@ impl Session {
         let frame = room.get_mut(..length + FRAME_OVERHEAD).ok_or(NoiseError::Foreign)?;
         let (head, body) = frame.split_at_mut(FRAME_HEAD);
         let (payload, tag) = body.split_at_mut(length);
-        let made = self.sending.seal_in_place_separate_tag(Self::nonce(number), Aad::empty(), payload);
+        let made = self.sending.seal_in_place_separate_tag(nonce(number), Aad::empty(), payload);
         tag.copy_from_slice(made.map_err(|_| NoiseError::Foreign)?.as_ref());
         head.copy_from_slice(&sealed.to_be_bytes());
         Ok(length + FRAME_OVERHEAD)
@@ -225,7 +219,7 @@ impl Session {
         if skip > room.len() {
             return Err(NoiseError::Foreign);
         }
-        let opened = self.receiving.open_within(Self::nonce(number), Aad::empty(), room, skip..);
+        let opened = self.receiving.open_within(nonce(number), Aad::empty(), room, skip..);
         opened.map(|payload| payload.len()).map_err(|_| NoiseError::Foreign)
     }
 }

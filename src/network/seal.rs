@@ -103,7 +103,8 @@ fn key_of(network: &NetworkKey, sender: &SenderName) -> Option<LessSafeKey> {
     UnboundKey::new(&AES_256_GCM, &key).ok().map(LessSafeKey::new)
 }
 
-fn nonce(stamp: u64) -> Nonce {
+/// A number that only rises, as a nonce: behind four zeros, as Noise has it for AES-GCM.
+pub(super) fn nonce(stamp: u64) -> Nonce {
     let mut bytes = [0; 12];
     bytes[4..].copy_from_slice(&stamp.to_be_bytes());
     Nonce::assume_unique_for_key(bytes)

@@ -181,7 +181,7 @@ impl FilePath {
     }
 
     /// One after the other; none for what is never written.
-    pub fn components(&self) -> impl DoubleEndedIterator<Item = &str> + Clone {
+    pub fn components(&self) -> impl Iterator<Item = &str> {
         self.0.split('/').filter(|component| !component.is_empty())
     }
 

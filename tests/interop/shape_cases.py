@@ -8,7 +8,6 @@ import torrents
 from cases import case
 from clients import Dhtget, Libtorrent
 from lab import Failed
-from torrents import bencode
 
 HUGE_PIECE = 64 << 20
 TIB = 1 << 40
@@ -83,12 +82,8 @@ def terabytes(lab, folder):
     last_piece = total % HUGE_PIECE
     hashes = [hashlib.sha1(before + zeros[len(before):]).digest(), *[zero_hash] * (total // HUGE_PIECE - 1),
               hashlib.sha1(zeros[:last_piece - len(behind)] + behind).digest()]
-    info = {"name": torrent.name, "piece length": HUGE_PIECE, "pieces": b"".join(hashes),
-            "files": [{"length": size, "path": [name]} for name, size in sizes.items()]}
-    torrent.info_hash = hashlib.sha1(bencode(info)).hexdigest()
-    torrent.file = f"{torrent.parent}/{torrent.info_hash}.torrent"
-    with open(torrent.file, "wb") as out:
-        out.write(bencode({"info": info}))
+    torrent.described({"name": torrent.name, "piece length": HUGE_PIECE, "pieces": b"".join(hashes),
+                       "files": [{"length": size, "path": [name]} for name, size in sizes.items()]})
     # It would read zeros for an hour otherwise.
     seeder = Libtorrent(lab, folder, (), "seeder").seed([torrent], unchecked=True)
     getter = fetch(lab, folder, torrent, seeder, "--select-file", "*.bin")

@@ -74,6 +74,10 @@ class Torrent:
         if private:
             info["private"] = 1
         self.piece_length = piece_length
+        return self.described(info)
+
+    def described(self, info):
+        """Writes the .torrent with this info dictionary."""
         self.info_hash = hashlib.sha1(bencode(info)).hexdigest()
         self.file = f"{self.parent}/{self.info_hash}.torrent"
         with open(self.file, "wb") as out:
