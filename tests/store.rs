@@ -58,18 +58,13 @@ fn run(dir: &Path, args: &[&str]) -> (i32, String, String) {
     (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
 }
 
-/// On how many nodes something was put: eight, but on a busy machine one may answer too late.
-fn nodes_in(words: &str) -> usize {
-    let before = words.split(" nodes").next().unwrap();
-    before.rsplit(' ').next().unwrap().parse().unwrap()
-}
-
 #[test]
 fn an_item_is_put_and_got_by_its_name() {
     let dir = tempfile::tempdir().unwrap();
-    let (code, name, stderr) = run(dir.path(), &["item", "put", "hello, world"]);
-    assert_eq!(code, 0, "{stderr}");
-    assert!(nodes_in(&stderr) >= 4, "{stderr}");
+    // On a busy machine a node may answer too late; the same item put again is the same item.
+    let mut puts = std::iter::repeat_with(|| run(dir.path(), &["item", "put", "hello, world"])).take(5);
+    let put = puts.find(|(code, _, stderr)| *code == 0 && stderr.contains("stored on 8 nodes"));
+    let (_, name, _) = put.unwrap();
     let (code, value, _) = run(dir.path(), &["item", "get", name.trim()]);
     assert_eq!((code, value.as_str()), (0, "hello, world"));
     let (_, value, _) = run(dir.path(), &["item", "get", name.trim(), "--bencoded"]);
@@ -88,8 +83,7 @@ fn a_signed_item_is_replaced_by_its_owner_only() {
         |words: &[&str]| run(dir.path(), &[&["item", "put", "--key", "key", "--salt", "s"], words].concat());
     let (code, key, stderr) = put(&["first"]);
     assert_eq!(code, 0, "{stderr}");
-    assert!(stderr.contains("made a new key") && stderr.contains("as version 1 on "), "{stderr}");
-    assert!(nodes_in(&stderr) >= 4, "{stderr}");
+    assert!(stderr.contains("made a new key") && stderr.contains("as version 1 on 8 nodes"), "{stderr}");
     let get = || run(dir.path(), &["item", "get", key.trim(), "--salt", "s"]).1;
     assert_eq!(get(), "first");
     let (code, again, stderr) = put(&["second"]);
