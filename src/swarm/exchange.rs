@@ -79,7 +79,12 @@ impl Swarm {
     pub(super) fn on_metadata(&mut self, now: Instant, key: PeerKey, message: MetadataMessage) {
         match message {
             MetadataMessage::Request { block } => self.serve_metadata(now, key, block),
-            MetadataMessage::Reject { block } => self.metadata.on_reject(key, block, now),
+            MetadataMessage::Reject { block } => {
+                // Once for each request of ours, so that a flood of them costs nothing.
+                if self.metadata.on_reject(key, block, now) {
+                    self.ask_metadata(now);
+                }
+            }
             MetadataMessage::Data { .. } if self.info.is_some() => {}
             MetadataMessage::Data { block, total_size, data } => {
                 match self.metadata.on_data(key, block, total_size, &data) {
@@ -296,7 +301,7 @@ mod serving_tests {
     use crate::swarm::config::{Config, METADATA_AHEAD, METADATA_STALL};
     use crate::wire::bencode::Writer;
     use crate::wire::extended::OUR_METADATA_ID;
-    use crate::wire::peer::{Handshake, Message, Reserved};
+    use crate::wire::peer::{Frames, HANDSHAKE_LEN, Handshake, Message, Reserved};
 
     /// Thirteen blocks of metadata.
     fn info() -> Arc<Info> {
@@ -338,6 +343,67 @@ mod serving_tests {
         actions
             .map(|a| if let Action::Send(to, bytes) = a { bytes.len() * usize::from(to == key) } else { 0 })
             .sum()
+    }
+
+    /// Who is asked for metadata, and for which block, since the last look.
+    fn questions(swarm: &mut Swarm) -> Vec<(PeerKey, u32)> {
+        let mut asked = Vec::new();
+        while let Some(action) = swarm.poll_action() {
+            let Action::Send(to, bytes) = action else { continue };
+            let mut frames = Frames::default();
+            // The first one said begins with a handshake.
+            let skip = if bytes.starts_with(b"\x13BitTorrent protocol") { HANDSHAKE_LEN } else { 0 };
+            frames.push(bytes.slice(skip..));
+            while let Ok(Some(message)) = frames.next_message() {
+                let Message::Extended { id: 1, payload } = message else { continue };
+                let Some(MetadataMessage::Request { block }) = MetadataMessage::parse(&payload) else {
+                    continue;
+                };
+                asked.push((to, block));
+            }
+        }
+        asked
+    }
+
+    #[test]
+    fn who_rejects_makes_way_for_the_next_at_once() {
+        let now = Instant::now();
+        let mut swarm = Swarm::new(info().hash(), Config::new(Id160([1; 20])), [1; 32], now);
+        let size = info().raw().len();
+        let claim = Bytes::from(format!("d1:md11:ut_metadatai1ee13:metadata_sizei{size}ee"));
+        let keys = [1, 2, 3, 4, 5, 6].map(|number| {
+            let key = swarm.accept(now, SocketAddr::from(([10, 0, 0, number], 7))).unwrap();
+            let mut hello = Vec::new();
+            let peer_id = Id160([100 + number; 20]);
+            Handshake { reserved: Reserved::OURS, info_hash: info().hash(), peer_id }.emit(&mut hello);
+            Message::Extended { id: 0, payload: claim.clone() }.emit(&mut hello);
+            swarm.handle(now, Input::Received(key, hello.into()));
+            key
+        });
+        let honest = keys[5];
+        let mut asked_of_honest = Vec::new();
+        loop {
+            let asked = questions(&mut swarm);
+            if asked.is_empty() {
+                break;
+            }
+            for (key, block) in asked {
+                let reply = match key == honest {
+                    true => {
+                        asked_of_honest.push(block);
+                        let begin = block as usize * METADATA_BLOCK_LEN as usize;
+                        let end = size.min(begin + METADATA_BLOCK_LEN as usize);
+                        let data = info().raw().slice(begin..end);
+                        MetadataMessage::Data { block, total_size: size as u64, data }
+                    }
+                    false => MetadataMessage::Reject { block },
+                };
+                let mut bytes = Vec::new();
+                Message::Extended { id: OUR_METADATA_ID, payload: reply.emit().into() }.emit(&mut bytes);
+                swarm.handle(now, Input::Received(key, bytes.into()));
+            }
+        }
+        assert!(swarm.info.is_some(), "only blocks {asked_of_honest:?} were asked for");
     }
 
     #[test]

@@ -210,16 +210,14 @@ impl Metadata {
         if table.blocks.iter().any(|b| b.data.is_none()) { Outcome::Stored } else { self.judge(size) }
     }
 
-    /// The peer does not serve this block, or anything, now.
-    pub fn on_reject(&mut self, peer: PeerKey, block: u32, now: Instant) {
-        if let Some(claimant) = self.claimants.get_mut(&peer) {
-            claimant.not_before = Some(now + REJECTED_WAIT);
-            let table = self.tables.get_mut(&claimant.size);
-            let slot = table.and_then(|t| t.blocks.get_mut(block as usize));
-            if let Some(slot) = slot.filter(|s| s.ask.is_some_and(|a| a.peer == peer)) {
-                slot.ask = None;
-            }
-        }
+    /// The peer does not serve this block, or anything, now. True where it had been asked for it: others may be.
+    pub fn on_reject(&mut self, peer: PeerKey, block: u32, now: Instant) -> bool {
+        let Some(claimant) = self.claimants.get_mut(&peer) else { return false };
+        claimant.not_before = Some(now + REJECTED_WAIT);
+        let table = self.tables.get_mut(&claimant.size);
+        let slot = table.and_then(|t| t.blocks.get_mut(block as usize));
+        let slot = slot.filter(|s| s.ask.is_some_and(|a| a.peer == peer));
+        slot.map(|s| s.ask = None).is_some()
     }
 
     /// The peer has gone; what it was asked for is free, what it gave stays.
@@ -359,7 +357,8 @@ mod tests {
         let (mut m, now) = (Metadata::new(hash), Instant::now());
         assert!(m.claim(peer(1), 40_000, Duration::ZERO));
         assert_eq!(m.ask(peer(1), now).len(), 3);
-        m.on_reject(peer(1), 1, now);
+        assert!(m.on_reject(peer(1), 1, now));
+        assert!(!m.on_reject(peer(1), 1, now) && !m.on_reject(peer(2), 0, now));
         let next = m.poll_timeout(now).unwrap();
         assert_eq!(next, now + REJECTED_WAIT);
         assert_eq!(m.ask(peer(1), next).len(), 3);
