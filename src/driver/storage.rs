@@ -437,7 +437,9 @@ fn stamp_of(stat: &fs::Stat) -> Stamp {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::driver::choice::{Choice, Pattern};
     use crate::wire::bencode::Writer;
+    use proptest::prelude::*;
 
     fn info(files: &[(&str, u64)]) -> Info {
         let total: u64 = files.iter().map(|f| f.1).sum();
@@ -518,5 +520,59 @@ mod tests {
         std::fs::create_dir(dir.path().join("top/d")).unwrap();
         let blocked = Storage::for_download(dir.path(), None, &info(&[("d", 20)])).unwrap();
         assert!(matches!(blocked.look(0), Ok(Present::InTheWay(what)) if what.contains("folder")));
+    }
+
+    proptest! {
+        /// Any range of any files, any of them chosen: every byte is in one segment, in order, and lies where its file or
+        /// the hidden one has it.
+        #[test]
+        fn every_byte_of_a_range_lies_in_one_place(
+            files in prop::collection::vec((0u64..40_000, any::<bool>(), any::<bool>()), 1..12),
+            (from, to) in (0.0f64..1.0, 0.0f64..1.0),
+        ) {
+            // Pads are named by nothing; a torrent of no bytes is none.
+            let names: Vec<String> = (0..files.len()).map(|n| format!("f{n}")).collect();
+            let entries: Vec<(&str, u64)> = files.iter().zip(&names)
+                .map(|((length, _, pad), name)| (if *pad { "" } else { name.as_str() }, *length)).collect();
+            let total: u64 = entries.iter().map(|e| e.1).sum();
+            prop_assume!(total > 0);
+            let info = info(&entries);
+            let chosen = |n: &usize| files[*n].1 && !files[*n].2;
+            let patterns = (0..files.len()).filter(chosen).map(|n| Pattern::parse(&format!("{}", n + 1)).unwrap());
+            let choice = Choice { files: patterns.collect(), ..Choice::default() };
+            let chosen = choice.resolve(&info, false);
+            prop_assume!(!choice.files.is_empty());
+            let chosen = chosen.unwrap();
+            let dir = tempfile::tempdir().unwrap();
+            let parts = Parts::beside(dir.path().join("parts"), &info, &chosen);
+            let storage = Storage::for_download(dir.path(), None, &info).unwrap().with_parts(parts);
+            let touches_chosen = |at: u64| {
+                let piece = at / 16384 * 16384..(at / 16384 + 1) * 16384;
+                let overlaps = |f: &FileEntry| f.length > 0 && f.offset < piece.end && f.offset + f.length > piece.start;
+                chosen.indices().any(|n| overlaps(&info.files()[n]))
+            };
+            let place = |at: u64| {
+                let (n, file) = info.files().iter().enumerate().find(|(_, f)| at < f.offset + f.length).unwrap();
+                if file.kind != FileKind::Regular {
+                    (None, 0)
+                } else if !chosen.has(n) && touches_chosen(at) {
+                    (Some(PARTS), at)
+                } else {
+                    (Some(n), at - file.offset)
+                }
+            };
+            let (from, to) = ((total as f64 * from.min(to)) as u64, (total as f64 * from.max(to)) as u64);
+            let mut at = from;
+            for segment in storage.segments(from, to - from) {
+                prop_assert!(segment.length > 0);
+                for step in [0, segment.length / 2, segment.length - 1] {
+                    let (file, offset) = place(at + step);
+                    prop_assert_eq!(segment.file, file);
+                    prop_assert!(file.is_none() || segment.offset + step == offset);
+                }
+                at += segment.length;
+            }
+            prop_assert_eq!(at, to);
+        }
     }
 }
