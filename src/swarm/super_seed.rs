@@ -1,16 +1,19 @@
 //! Super-seeding (BEP 16): a seed that says it has nothing, and shows each peer a piece or two. Who wants more has to pass
-//! those on first, so that one copy of everything leaves a slow uplink about once.
+//! those on first, so that one copy of everything leaves a slow uplink about once. Whoever had to wait until others said that they
+//! have them is shown more at a time: each one passed on counts one, so that the number doubles with each round until nothing waits.
 //!
 //! The order of the pieces is that of `suggest`. Ends by itself when copies enough are out.
 
 use std::time::Instant;
 
-use super::config::{MAX_LATE_HAVES, SUPER_AHEAD, SUPER_COPIES, SUPER_PATIENCE};
+use super::config::{
+    MAX_LATE_HAVES, MAX_SUPER_AHEAD, SUPER_AHEAD, SUPER_AHEAD_BYTES, SUPER_COPIES, SUPER_PATIENCE,
+};
 use super::event::{CloseReason, PeerKey};
 use super::member::Member;
 use super::suggest::Suggestions;
 use super::swarm::Swarm;
-use crate::wire::metainfo::PieceIndex;
+use crate::wire::metainfo::{PieceIndex, PieceLayout};
 use crate::wire::peer::Message;
 
 /// Pieces drawn to find one that is rare, once all are out.
@@ -22,6 +25,11 @@ pub(super) struct SuperSeed {
     wanted: bool,
     /// Peers that were complete, and have been let go.
     seeds_met: usize,
+}
+
+/// Pieces shown ahead to one of whom nothing is known yet.
+fn at_first(layout: &PieceLayout) -> usize {
+    SUPER_AHEAD.max((SUPER_AHEAD_BYTES / layout.piece_length()) as usize)
 }
 
 impl SuperSeed {
@@ -56,9 +64,12 @@ impl Swarm {
         let (info, pieces) = (self.info.as_ref()?, self.pieces.as_ref()?);
         let layout = *info.layout();
         let member = self.members.get(&key).filter(|m| m.is_open() && !m.has.is_complete())?;
-        // One to become interested, and more where there is a slot.
         let choked = member.conn.as_ref().is_none_or(|c| c.is_choking());
-        if member.named.len() >= if choked { 1 } else { SUPER_AHEAD } {
+        let wants = member.conn.as_ref().is_some_and(|c| c.is_peer_interested());
+        // One to become interested; more where there is a slot, or was one until it had all it was shown.
+        let once = choked && (wants || member.fed.is_none());
+        let most = if once { 1 } else { member.shown_ahead.max(at_first(&layout)) };
+        if member.named.len() >= most {
             return None;
         }
         let suggestions = self.suggestions.get_or_insert_with(|| Suggestions::new(layout, &mut self.rng));
@@ -97,7 +108,16 @@ impl Swarm {
         let passed = |(key, m): (&PeerKey, &Member)| (*key != by && m.named.contains(&piece)).then_some(*key);
         let passed: Vec<PeerKey> = self.members.iter().filter_map(passed).collect();
         for key in passed {
+            let least = self.info.as_ref().map_or(SUPER_AHEAD, |info| at_first(info.layout()));
+            if let Some(member) = self.members.get_mut(&key).filter(|m| m.shown_held > 0) {
+                member.shown_held -= 1;
+                member.shown_ahead = (member.shown_ahead.max(least) + 1).min(MAX_SUPER_AHEAD);
+            }
             self.show_next(now, key, piece);
+        }
+        if let Some(member) = self.members.get_mut(&by).filter(|m| m.named.contains(&piece)) {
+            let waits = member.named.iter().all(|p| member.has.piece(*p));
+            member.shown_held = if waits { member.named.len() } else { 0 };
         }
     }
 
@@ -196,6 +216,30 @@ mod tests {
         let late = now + SUPER_PATIENCE;
         swarm.handle_timeout(late);
         assert_eq!(haves(&drain(&mut swarm, first, true).0).len(), 1);
+    }
+
+    #[test]
+    fn who_waits_until_others_have_it_is_shown_more_at_a_time() {
+        let now = Instant::now();
+        let mut swarm = seed_with(now, |config| config.super_seed = true);
+        let keys = [1, 2].map(|id| join(&mut swarm, id, now));
+        drain(&mut swarm, keys[1], false);
+        let mut counts = Vec::new();
+        for _ in 0..3 {
+            let shown: Vec<u32> = swarm.members[&keys[0]].named.iter().map(|p| p.get()).collect();
+            counts.push(shown.len());
+            // It gets all of them, says so, and has nothing to ask for; then the other one has them.
+            shown.iter().for_each(|piece| has(&mut swarm, now, keys[0], *piece));
+            shown.iter().for_each(|piece| has(&mut swarm, now, keys[1], *piece));
+        }
+        assert_eq!(counts, [SUPER_AHEAD, 2 * SUPER_AHEAD, 4 * SUPER_AHEAD]);
+        // Whoever has something left to ask for does not wait.
+        let shown: Vec<u32> = swarm.members[&keys[0]].named.iter().map(|p| p.get()).collect();
+        for piece in &shown[1..] {
+            has(&mut swarm, now, keys[0], *piece);
+            has(&mut swarm, now, keys[1], *piece);
+        }
+        assert_eq!(swarm.members[&keys[0]].shown_ahead, 8 * SUPER_AHEAD);
     }
 
     #[test]

@@ -460,6 +460,26 @@ def super_seed_to_libtorrent(lab, folder):
 
 
 @case
+def super_seed_to_transmission(lab, folder):
+    """The same with two Transmissions, which take no address: the sharer dials both and names each to the other (BEP 11)."""
+    # Few pieces: Transmission looks at what it may ask for, and says what it has, every ten seconds only.
+    torrent = torrents._write(torrents.Torrent(lab.folder(folder, "payload"), folder), folder, [("one.bin", 390_000)])
+    # Once before, for the hash.
+    Dhtget(lab, folder, (), "before").share(torrent, "--no-dht").stop()
+    both = [Transmission(lab, folder, (), name).leech([torrent.magnet], **{"pex-enabled": True}) for name in ("first", "second")]
+    named = [f"--peer={leecher.address}" for leecher in both]
+    sharer = Dhtget(lab, folder, (), "sharer").share(torrent, "--no-dht", "--super-seed", *named)
+    for leecher in both:
+        leecher.wait_done([torrent], 150)
+    for leecher in both:
+        leecher.stop()
+    sharer.process.signal(SIGTERM)
+    sharer.process.wait(10)
+    if not 1 <= (ratio := sharer.event("seeded")["ratio"]) <= 1.6:
+        raise Failed(f"two copies had to go out, of which the seed sent {ratio}: the leechers did not share")
+
+
+@case
 def local_discovery_of_libtorrent(lab, folder):
     """No DHT, nobody is named: dhtget hears a libtorrent seeder in the local network, or is heard by it (BEP 14)."""
     torrent = torrents.album(lab.folder(folder, "payload"), folder).pack(ODD_PIECE)
