@@ -165,7 +165,7 @@ pub const SUPER_AHEAD: usize = 2;
 /// More at first where pieces are small: so many bytes, since most of the time goes by until others say that they have them.
 pub const SUPER_AHEAD_BYTES: u32 = 64 << 10;
 /// The same for one that passes on all it is shown, and is slow to say so: Transmission gathers its haves for ten seconds.
-pub const MAX_SUPER_AHEAD: usize = 128;
+pub const MAX_SUPER_AHEAD: usize = 64;
 /// A super-seed shows the next piece after this long, if nobody else has taken the last.
 pub const SUPER_PATIENCE: Duration = Duration::from_secs(30);
 /// Copies that make a super-seed an ordinary one.
