@@ -421,6 +421,10 @@ impl Open {
         count: usize,
         out: &mut Vec<BlockRef>,
     ) {
+        // A piece without missing blocks is being hashed, and must not change meanwhile.
+        if self.missing == 0 {
+            return;
+        }
         if self.exclusive && self.owner != Some(peer) {
             self.restart();
         }
@@ -554,6 +558,10 @@ mod tests {
         for block in 0..4 {
             p.on_block(peer(3), piece, block);
         }
+        // While it is hashed nobody is asked for it, though its owner has choked us.
+        p.disown(peer(3));
+        assert_eq!(p.ask_among(peer(1), &[piece], 9), []);
+        assert_eq!(p.on_block(peer(1), piece, 0), Received::Duplicate);
         assert_eq!(p.on_hashed(piece, true), [peer(3); 4]);
         assert!(p.is_complete());
     }
