@@ -567,12 +567,14 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever peers do, everything is fetched, each block is wanted once, and the counts hold.
+        /// Whatever peers do, everything is fetched, each block is wanted once, none while its piece is hashed, and the
+        /// counts hold.
         #[test]
-        fn everything_is_fetched_whatever_peers_do(seed: u64, kinds in prop::collection::vec(0u8..8, 1..60)) {
+        fn everything_is_fetched_whatever_peers_do(seed: u64, kinds in prop::collection::vec(0u8..14, 1..600)) {
             let (mut p, _) = pieces(6);
             let mut rng = Rng::from_u64(seed);
             let mut asked: Vec<(PeerKey, BlockRef)> = Vec::new();
+            let mut hashing: Vec<PieceIndex> = Vec::new();
             let mut step = |p: &mut Pieces, kind: u8, rng: &mut Rng| {
                 let who = peer(1 + rng.below(3) as u32);
                 match kind {
@@ -594,11 +596,22 @@ mod tests {
                         let (who, block) = asked.swap_remove(rng.below(asked.len()));
                         p.release(who, &block);
                     }
+                    8 => {
+                        let piece = p.layout.piece(rng.below(6) as u32).unwrap();
+                        asked.extend(p.ask_among(who, &[piece], 3).into_iter().map(|b| (who, b)));
+                    }
+                    9 => p.disown(who),
+                    10 => _ = p.distrust(who),
+                    11..=12 if !hashing.is_empty() => {
+                        let piece = hashing.swap_remove(rng.below(hashing.len()));
+                        p.on_hashed(piece, !rng.chance(0.4));
+                    }
                     _ if !asked.is_empty() => {
                         let (who, block) = asked.swap_remove(rng.below(asked.len()));
                         let piece = p.layout.piece(block.index).unwrap();
-                        if let Received::Wanted { complete: true, .. } = p.on_block(who, piece, block.begin / BLOCK_LEN) {
-                            p.on_hashed(piece, !rng.chance(0.2));
+                        if let Received::Wanted { complete, .. } = p.on_block(who, piece, block.begin / BLOCK_LEN) {
+                            assert!(!hashing.contains(&piece), "changed while it is hashed");
+                            hashing.extend(complete.then_some(piece));
                         }
                     }
                     _ => {}
@@ -616,6 +629,7 @@ mod tests {
                 if p.is_complete() { break }
                 step(&mut p, 1, &mut rng);
                 step(&mut p, 7, &mut rng);
+                step(&mut p, 11, &mut rng);
             }
             prop_assert!(p.is_complete());
             prop_assert_eq!(p.verified(), p.layout.total());
