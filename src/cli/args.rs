@@ -159,7 +159,7 @@ pub struct SeedArgs {
     /// Serve until so many times the torrent's size was sent, then leave
     #[arg(long, value_name = "RATIO", value_parser = ratio)]
     pub seed_ratio: Option<f64>,
-    /// Seed as if we had nothing, and show each peer one piece at a time, until two copies are out (BEP 16)
+    /// Seed as if we had nothing, and show each peer a few pieces at a time, until two copies are out (BEP 16)
     #[arg(long)]
     pub super_seed: bool,
 }

@@ -222,7 +222,7 @@ pub struct Config {
     pub allow: AllowList,
     /// Behind one address may be a whole site, as in a private network: it is not taken for one peer.
     pub shared_addresses: bool,
-    /// Say that we have nothing, and show each peer a piece at a time, until some copies are out (BEP 16).
+    /// Say that we have nothing, and show each peer a few pieces at a time, until some copies are out (BEP 16).
     pub super_seed: bool,
 }
 

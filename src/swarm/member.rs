@@ -145,7 +145,7 @@ pub(super) struct Member {
     pub(super) shown_at: Instant,
     /// How many pieces a super-seed shows to it ahead.
     pub(super) shown_ahead: usize,
-    /// How many it had, and was shown nothing beside, when it got the last of them.
+    /// How many of these it has and others have not, since it last had all of them and nothing to ask for.
     pub(super) shown_held: usize,
     /// Pieces that it would have us fetch, oldest first.
     pub(super) suggested: VecDeque<PieceIndex>,

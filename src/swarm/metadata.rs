@@ -216,7 +216,7 @@ impl Metadata {
         claimant.not_before = Some(now + REJECTED_WAIT);
         let table = self.tables.get_mut(&claimant.size);
         let slot = table.and_then(|t| t.blocks.get_mut(block as usize));
-        let slot = slot.filter(|s| s.ask.is_some_and(|a| a.peer == peer));
+        let slot = slot.filter(|s| s.data.is_none() && s.ask.is_some_and(|a| a.peer == peer));
         slot.map(|s| s.ask = None).is_some()
     }
 

@@ -95,8 +95,10 @@ impl Suggestions {
 
     /// Who was named this piece will not fetch it.
     pub(super) fn give_back(&mut self, piece: PieceIndex) {
-        self.named.remove(&piece);
-        self.returned.push(piece);
+        // What is named to several, a super-seed has drawn: it is out already.
+        if self.named.remove(&piece) {
+            self.returned.push(piece);
+        }
     }
 
     /// Who was named this piece has it, or says so.

@@ -1,6 +1,6 @@
 //! Super-seeding (BEP 16): a seed that says it has nothing, and shows each peer a piece or two. Who wants more has to pass
 //! those on first, so that one copy of everything leaves a slow uplink about once. Whoever had to wait until others said that they
-//! have them is shown more at a time: each one passed on counts one, so that the number doubles with each round until nothing waits.
+//! have them is shown more at a time: each one passed on counts one, so that the number doubles with each round, up to a bound.
 //!
 //! The order of the pieces is that of `suggest`. Ends by itself when copies enough are out.
 
@@ -29,7 +29,7 @@ pub(super) struct SuperSeed {
 
 /// Pieces shown ahead to one of whom nothing is known yet.
 fn at_first(layout: &PieceLayout) -> usize {
-    SUPER_AHEAD.max((SUPER_AHEAD_BYTES / layout.piece_length()) as usize)
+    ((SUPER_AHEAD_BYTES / layout.piece_length()) as usize).clamp(SUPER_AHEAD, MAX_SUPER_AHEAD)
 }
 
 impl SuperSeed {
@@ -51,7 +51,7 @@ impl Swarm {
 
     /// Shows a peer what it may ask for next.
     pub(super) fn show(&mut self, now: Instant, key: PeerKey) {
-        while let Some(piece) = self.next_to_show(key) {
+        while let Some(piece) = self.next_to_show(now, key) {
             let Some(member) = self.members.get_mut(&key) else { return };
             let Some(conn) = member.conn.as_mut() else { return };
             conn.send(&Message::Have(piece.get()));
@@ -60,24 +60,27 @@ impl Swarm {
         }
     }
 
-    fn next_to_show(&mut self, key: PeerKey) -> Option<PieceIndex> {
+    fn next_to_show(&mut self, now: Instant, key: PeerKey) -> Option<PieceIndex> {
         let (info, pieces) = (self.info.as_ref()?, self.pieces.as_ref()?);
         let layout = *info.layout();
         let member = self.members.get(&key).filter(|m| m.is_open() && !m.has.is_complete())?;
         let choked = member.conn.as_ref().is_none_or(|c| c.is_choking());
         let wants = member.conn.as_ref().is_some_and(|c| c.is_peer_interested());
         // One to become interested; more where there is a slot, or was one until it had all it was shown.
-        let once = choked && (wants || member.fed.is_none());
+        let once = choked && (wants || member.up.total() == 0);
         let most = if once { 1 } else { member.shown_ahead.max(at_first(&layout)) };
         if member.named.len() >= most {
             return None;
         }
+        let in_vain =
+            member.named.is_empty() && now.saturating_duration_since(member.shown_at) >= SUPER_PATIENCE;
         let suggestions = self.suggestions.get_or_insert_with(|| Suggestions::new(layout, &mut self.rng));
         if let Some(piece) = suggestions.next(|p| pieces.picker().availability(p)) {
             return Some(piece);
         }
         if choked {
-            return None;
+            // Without anything to ask for it would never get a slot.
+            return if in_vain { self.rare_for(key) } else { None };
         }
         self.shown_in_vain(key).or_else(|| self.rare_for(key))
     }
@@ -105,11 +108,14 @@ impl Swarm {
 
     /// A peer has got a piece: whoever was shown it and passed it on is shown the next.
     pub(super) fn on_seen(&mut self, now: Instant, by: PeerKey, piece: PieceIndex) {
+        // Who was shown it too may have it from us.
+        let itself = self.members.get(&by).is_some_and(|m| m.named.contains(&piece));
         let passed = |(key, m): (&PeerKey, &Member)| (*key != by && m.named.contains(&piece)).then_some(*key);
         let passed: Vec<PeerKey> = self.members.iter().filter_map(passed).collect();
         for key in passed {
             let least = self.info.as_ref().map_or(SUPER_AHEAD, |info| at_first(info.layout()));
-            if let Some(member) = self.members.get_mut(&key).filter(|m| m.shown_held > 0) {
+            let waited = |m: &&mut Member| !itself && m.shown_held > 0 && m.has.piece(piece);
+            if let Some(member) = self.members.get_mut(&key).filter(waited) {
                 member.shown_held -= 1;
                 member.shown_ahead = (member.shown_ahead.max(least) + 1).min(MAX_SUPER_AHEAD);
             }
@@ -122,11 +128,14 @@ impl Swarm {
     }
 
     fn show_next(&mut self, now: Instant, key: PeerKey, piece: PieceIndex) {
-        if let Some(member) = self.members.get_mut(&key) {
-            member.named.retain(|p| *p != piece);
-        }
+        let Some(member) = self.members.get_mut(&key) else { return };
+        member.named.retain(|p| *p != piece);
+        let choked = member.conn.as_ref().is_some_and(|c| c.is_choking());
         if let Some(suggestions) = &mut self.suggestions {
-            suggestions.forget(piece);
+            match choked && !member.has.piece(piece) {
+                true => suggestions.give_back(piece),
+                false => suggestions.forget(piece),
+            }
         }
         self.show(now, key);
         self.flush(now, key);
@@ -138,14 +147,27 @@ impl Swarm {
             return;
         }
         for key in self.keys() {
+            self.forget_passed_on(key);
             let Some(member) = self.members.get(&key).filter(|m| m.is_open()) else { continue };
             let late = now.saturating_duration_since(member.shown_at) >= SUPER_PATIENCE;
             let served = member.conn.as_ref().is_some_and(|c| !c.is_choking());
-            let stuck = member.named.iter().copied().find(|p| late && (served || member.has.piece(*p)));
+            // Who is not served keeps one to ask for, and no more from others.
+            let spare = served || member.named.len() > 1;
+            let stuck = member.named.iter().copied().find(|p| late && (spare || member.has.piece(*p)));
             match stuck {
                 Some(piece) => self.show_next(now, key, piece),
                 None => self.show(now, key),
             }
+        }
+    }
+
+    /// What a peer has and others had already when it was shown: nobody will say of it that it was passed on.
+    fn forget_passed_on(&mut self, key: PeerKey) {
+        let (Some(pieces), Some(member)) = (&self.pieces, self.members.get_mut(&key)) else { return };
+        let has = &member.has;
+        let known = |p: &mut PieceIndex| has.piece(*p) && pieces.picker().availability(*p) > 1;
+        for piece in member.named.extract_if(.., known) {
+            self.suggestions.iter_mut().for_each(|s| s.forget(piece));
         }
     }
 
@@ -160,6 +182,9 @@ impl Swarm {
             return;
         }
         self.super_seed.wanted = false;
+        // What an ordinary seed names begins anew.
+        self.suggestions = None;
+        self.members.values_mut().for_each(|m| m.named.clear());
         let layout = *info.layout();
         for key in self.keys() {
             let Some(member) = self.members.get_mut(&key).filter(|m| m.is_open()) else { continue };
@@ -240,6 +265,26 @@ mod tests {
             has(&mut swarm, now, keys[1], *piece);
         }
         assert_eq!(swarm.members[&keys[0]].shown_ahead, 8 * SUPER_AHEAD);
+    }
+
+    #[test]
+    fn a_newcomer_without_a_slot_is_shown_something_in_the_end_though_all_is_out() {
+        let now = Instant::now();
+        let mut swarm = seed_with(now, |config| {
+            config.super_seed = true;
+            // Nobody gets a slot.
+            config.upload_limit = Some(0);
+        });
+        let first = join(&mut swarm, 1, now);
+        let last =
+            (0..PIECES).rev().find(|p| !swarm.members[&first].named.iter().any(|n| n.get() == *p)).unwrap();
+        (0..PIECES).filter(|p| *p != last).for_each(|piece| has(&mut swarm, now, first, piece));
+        let second = join(&mut swarm, 2, now);
+        assert_eq!(haves(&drain(&mut swarm, second, false).0), [last]);
+        let third = join(&mut swarm, 3, now);
+        assert!(haves(&drain(&mut swarm, third, false).0).is_empty());
+        swarm.handle_timeout(now + SUPER_PATIENCE);
+        assert_eq!(haves(&drain(&mut swarm, third, true).0).len(), 1);
     }
 
     #[test]
