@@ -322,18 +322,25 @@ mod serving_tests {
 
     /// A peer that asks for the first `blocks` blocks; with an id to answer under, or without.
     fn ask(swarm: &mut Swarm, number: u8, has_id: bool, blocks: u32, now: Instant) -> PeerKey {
+        let hello = has_id.then(|| (0, Bytes::from_static(b"d1:md11:ut_metadatai1eee")));
+        let requests =
+            (0..blocks).map(|block| (OUR_METADATA_ID, MetadataMessage::Request { block }.emit().into()));
+        connect(swarm, number, hello.into_iter().chain(requests), now)
+    }
+
+    /// A peer that shakes hands and says these messages of the extension protocol.
+    fn connect(
+        swarm: &mut Swarm,
+        number: u8,
+        messages: impl Iterator<Item = (u8, Bytes)>,
+        now: Instant,
+    ) -> PeerKey {
         let key = swarm.accept(now, SocketAddr::from(([10, 0, 0, number], 7))).unwrap();
-        let mut hello = Vec::new();
+        let mut said = Vec::new();
         let peer_id = Id160([100 + number; 20]);
-        Handshake { reserved: Reserved::OURS, info_hash: info().hash(), peer_id }.emit(&mut hello);
-        let mut say = |id, payload: Bytes| Message::Extended { id, payload }.emit(&mut hello);
-        if has_id {
-            say(0, Bytes::from_static(b"d1:md11:ut_metadatai1eee"));
-        }
-        for block in 0..blocks {
-            say(OUR_METADATA_ID, MetadataMessage::Request { block }.emit().into());
-        }
-        swarm.handle(now, Input::Received(key, hello.into()));
+        Handshake { reserved: Reserved::OURS, info_hash: info().hash(), peer_id }.emit(&mut said);
+        messages.for_each(|(id, payload)| Message::Extended { id, payload }.emit(&mut said));
+        swarm.handle(now, Input::Received(key, said.into()));
         key
     }
 
@@ -371,15 +378,8 @@ mod serving_tests {
         let mut swarm = Swarm::new(info().hash(), Config::new(Id160([1; 20])), [1; 32], now);
         let size = info().raw().len();
         let claim = Bytes::from(format!("d1:md11:ut_metadatai1ee13:metadata_sizei{size}ee"));
-        let keys = [1, 2, 3, 4, 5, 6].map(|number| {
-            let key = swarm.accept(now, SocketAddr::from(([10, 0, 0, number], 7))).unwrap();
-            let mut hello = Vec::new();
-            let peer_id = Id160([100 + number; 20]);
-            Handshake { reserved: Reserved::OURS, info_hash: info().hash(), peer_id }.emit(&mut hello);
-            Message::Extended { id: 0, payload: claim.clone() }.emit(&mut hello);
-            swarm.handle(now, Input::Received(key, hello.into()));
-            key
-        });
+        let claims = || std::iter::once((0, claim.clone()));
+        let keys = [1, 2, 3, 4, 5, 6].map(|number| connect(&mut swarm, number, claims(), now));
         let honest = keys[5];
         let mut asked_of_honest = Vec::new();
         loop {

@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::config::{
     FIRST_DEPTH, MAX_EARLY_HAVES, MAX_HOARD, METADATA_STALL, MIN_DEPTH, MIN_UPLOAD_AHEAD, QUEUE_TIME,
-    READ_RUN, SNUB_AFTER, SUPER_AHEAD, UPLOAD_AHEAD,
+    READ_RUN, SNUB_AFTER, UPLOAD_AHEAD,
 };
 use super::fast::Fast;
 use super::pex::Exchange;
@@ -143,8 +143,8 @@ pub(super) struct Member {
     pub(super) passed_on: u32,
     /// When it was last shown a piece by a super-seed.
     pub(super) shown_at: Instant,
-    /// How many pieces a super-seed shows to it ahead.
-    pub(super) shown_ahead: usize,
+    /// How many pieces a super-seed shows to it ahead, beside those that it shows to everyone.
+    pub(super) shown_more: usize,
     /// How many of these it has and others have not, since it last had all of them and nothing to ask for.
     pub(super) shown_held: usize,
     /// Pieces that it would have us fetch, oldest first.
@@ -197,7 +197,7 @@ impl Member {
             hoarded: 0,
             passed_on: 0,
             shown_at: now,
-            shown_ahead: SUPER_AHEAD,
+            shown_more: 0,
             shown_held: 0,
             suggested: VecDeque::new(),
             suggested_at: None,

@@ -27,9 +27,10 @@ pub(super) struct SuperSeed {
     seeds_met: usize,
 }
 
-/// Pieces shown ahead to one of whom nothing is known yet.
-fn at_first(layout: &PieceLayout) -> usize {
-    ((SUPER_AHEAD_BYTES / layout.piece_length()) as usize).clamp(SUPER_AHEAD, MAX_SUPER_AHEAD)
+/// Pieces shown ahead to a peer that has had a slot.
+fn ahead(layout: &PieceLayout, member: &Member) -> usize {
+    let at_first = ((SUPER_AHEAD_BYTES / layout.piece_length()) as usize).max(SUPER_AHEAD);
+    (at_first + member.shown_more).min(MAX_SUPER_AHEAD)
 }
 
 impl SuperSeed {
@@ -68,7 +69,7 @@ impl Swarm {
         let wants = member.conn.as_ref().is_some_and(|c| c.is_peer_interested());
         // One to become interested; more where there is a slot, or was one until it had all it was shown.
         let once = choked && (wants || member.up.total() == 0);
-        let most = if once { 1 } else { member.shown_ahead.max(at_first(&layout)) };
+        let most = if once { 1 } else { ahead(&layout, member) };
         if member.named.len() >= most {
             return None;
         }
@@ -113,11 +114,10 @@ impl Swarm {
         let passed = |(key, m): (&PeerKey, &Member)| (*key != by && m.named.contains(&piece)).then_some(*key);
         let passed: Vec<PeerKey> = self.members.iter().filter_map(passed).collect();
         for key in passed {
-            let least = self.info.as_ref().map_or(SUPER_AHEAD, |info| at_first(info.layout()));
             let waited = |m: &&mut Member| !itself && m.shown_held > 0 && m.has.piece(piece);
             if let Some(member) = self.members.get_mut(&key).filter(waited) {
                 member.shown_held -= 1;
-                member.shown_ahead = (member.shown_ahead.max(least) + 1).min(MAX_SUPER_AHEAD);
+                member.shown_more += 1;
             }
             self.show_next(now, key, piece);
         }
@@ -207,7 +207,7 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
-    use crate::swarm::tests::{PIECES, drain, join, seed_with};
+    use crate::swarm::tests::{PIECES, drain, info, join, seed_with};
 
     fn haves(said: &[Message]) -> Vec<u32> {
         said.iter().filter_map(|m| if let Message::Have(p) = m { Some(*p) } else { None }).collect()
@@ -264,7 +264,7 @@ mod tests {
             has(&mut swarm, now, keys[0], *piece);
             has(&mut swarm, now, keys[1], *piece);
         }
-        assert_eq!(swarm.members[&keys[0]].shown_ahead, 8 * SUPER_AHEAD);
+        assert_eq!(ahead(info().layout(), &swarm.members[&keys[0]]), 8 * SUPER_AHEAD);
     }
 
     #[test]

@@ -441,6 +441,18 @@ def lost_piece(lab, folder):
     seeder.stop()
 
 
+def pass_on(torrent, sharer, leechers, seconds):
+    """Two leechers get all of it, and a good part of it from each other."""
+    for leecher in leechers:
+        leecher.wait_done([torrent], seconds)
+    for leecher in leechers:
+        leecher.stop()
+    sharer.process.signal(SIGTERM)
+    sharer.process.wait(10)
+    if not 1 <= (ratio := sharer.event("seeded")["ratio"]) <= 1.6:
+        raise Failed(f"two copies had to go out, of which the seed sent {ratio}: the leechers did not share")
+
+
 @case
 def super_seed_to_libtorrent(lab, folder):
     """dhtget shows each of two libtorrent leechers a piece or two at a time (BEP 16); the rest they get from each other."""
@@ -448,35 +460,20 @@ def super_seed_to_libtorrent(lab, folder):
     sharer = Dhtget(lab, folder, (), "sharer").share(torrent, "--no-dht", "--super-seed")
     first = Libtorrent(lab, folder, (), "first").leech([torrent.magnet], [sharer.address])
     second = Libtorrent(lab, folder, (), "second").leech([torrent.magnet], [sharer.address, first.address])
-    for leecher in (first, second):
-        leecher.wait_done([torrent], 60)
-    for leecher in (first, second):
-        leecher.stop()
-    sharer.process.signal(SIGTERM)
-    sharer.process.wait(10)
-    ratio = sharer.event("seeded")["ratio"]
-    if ratio > 1.6:
-        raise Failed(f"two copies had to go out, of which the seed sent {ratio}: the leechers did not share")
+    pass_on(torrent, sharer, (first, second), 60)
 
 
 @case
 def super_seed_to_transmission(lab, folder):
     """The same with two Transmissions, which take no address: the sharer dials both and names each to the other (BEP 11)."""
     # Few pieces: Transmission looks at what it may ask for, and says what it has, every ten seconds only.
-    torrent = torrents._write(torrents.Torrent(lab.folder(folder, "payload"), folder), folder, [("one.bin", 390_000)])
+    torrent = torrents.write(torrents.Torrent(lab.folder(folder, "payload"), folder), folder, [("one.bin", 390_000)])
     # Once before, for the hash.
     Dhtget(lab, folder, (), "before").share(torrent, "--no-dht").stop()
     both = [Transmission(lab, folder, (), name).leech([torrent.magnet], **{"pex-enabled": True}) for name in ("first", "second")]
     named = [f"--peer={leecher.address}" for leecher in both]
     sharer = Dhtget(lab, folder, (), "sharer").share(torrent, "--no-dht", "--super-seed", *named)
-    for leecher in both:
-        leecher.wait_done([torrent], 150)
-    for leecher in both:
-        leecher.stop()
-    sharer.process.signal(SIGTERM)
-    sharer.process.wait(10)
-    if not 1 <= (ratio := sharer.event("seeded")["ratio"]) <= 1.6:
-        raise Failed(f"two copies had to go out, of which the seed sent {ratio}: the leechers did not share")
+    pass_on(torrent, sharer, both, 150)
 
 
 @case

@@ -16,7 +16,7 @@ PIECE = 65_536
 
 def five(lab, folder, pack=None):
     """Five files in pieces that lie across them, and a libtorrent seed of them."""
-    torrent = torrents._write(torrents.Torrent(lab.folder(folder, "payload"), f"five {folder}"), folder, SHAPES)
+    torrent = torrents.write(torrents.Torrent(lab.folder(folder, "payload"), f"five {folder}"), folder, SHAPES)
     (pack or (lambda t: t.pack(PIECE)))(torrent)
     return torrent, Libtorrent(lab, folder, (), "seeder").seed([torrent])
 

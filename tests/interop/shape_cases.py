@@ -44,7 +44,7 @@ def fetch(lab, folder, torrent, seeder, *options):
 @case
 def one_byte(lab, folder):
     """A torrent of a single byte, to dhtget and from it."""
-    torrent = torrents._write(torrents.Torrent(lab.folder(folder, "payload"), "a byte"), folder, [("it", 1)]).pack(16_384)
+    torrent = torrents.write(torrents.Torrent(lab.folder(folder, "payload"), "a byte"), folder, [("it", 1)]).pack(16_384)
     seeder = Libtorrent(lab, folder, (), "seeder").seed([torrent])
     fetch(lab, folder, torrent, seeder).check([torrent])
     sharer = Dhtget(lab, folder, (), "sharer").share(torrent, "--no-dht")
@@ -55,7 +55,7 @@ def one_byte(lab, folder):
 def pieces_of_64_mib(lab, folder):
     """Pieces of 64 MiB, two and a bit of them: to dhtget, and on from it while it seeds."""
     shapes = [("large.bin", 2 * HUGE_PIECE + 9_000_001), ("small.txt", 5_000)]
-    torrent = torrents._write(torrents.Torrent(lab.folder(folder, "payload"), "large pieces"), folder, shapes).pack(HUGE_PIECE)
+    torrent = torrents.write(torrents.Torrent(lab.folder(folder, "payload"), "large pieces"), folder, shapes).pack(HUGE_PIECE)
     seeder = Libtorrent(lab, folder, (), "seeder").seed([torrent])
     fetch(lab, folder, torrent, seeder).check([torrent])
     between = Dhtget(lab, folder, (), "between")
@@ -68,7 +68,7 @@ def pieces_of_64_mib(lab, folder):
 def terabytes(lab, folder):
     """The files before and behind a disk image of three TiB, which stays away: 49,000 pieces of 64 MiB."""
     torrent = torrents.Torrent(lab.folder(folder, "payload"), "terabytes")
-    torrents._write(torrent, folder, [("a first.bin", 300_001), ("z last.bin", 700_001)])
+    torrents.write(torrent, folder, [("a first.bin", 300_001), ("z last.bin", 700_001)])
     # Nothing but zeros, none of them on the disk.
     with open(f"{torrent.path}/image.raw", "wb") as image:
         image.truncate(3 * TIB)

@@ -97,20 +97,20 @@ def album(parent, seed, size=3_000_000):
         ("nested/a/b/c/d/e/😀.bin", size // 2 + 1),
         ("nested/a/second.bin", max(1, size - size // 3 - size // 2 - 139_868)),
     ]
-    return _write(Torrent(parent, f"Albüm {seed}"), seed, shapes)
+    return write(Torrent(parent, f"Albüm {seed}"), seed, shapes)
 
 
 def small(parent, seed):
     """A few hundred kilobytes: enough for many pieces, nothing to wait for."""
-    return _write(Torrent(parent, f"small {seed}"), seed, [("a.bin", 150_001), ("sub/b.bin", 77_777)])
+    return write(Torrent(parent, f"small {seed}"), seed, [("a.bin", 150_001), ("sub/b.bin", 77_777)])
 
 
 def large(parent, seed, mebibytes):
     shapes = [("big.bin", (mebibytes << 20) * 3 // 4 + 5), ("rest/tail.bin", (mebibytes << 20) // 4 - 1234)]
-    return _write(Torrent(parent, f"large {seed}"), seed, shapes)
+    return write(Torrent(parent, f"large {seed}"), seed, shapes)
 
 
-def _write(torrent, seed, shapes):
+def write(torrent, seed, shapes):
     data = random.Random(f"dhtget {seed}")
     for relative, size in shapes:
         path = f"{torrent.path}/{relative}"

@@ -208,7 +208,7 @@ fn connections_allowed() -> usize {
 
 /// The table of docs/PERFORMANCE.md. `LIARS_ONLY` names one misdeed; `LIARS_RATE` is the honest peer's rate in MiB/s.
 #[test]
-#[ignore = "minutes: fifty of each kind"]
+#[ignore = "minutes, fifty of each kind: cargo test --test liars -- --ignored --nocapture table"]
 fn table() {
     let only = std::env::var("LIARS_ONLY").unwrap_or_default();
     let rate = std::env::var("LIARS_RATE").map_or(8, |r| r.parse().unwrap()) << 20;

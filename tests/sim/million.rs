@@ -311,7 +311,7 @@ fn first_peer_within_a_quarter_of_a_second() {
 }
 
 #[test]
-#[ignore = "takes minutes"]
+#[ignore = "minutes; run it optimized: cargo test --release --test sim -- --ignored --nocapture every_idea"]
 fn every_idea() {
     let worlds = worlds();
     let effort = Effort { runs: 10, searches: 100, warm: Duration::from_secs(7200) };
