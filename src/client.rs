@@ -38,7 +38,7 @@ use crate::network::{Keys, PrivateNetwork};
 use crate::rng::Rng;
 use crate::swarm::Origin;
 pub use crate::swarm::Sequence;
-use crate::wire::allow::AllowList;
+use crate::wire::allow::{AllowError, AllowList};
 
 /// Descriptors asked for; more than any transfer needs.
 const MAX_FILES: u64 = 65_536;
@@ -48,11 +48,13 @@ const MAX_FILES: u64 = 65_536;
 pub struct ClientConfig {
     /// Address and port of TCP and UDP; none: the first free port of 6881-6889 on every address.
     pub listen: Option<SocketAddr>,
-    /// Entry points of the DHT, `host:port`.
+    /// Entry points of the DHT, `host:port`. None means nobody, not the public routers: those are
+    /// [`crate::driver::bootstrap::default_nodes`].
     pub bootstrap: Vec<String>,
     /// The bootstrap list is the user's own: private addresses are as good as any.
     pub private_network: bool,
-    /// The private network that this is about; with its keys, if it has some, all is sealed.
+    /// The private network that this is about; with its keys, if it has some, all is sealed. What else such a network
+    /// asks for is in other fields: [`ClientConfig::enter`] fills in all of them.
     pub network: Option<Arc<PrivateNetwork>>,
     /// Who belongs to the network: nobody else is asked, answered, dialled, let in or named to anyone.
     pub allow: AllowList,
@@ -76,6 +78,32 @@ pub struct ClientConfig {
     pub limit_upload: Option<u64>,
     /// How downloads treat the disk.
     pub disk: DiskOptions,
+}
+
+impl ClientConfig {
+    /// Puts the client into a private network: its keys, its entry points (beside those that are set already), its
+    /// allow-list, and the local links where the network or `lan` says so. Torrents are no longer announced to
+    /// everybody near (BEP 14). Set `no_dht` before, if at all.
+    ///
+    /// # Errors
+    /// What is wrong with the network's allow-list.
+    pub fn enter(&mut self, network: PrivateNetwork, lan: bool) -> Result<(), AllowError> {
+        self.allow = AllowList::parse(&network.allow)?;
+        if !network.is_keyed() && network.allow.is_empty() {
+            debug!("an open network without an allow-list is kept apart by its entry points alone");
+        }
+        if !self.no_dht {
+            // What was typed comes on top: a machine that just came up, say.
+            self.bootstrap.splice(..0, network.bootstrap.iter().chain(&network.members).cloned());
+        }
+        self.private_network = true;
+        // Announcing torrents to everybody near is not for a network that others shall not see.
+        self.lsd = false;
+        self.lan =
+            (network.lan || lan).then(|| LanIdentity::new(network.lan_secret(clock::unix_time().as_secs())));
+        self.network = Some(Arc::new(network));
+        Ok(())
+    }
 }
 
 /// Whether a run's DHT node answers others and lets itself be remembered.
