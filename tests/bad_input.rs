@@ -315,7 +315,7 @@ fn a_disk_too_small_is_9_before_anything_is_fetched() {
     if can_mount() {
         let (code, stderr) = in_namespace(&lab, "mount -t tmpfs -o size=1m none here", &["a.torrent"]);
         assert_eq!(code, 9, "{stderr}");
-        assert!(stderr.contains("here/data.bin") && stderr.contains("3145728 bytes are missing"), "{stderr}");
+        assert!(stderr.contains("here/data.bin") && stderr.contains("3145728 bytes are needed"), "{stderr}");
         assert!(stderr.contains("\n\nhint: make room"), "{stderr}");
     }
 }

@@ -4,6 +4,7 @@
 //! second run knows the metadata and that what lies there is its own; it goes when the download is complete.
 //! What is known of its pieces stands in a second file beside it (`resume`). Plain blocking code.
 
+use std::collections::BTreeMap;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use super::lasting;
 use super::parts::{PARTS, Parts};
 use super::resume::ResumeFile;
 use super::storage::{Present, Storage};
-use super::transfer::{Allocation, DiskOptions, Placement, TransferError, disk_full};
+use super::transfer::{DiskOptions, Placement, TransferError, disk_full};
 use crate::id::InfoHash;
 use crate::peer::Bitfield;
 use crate::swarm::{Sequence, Wanted, resume};
@@ -44,8 +45,6 @@ pub struct Place {
     beside: Vec<usize>,
     /// An earlier run has claimed the place.
     ours: bool,
-    /// Files take all their room at once.
-    reserves: bool,
     /// Files of ours that are longer than they must be.
     too_long: Vec<usize>,
     claim: Option<PathBuf>,
@@ -97,7 +96,6 @@ pub fn look(
             let saved = if claimed { resume.load() } else { None };
             (place.claim, place.parts, place.resume) = (Some(claim), Some(parts), Some(resume));
             place.ours = claimed;
-            place.reserves = options.allocation == Allocation::Full;
             place.reopened = saved.as_ref().is_some_and(|s| s.clean);
             let beside = place.survey(info, *overwrite || claimed)?;
             let verdict = resume::judge(info, place.storage.name(), saved.as_ref(), &place.stamps);
@@ -128,7 +126,6 @@ impl Place {
             doubtful: Vec::new(),
             beside: Vec::new(),
             ours: false,
-            reserves: false,
             too_long: Vec::new(),
             claim: None,
             chosen: chosen.clone(),
@@ -275,21 +272,48 @@ impl Place {
             self.keeps_claim = true;
         }
         let layout = info.layout();
-        let lacking = layout.pieces().filter(|p| !is_here(*p) && wanted.has(*p));
-        let missing: u64 = lacking.map(|p| u64::from(layout.len_of(p))).sum();
-        // Files that took their room beforehand, in an earlier run, need no more; how much that is, writing will show.
-        let reserved = self.reserves && self.stamps.iter().any(Option::is_some);
-        if let Some(free) = self.storage.free_space().filter(|&free| free < missing && !reserved) {
-            let cause = format!("no space left: {missing} bytes are missing and {free} are free");
-            return Err(TransferError::Disk { path: shown(self.storage.root()), cause, full: true });
+        let lacking: Vec<PieceIndex> = layout.pieces().filter(|p| !is_here(*p) && wanted.has(*p)).collect();
+        if let Some(free) = self.storage.free_space() {
+            self.fits(info, &lacking, free)?;
         }
         let Some(claim) = &self.claim else { return Ok(()) };
-        if missing == 0 {
+        if lacking.is_empty() {
             return self.release();
         }
         let temporary = claim.with_extension("dhtget-new");
         lasting::replace(&temporary, claim, &claim_bytes(info, self.storage.name()))
             .map_err(|e| disk_error(claim, &e))
+    }
+
+    /// Whether these pieces can be written where so much is `free`. What files were given beforehand, by an earlier run or by
+    /// whoever made them, is not asked for again.
+    fn fits(&self, info: &Info, lacking: &[PieceIndex], free: u64) -> Result<(), TransferError> {
+        let layout = info.layout();
+        let missing: u64 = lacking.iter().map(|p| u64::from(layout.len_of(*p))).sum();
+        // Most places have room; only elsewhere is it worth a look at each file.
+        if missing <= free {
+            return Ok(());
+        }
+        let mut in_file: BTreeMap<usize, u64> = BTreeMap::new();
+        for piece in lacking {
+            for segment in self.storage.segments(layout.offset(*piece), u64::from(layout.len_of(*piece))) {
+                if let Some(file) = segment.file {
+                    *in_file.entry(file).or_default() += segment.length;
+                }
+            }
+        }
+        let needed = |(file, missing): (usize, u64)| {
+            let Some((_, length)) = self.storage.range(file) else { return missing };
+            // Where nothing can be said of a file, all of it may be needed.
+            let taken = self.storage.room_taken(file).unwrap_or(0);
+            missing.min(length.saturating_sub(taken))
+        };
+        let needed: u64 = in_file.into_iter().map(needed).sum();
+        if needed <= free {
+            return Ok(());
+        }
+        let cause = format!("no space left: {needed} bytes are needed and {free} are free");
+        Err(TransferError::Disk { path: shown(self.storage.root()), cause, full: true })
     }
 
     /// Creates the files of no bytes, which no piece ever brings, and cuts those that are too long. The
@@ -374,6 +398,7 @@ fn disk_error(path: &Path, error: &io::Error) -> TransferError {
 mod tests {
     use super::*;
     use sha1::{Digest as _, Sha1};
+    use std::os::unix::fs::FileExt as _;
 
     /// With every file.
     fn look(placement: &Placement, info: &Info) -> Result<Option<Place>, TransferError> {
@@ -420,6 +445,45 @@ mod tests {
         std::fs::create_dir(dir.path().join("x")).unwrap();
         let refused = look(&folder(dir.path(), true), &info(b"content"));
         assert!(matches!(refused, Err(TransferError::TargetExists { what, .. }) if what.contains("folder")));
+    }
+
+    /// Two pieces in one file; nothing of it is right.
+    #[test]
+    fn room_that_a_file_has_taken_already_need_not_be_free() {
+        let content: Vec<u8> =
+            (0..1_000_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        let mut out = Vec::new();
+        let mut w = Writer::new(&mut out);
+        w.begin_dict().bytes(b"length").int(1_000_000).bytes(b"name").bytes(b"x");
+        w.bytes(b"piece length").int(524_288).bytes(b"pieces").bytes(&[7; 40]).end();
+        let info = Info::parse(out.into()).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let lacking: Vec<PieceIndex> = info.layout().pieces().collect();
+        let needs = |lacking: &[PieceIndex], free: u64| {
+            let place = look(&folder(dir.path(), true), &info).unwrap().unwrap();
+            match place.fits(&info, lacking, free) {
+                Ok(()) => None,
+                Err(TransferError::Disk { full, cause, .. }) => Some((full, cause)),
+                Err(other) => panic!("{other}"),
+            }
+        };
+        let (full, cause) = needs(&lacking, 999_999).unwrap();
+        assert!(full && cause.contains("1000000 bytes are needed"), "{cause}");
+        assert_eq!(needs(&lacking, 1_000_000), None);
+        // A hole has taken nothing.
+        let file = std::fs::File::create(dir.path().join("x")).unwrap();
+        file.set_len(1_000_000).unwrap();
+        assert!(needs(&lacking, 999_999).is_some());
+        // What is verified has taken its room, and is not counted twice.
+        file.write_all_at(&content[..524_288], 0).unwrap();
+        file.sync_all().unwrap();
+        assert_eq!(needs(&lacking[1..], 475_712), None);
+        assert!(needs(&lacking[1..], 470_000).unwrap().1.contains("475712 bytes are needed"));
+        // All the room there is, as `--file-allocation full` or another client leaves it.
+        file.write_all_at(&content[524_288..], 524_288).unwrap();
+        file.sync_all().unwrap();
+        assert_eq!(needs(&lacking[1..], 0), None);
+        assert_eq!(needs(&lacking, 0), None);
     }
 
     #[test]

@@ -417,6 +417,18 @@ impl Storage {
         Ok(false)
     }
 
+    /// Bytes of the disk that stand behind a file, as far as it is to go; none where there is no such file.
+    pub fn room_taken(&self, index: usize) -> Option<u64> {
+        let Place { folders, name, length } = self.place(index)?;
+        let folder = self.enter(folders, false).ok()?;
+        let folder = folder.as_ref().unwrap_or(&self.folder);
+        let stat = fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+        let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+        // In this unit whatever the file system's own blocks are (POSIX leaves it open, all systems agree).
+        let blocks = u64::try_from(stat.st_blocks).unwrap_or(0);
+        is_file.then(|| blocks.saturating_mul(512).min(length))
+    }
+
     /// Bytes free for us on the target's file system; none where it does not tell.
     pub fn free_space(&self) -> Option<u64> {
         let stat = fs::fstatvfs(&self.folder).ok()?;
