@@ -10,7 +10,7 @@ use dhtget::dht;
 use dhtget::driver::Dht;
 use dhtget::driver::listen::{UdpSockets, udp_socket};
 use dhtget::wire::bencode::Writer;
-use dhtget::wire::metainfo::{Info, Metainfo};
+use dhtget::wire::metainfo::{Info, MAX_TORRENT_BYTES, Metainfo};
 use serde_json::Value;
 
 const KEY_LINK: &str = "magnet:?xs=urn:btpk:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
@@ -47,7 +47,7 @@ fn sample() -> Info {
 fn a_bad_target_is_27_and_has_a_hint() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("damaged.torrent"), "d4:infod4:name").unwrap();
-    std::fs::File::create(dir.path().join("large.torrent")).unwrap().set_len(10_000_001).unwrap();
+    std::fs::File::create(dir.path().join("large.torrent")).unwrap().set_len(MAX_TORRENT_BYTES + 1).unwrap();
     std::fs::create_dir(dir.path().join("folder")).unwrap();
     for (target, words) in [
         ("magnet:", "not a magnet link"),

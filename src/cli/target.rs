@@ -10,6 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::error::{CliError, Code};
+use super::progress::bytes as bytes_in_words;
 use crate::client::Source;
 use crate::id::InfoHash;
 use crate::wire::magnet::{Magnet, MagnetError};
@@ -169,7 +170,8 @@ fn read_torrent(path: &Path) -> Result<Target, CliError> {
     let file = File::open(path).map_err(|e| refuse(e.to_string()))?;
     file.take(MAX_TORRENT_BYTES + 1).read_to_end(&mut bytes).map_err(|e| refuse(e.to_string()))?;
     if bytes.len() as u64 > MAX_TORRENT_BYTES {
-        return Err(refuse(format!("larger than {MAX_TORRENT_BYTES} bytes, which no .torrent file is")));
+        let most = bytes_in_words(MAX_TORRENT_BYTES);
+        return Err(refuse(format!("larger than {most}, the most that is read of a .torrent file")));
     }
     let metainfo =
         Metainfo::parse(&bytes.into()).map_err(|e| refuse(format!("not a usable .torrent file: {e}")))?;
@@ -179,6 +181,8 @@ fn read_torrent(path: &Path) -> Result<Target, CliError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::info::write_torrent;
+    use crate::wire::bencode::Writer;
 
     fn fails(text: &str, cwd: &Path) -> CliError {
         Target::resolve(OsStr::new(text), cwd).unwrap_err()
@@ -208,6 +212,28 @@ mod tests {
             assert_eq!(error.code, Code::BadTarget, "{text}");
             assert!(error.message.contains(word) && error.hint.is_some(), "{text}: {error}");
         }
+    }
+
+    /// As `share --torrent` writes one for a folder of very many files.
+    #[test]
+    fn a_torrent_of_a_hundred_thousand_files_is_read_back() {
+        let mut raw = Vec::new();
+        let mut w = Writer::new(&mut raw);
+        w.begin_dict().bytes(b"files").begin_list();
+        for number in 0..100_000 {
+            let (folder, name) = (format!("{:050}", number / 1000), format!("{number:069}"));
+            w.begin_dict().bytes(b"length").int(1).bytes(b"path").begin_list();
+            w.bytes(folder.as_bytes()).bytes(name.as_bytes()).end().end();
+        }
+        w.end().bytes(b"name").bytes(b"top").bytes(b"piece length").int(1 << 17);
+        w.bytes(b"pieces").bytes(&[7; 20]).end();
+        let info = Info::parse(raw.into()).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("many.torrent");
+        write_torrent(&info, &path, false).unwrap();
+        assert!(path.metadata().unwrap().len() > 12_000_000);
+        let target = Target::resolve(OsStr::new("many.torrent"), dir.path()).unwrap();
+        assert_eq!(target.torrent().unwrap().hash, info.hash());
     }
 
     #[test]

@@ -18,10 +18,11 @@ use crate::id::{Id160, InfoHash};
 
 /// Blocks are asked for in this size, which every client serves (BEP 3: "2^14").
 pub const BLOCK_LEN: u32 = 16 * 1024;
-/// A `.torrent` larger than this is not read: 10 MB, libtorrent's limit.
-pub const MAX_TORRENT_BYTES: u64 = 10_000_000;
-/// An info dictionary from peers may be this large: real ones reach 14 MB.
+/// An info dictionary may be this large, from peers and in a file: real ones reach 14 MB.
 pub const MAX_METADATA_BYTES: usize = 32 << 20;
+/// A `.torrent` larger than this is not read: the largest info dictionary, and room for trackers and the piece layers of
+/// a hybrid (BEP 52) beside it.
+pub const MAX_TORRENT_BYTES: u64 = MAX_METADATA_BYTES as u64 + (8 << 20);
 /// More pieces than this are refused: bitfields and hashes would no longer be small.
 pub const MAX_PIECES: u64 = 2_097_152;
 /// Piece lengths above this are refused: one piece must fit a verification in memory terms (real ones end at 64 MiB).
@@ -454,7 +455,7 @@ impl Metainfo {
 
     /// Reads a `.torrent`.
     pub fn parse(bytes: &Bytes) -> Result<Self, MetainfoError> {
-        if bytes.len() as u64 > MAX_METADATA_BYTES as u64 + MAX_TORRENT_BYTES {
+        if bytes.len() as u64 > MAX_TORRENT_BYTES {
             return Err(MetainfoError::Range("size"));
         }
         let (dict, _) = Value::parse_prefix(bytes, Limits::TORRENT)?;
