@@ -72,9 +72,9 @@ pub struct ClientConfig {
     pub dht_limits: dht::Limits,
     /// Bytes of memory for the whole process; the payload that waits is cut to fit. None: as much as makes it fast, some 25 MiB.
     pub max_memory: Option<u64>,
-    /// Bytes a second, all transfers together.
+    /// Bytes a second, all transfers together; none: no limit. 0 is refused: no handshake would pass.
     pub limit_download: Option<u64>,
-    /// Bytes a second, all transfers together.
+    /// The same of what is sent. It counts handshakes and requests too, so that 0 is refused: nothing could be fetched either.
     pub limit_upload: Option<u64>,
     /// How downloads treat the disk.
     pub disk: DiskOptions,
@@ -127,6 +127,9 @@ pub enum StartError {
     /// The system gives no sockets or no entropy.
     #[error("cannot start: {0}")]
     System(#[from] std::io::Error),
+    /// A limit in [`ClientConfig`] lets nothing pass.
+    #[error("`{0}` is 0 bytes a second: not even a handshake would pass; None is no limit")]
+    ZeroLimit(&'static str),
 }
 
 /// One node with its transfers.
@@ -144,6 +147,10 @@ pub struct Client {
 impl Client {
     /// Binds, starts the DHT and listens for peers.
     pub async fn start(config: ClientConfig) -> Result<Self, StartError> {
+        let limits = [("limit_download", config.limit_download), ("limit_upload", config.limit_upload)];
+        if let Some((name, _)) = limits.into_iter().find(|(_, limit)| *limit == Some(0)) {
+            return Err(StartError::ZeroLimit(name));
+        }
         let listening = listen(config.listen)?;
         let mut rng = Rng::from_seed(clock::entropy_seed()?);
         let network = network_of(&config);
@@ -439,6 +446,22 @@ mod tests {
         assert!(folders.len() == 1 && folders[0].join(state::FILE_NAME).exists(), "{folders:?}");
         second.shutdown().await;
         first.shutdown().await;
+    }
+
+    /// A bucket that never fills would hold up handshakes too, for ever and without a word.
+    #[tokio::test]
+    async fn a_limit_of_nothing_is_refused_by_name() {
+        let listen = Some(SocketAddr::from(([127, 0, 0, 1], 0)));
+        let plain = ClientConfig { listen, private_network: true, ..ClientConfig::default() };
+        let down = ClientConfig { limit_download: Some(0), ..plain.clone() };
+        let up = ClientConfig { limit_upload: Some(0), ..plain.clone() };
+        for (config, name) in [(down, "limit_download"), (up, "limit_upload")] {
+            let refused = Client::start(config).await.unwrap_err();
+            assert!(matches!(refused, StartError::ZeroLimit(which) if which == name), "{refused}");
+            assert!(refused.to_string().contains(name), "{refused}");
+        }
+        let one = ClientConfig { limit_download: Some(1), limit_upload: Some(1), ..plain };
+        Client::start(one).await.unwrap().shutdown().await;
     }
 
     #[test]

@@ -125,6 +125,7 @@ impl From<StartError> for CliError {
             StartError::Listen(_) => {
                 "choose another port with --listen ADDR:PORT, port 0 for any free one, or leave --listen out"
             }
+            StartError::ZeroLimit(_) => "leave --limit-rate or --limit-upload out for no limit",
             StartError::System(_) => "the system refuses sockets or randomness; `dhtget -vv` says more",
         };
         Self::new(Code::Unknown, error.to_string()).hint(hint)
