@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dhtget::client::DiskOptions;
-use dhtget::client::{Client, ClientConfig, Job, Placement, Source, Status, Transfer, TransferEvent};
+use dhtget::client::{Client, ClientConfig, Job, Placement, Source, Stage, Status, Transfer, TransferEvent};
 use dhtget::driver::choice::Chosen;
 use dhtget::driver::place;
 use dhtget::rng::Rng;
@@ -420,6 +420,30 @@ fn the_same_command_again_finishes_what_was_killed_and_then_has_nothing_to_do() 
         lab.assert_whole();
         assert!(again(&lab).await.unwrap().success());
         lab.assert_whole();
+    });
+}
+
+// ---- files that go away
+
+/// A seed whose files are gone says so while that is true, and never that it waits for room.
+#[test]
+fn what_a_seed_cannot_read_is_said_until_it_can() {
+    run(async {
+        let lab = Lab::new();
+        let (_client, seed, peer) = lab.seed().await;
+        let (there, away) = (lab.dir.path().join("seed/top"), lab.dir.path().join("seed/away"));
+        let mut status = seed.status();
+        status.wait_for(|s| s.stage == Stage::Seeding).await.unwrap();
+        fs::rename(&there, &away).unwrap();
+        let (_first, _vain) = lab.fetch(std::slice::from_ref(&peer), None).await;
+        let seen = status.wait_for(|s| s.unreadable.is_some()).await.unwrap().clone();
+        assert!(seen.unreadable.unwrap().contains("seed/top cannot be read"));
+        assert_eq!((seen.disk_trouble, seen.stage), (None, Stage::Seeding));
+        fs::rename(&away, &there).unwrap();
+        drop((_first, _vain));
+        let (_second, _fetch) = lab.fetch(&[peer], None).await;
+        let seen = status.wait_for(|s| s.uploaded > 0 && s.unreadable.is_none()).await.unwrap().clone();
+        assert_eq!(seen.disk_trouble, None);
     });
 }
 

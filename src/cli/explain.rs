@@ -28,6 +28,10 @@ impl Explanation {
         if status.disk_trouble.is_some() {
             return Self { cause: "disk_trouble", sentence: words(status), figures };
         }
+        // Who is served gets nothing from there; who fetches is not held up.
+        if status.unreadable.is_some() && status.stage == Stage::Seeding {
+            return Self { cause: "unreadable", sentence: words(status), figures };
+        }
         let Some(bottleneck) = status.bottleneck.filter(|b| *b != Bottleneck::NoPeers) else {
             return Self { cause: waiting(status.stage), sentence: words(status), figures };
         };
@@ -231,6 +235,17 @@ mod tests {
         let figures = &pipeline.figures;
         assert_eq!((figures["queue"], figures["round_trip_ms"]), (250, 100));
         assert!(pipeline.sentence.contains("250 requests at a time, with 100 ms"), "{}", pipeline.sentence);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_why_nobody_is_served() {
+        let unreadable = Some("/d/top cannot be read: gone".to_owned());
+        let seed = Status { stage: Stage::Seeding, unreadable, ..Status::default() };
+        let explanation = Explanation::of(&seed);
+        assert_eq!((explanation.cause, explanation.sentence), ("unreadable", words(&seed)));
+        let bottleneck = Some(Bottleneck::Choked { peers: 2 });
+        let fetching = Status { stage: Stage::Downloading, bottleneck, ..seed };
+        assert_eq!(Explanation::of(&fetching).cause, "choked");
     }
 
     #[test]

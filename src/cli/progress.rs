@@ -30,7 +30,10 @@ pub fn words(status: &Status) -> String {
     if let Some(trouble) = &status.disk_trouble {
         return format!("waiting for the disk: {trouble}");
     }
-    let words = stage_words(status);
+    let mut words = stage_words(status);
+    if let Some(cause) = &status.unreadable {
+        words.push_str(&format!("; {cause}"));
+    }
     match status.peers_banned {
         banned @ 1.. if status.peers_connected == 0 => {
             format!("{words}; {} banned for what they sent", count(banned, "peer"))
@@ -216,6 +219,9 @@ impl Patience {
         let message = format!("gave up after {} without progress: {}", seconds(limit), words(status));
         let hint = match code {
             Code::DiskFull => "make room and run the same command again: it continues where it stopped",
+            Code::Timeout if status.unreadable.is_some() => {
+                "see to the disk, and run the same command again: it continues where it stopped"
+            }
             Code::NotFound => "is anybody sharing it now? `--peer HOST:PORT` dials a peer that you know",
             _ => "run the same command again later: it continues where it stopped",
         };
@@ -265,6 +271,10 @@ mod tests {
                 Status { disk_trouble: Some("no space left".into()), ..s(Stage::Downloading) },
                 "waiting for the disk: no space left",
             ),
+            (
+                Status { unreadable: Some("/d/top cannot be read: gone".into()), ..s(Stage::Seeding) },
+                "seeding to 0 peers, 0 B sent; /d/top cannot be read: gone",
+            ),
         ] {
             assert_eq!(words(&status), wanted);
         }
@@ -294,6 +304,15 @@ mod tests {
         assert!(patience.check(at(11), &status).is_ok());
         assert!(patience.check(at(20), &status).is_ok());
         assert_eq!(patience.check(at(21), &status).unwrap_err().code, Code::Timeout);
+        // What cannot be read for others is no lack of room.
+        status = Status { unreadable: Some("/d/top cannot be read: gone".into()), ..status };
+        let error = patience.check(at(22), &status).unwrap_err();
+        assert_eq!(error.code, Code::Timeout);
+        assert!(error.message.contains("cannot be read") && !error.message.contains("waiting for the disk"));
+        assert!(error.hint.unwrap().contains("see to the disk"));
+        status.disk_trouble = Some("no space left".into());
+        let error = patience.check(at(23), &status).unwrap_err();
+        assert!(error.code == Code::DiskFull && error.hint.unwrap().contains("make room"));
         assert!(Patience::new(None, start).check(at(1 << 30), &status).is_ok());
     }
 }

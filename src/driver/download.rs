@@ -134,6 +134,8 @@ struct Download {
     /// Why the disk holds us up, and how many of its threads wait for room.
     disk_trouble: Option<String>,
     waiting_threads: usize,
+    /// What could not be read for a peer, until something can.
+    unreadable: Option<String>,
     first_peer_told: bool,
     first_piece_told: bool,
     half_told: bool,
@@ -197,6 +199,7 @@ impl Download {
             stage: Stage::JoiningDht,
             disk_trouble: None,
             waiting_threads: 0,
+            unreadable: None,
             first_peer_told: false,
             first_piece_told: false,
             half_told: false,
@@ -380,6 +383,9 @@ impl Download {
             Done::Digested(piece, digests) => self.swarm.handle(now, Input::Digested(piece, digests)),
             Done::Read(peer, piece, begin, stored) => {
                 let data = stored.as_ref().map(|s| Payload::Stored(s.len() as u32));
+                if data.is_some() {
+                    self.unreadable = None;
+                }
                 self.swarm.handle(now, Input::Read { peer, piece, begin, data });
                 // Its blocks go out now, or never.
                 self.stored = stored.map(|s| (begin, s));
@@ -398,7 +404,7 @@ impl Download {
                 }
             }
             Done::Saved(outcome) => self.on_saved(outcome),
-            Done::Unreadable(cause) => self.disk_trouble = Some(cause),
+            Done::Unreadable(cause) => self.unreadable = Some(cause),
             Done::Failed(path, cause) => self.fail(TransferError::Disk { path, cause, full: false }),
         }
     }

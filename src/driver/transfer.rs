@@ -166,6 +166,8 @@ pub struct Status {
     pub private: bool,
     /// Why the disk holds us up, in words (disk full).
     pub disk_trouble: Option<String>,
+    /// What could not be read when it was last tried for a peer, in words; that peer was left.
+    pub unreadable: Option<String>,
     /// What holds the transfer up; none before the place on disk has been looked at.
     pub bottleneck: Option<Bottleneck>,
     /// Bytes of a stream that are verified in order, and that its reader has not taken.

@@ -127,6 +127,7 @@ impl Download {
             dht_asked: finding.asked,
             announced_to: finding.announced_to,
             disk_trouble: self.disk_trouble.clone(),
+            unreadable: self.unreadable.clone(),
             private: self.info.as_ref().is_some_and(|i| i.is_private()),
             unread: self.stream.as_ref().map_or(0, |(stream, _)| stream.unread()),
             // Whole seconds: a figure that always moves would wake watchers for nothing.
