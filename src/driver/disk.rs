@@ -49,6 +49,8 @@ pub enum Done {
     Wrote(usize),
     /// The answer to [`Job::Hash`].
     Hashed(PieceIndex, bool),
+    /// The same, where what was written of the piece cannot be read back: it says nothing of who sent it.
+    Lost(PieceIndex),
     /// The answer to [`Job::Check`].
     Checked(PieceIndex, bool),
     /// The answer to [`Job::Digest`].
@@ -254,6 +256,71 @@ mod tests {
             }
             assert_eq!((written, expected.len()), (given, 0), "seed {seed}");
             assert!(std::fs::read(storage.path(0)).unwrap() == content, "seed {seed}");
+        }
+    }
+
+    /// One piece of four blocks, given so that it must be read back.
+    fn give(
+        disk: &Disk,
+        answers: &mut tokio_mpsc::UnboundedReceiver<Done>,
+        piece: PieceIndex,
+        content: &[u8],
+    ) {
+        let mut written = 0;
+        for block in [1, 0, 2, 3] {
+            let begin = block * BLOCK_LEN;
+            let data = content[begin as usize..][..BLOCK_LEN as usize].to_vec();
+            disk.send(Job::Write(piece, begin, data.into()));
+        }
+        while written < PIECE {
+            match answers.blocking_recv() {
+                Some(Done::Wrote(count)) => written += count,
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    /// Whoever sent what the disk has lost is not to be called a liar.
+    #[test]
+    fn a_piece_that_cannot_be_read_back_is_not_a_false_one() {
+        let content: Vec<u8> = (0..PIECE).map(|n| (n / 7) as u8).collect();
+        let info = Arc::new(torrent(&content));
+        let piece = info.layout().pieces().next().unwrap();
+        for gone in [false, true] {
+            let folder = tempfile::tempdir().unwrap();
+            let storage = Arc::new(Storage::for_download(folder.path(), None, &info).unwrap());
+            let (disk, mut answers) = Disk::start(storage.clone(), info.clone(), 1 << 20).unwrap();
+            let path = storage.path(0);
+            let spoil = || match gone {
+                true => std::fs::remove_file(&path).unwrap(),
+                false => std::fs::File::options().write(true).open(&path).unwrap().set_len(5).unwrap(),
+            };
+            let ask = |answers: &mut tokio_mpsc::UnboundedReceiver<Done>| {
+                disk.send(Job::Hash(piece));
+                answers.blocking_recv().unwrap()
+            };
+            give(&disk, &mut answers, piece, &content);
+            spoil();
+            let answer = ask(&mut answers);
+            if gone {
+                let path = path.display().to_string();
+                assert!(matches!(&answer, Done::Failed(at, _) if *at == path), "{answer:?}");
+                continue;
+            }
+            assert!(matches!(answer, Done::Lost(lost) if lost == piece), "{answer:?}");
+            give(&disk, &mut answers, piece, &content);
+            assert!(matches!(ask(&mut answers), Done::Hashed(_, true)));
+            // Not for ever.
+            let mut times = 0;
+            let end = loop {
+                give(&disk, &mut answers, piece, &content);
+                spoil();
+                match ask(&mut answers) {
+                    Done::Lost(_) => times += 1,
+                    other => break other,
+                }
+            };
+            assert!(times == 3 && matches!(end, Done::Failed(..)), "{times}, {end:?}");
         }
     }
 }

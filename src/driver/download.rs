@@ -379,6 +379,7 @@ impl Download {
                 }
                 self.swarm.handle(now, Input::Hashed(piece, valid));
             }
+            Done::Lost(piece) => self.swarm.handle(now, Input::Lost(piece)),
             Done::Checked(piece, valid) => self.on_checked(piece, valid),
             Done::Digested(piece, digests) => self.swarm.handle(now, Input::Digested(piece, digests)),
             Done::Read(peer, piece, begin, stored) => {

@@ -69,6 +69,8 @@ pub enum Input {
     Consumed(u64),
     /// A piece was hashed: whether it is what the metadata promises.
     Hashed(PieceIndex, bool),
+    /// A piece that arrived cannot be read back to be hashed: it is fetched again, and nobody is to blame.
+    Lost(PieceIndex),
     /// What [`Action::Digest`] asked for: a digest of each block of the piece, none where it cannot be read.
     Digested(PieceIndex, Vec<u64>),
     /// What [`Action::Read`] asked for; none where the disk could not give it.

@@ -455,6 +455,14 @@ impl Swarm {
         }
     }
 
+    pub(super) fn on_lost(&mut self, piece: PieceIndex) {
+        let (Some(info), Some(pieces)) = (&self.info, &mut self.pieces) else { return };
+        if pieces.on_lost(piece) {
+            self.wasted += u64::from(info.layout().len_of(piece));
+            self.refill = true;
+        }
+    }
+
     /// Everything that is wanted is here: peers learn that we want no more (BEP 21).
     fn retire(&mut self, now: Instant) {
         for key in self.keys() {

@@ -356,6 +356,15 @@ impl Pieces {
         authors
     }
 
+    /// A piece cannot be hashed: it is to be fetched again from anybody. Whether it was waited for.
+    pub fn on_lost(&mut self, piece: PieceIndex) -> bool {
+        let waited = self.open.remove(&piece).is_some();
+        if waited {
+            self.picker.insert(piece);
+        }
+        waited
+    }
+
     /// A piece that failed comes before others: it will tell who lied before more is lost.
     fn ask_failed(
         &mut self,

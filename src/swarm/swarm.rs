@@ -159,6 +159,7 @@ impl Swarm {
             Input::DiskReady(have) => self.on_disk_ready(now, have),
             Input::Consumed(to) => self.on_consumed(to),
             Input::Hashed(piece, valid) => self.on_hashed(now, piece, valid),
+            Input::Lost(piece) => self.on_lost(piece),
             Input::Digested(piece, digests) => self.on_digested(now, piece, digests),
             Input::Read { peer, piece, begin, data } => self.on_read(now, peer, piece, begin, data),
         }

@@ -33,6 +33,9 @@ const BATCH: usize = 128;
 const COMPANY: Duration = Duration::from_millis(1);
 /// Bytes of each piece read at once when pieces must be read back.
 const READ_BACK: usize = 128 * 1024;
+/// Times that a piece is fetched again because what was written cannot be read back: a bad place on a disk may come right when it is
+/// written anew, but not for ever.
+const MAX_LOST: u32 = 3;
 /// How long to wait for room on a full disk before trying again.
 const FULL_RETRY: Duration = Duration::from_secs(1);
 
@@ -62,6 +65,14 @@ impl Partial {
     }
 }
 
+/// What a piece has turned out to be.
+enum Verdict {
+    /// What it must be, or not.
+    Hashed(bool),
+    /// Nobody knows: this file cannot be read.
+    Unreadable(usize, io::Error),
+}
+
 /// Blocks that follow each other and wait to be written together.
 #[derive(Default)]
 struct Run {
@@ -76,13 +87,13 @@ pub struct Worker {
     done: tokio_mpsc::UnboundedSender<Done>,
     stop: Arc<AtomicBool>,
     leaving: Arc<AtomicBool>,
-    /// A write has failed: what follows is not vouched for.
+    /// The disk has failed: what follows is not vouched for.
     failed: bool,
+    /// How often pieces could not be read back.
+    lost: BTreeMap<PieceIndex, u32>,
     open: Handles,
     /// Bytes that may wait for others to be hashed with.
     hold: usize,
-    /// While the place is not ours yet, or only read, nothing in it may be created or resized.
-    looking: bool,
     partial: BTreeMap<PieceIndex, Partial>,
     /// In the order in which they came.
     runs: Vec<Run>,
@@ -108,9 +119,9 @@ impl Worker {
             stop,
             leaving,
             failed: false,
+            lost: BTreeMap::new(),
             open: Handles::default(),
             hold,
-            looking: false,
             partial: BTreeMap::new(),
             runs: Vec::new(),
             complete: Vec::new(),
@@ -220,38 +231,57 @@ impl Worker {
     fn answer(&mut self, complete: &[PieceIndex]) {
         let partials = complete.iter().map(|piece| self.partial.remove(piece).unwrap_or_default());
         let partials = partials.map(|p| if p.rewritten { Partial::default() } else { p }).collect();
-        for (piece, valid) in complete.iter().zip(self.are_valid(complete, partials)) {
-            if !self.failed {
-                let _ = self.done.send(Done::Hashed(*piece, valid));
+        for (&piece, verdict) in complete.iter().zip(self.judge(complete, partials)) {
+            if self.failed {
+                return;
             }
+            let answer = match verdict {
+                Verdict::Hashed(valid) => {
+                    self.lost.remove(&piece);
+                    Done::Hashed(piece, valid)
+                }
+                Verdict::Unreadable(file, error) => self.lose(piece, file, &error),
+            };
+            let _ = self.done.send(answer);
         }
+    }
+
+    /// A piece cannot be read back. It is worth another try, unless its file is gone and others with it, or it has had its tries.
+    fn lose(&mut self, piece: PieceIndex, file: usize, error: &io::Error) -> Done {
+        let path = self.storage.path(file).display().to_string();
+        let times = self.lost.entry(piece).or_default();
+        *times += 1;
+        if error.kind() == io::ErrorKind::NotFound || *times > MAX_LOST {
+            self.failed = true;
+            return Done::Failed(path, format!("what was written there cannot be read back: {error}"));
+        }
+        tracing::warn!("{path}: a piece cannot be read back and is fetched again: {error}");
+        Done::Lost(piece)
     }
 
     /// Reads the pieces that are to be checked. What cannot be read is not there.
     fn check(&mut self) {
         let pieces = std::mem::take(&mut self.checks);
-        self.looking = true;
-        let valid = self.are_valid(&pieces, pieces.iter().map(|_| Partial::default()).collect());
-        self.looking = false;
-        for (piece, valid) in pieces.into_iter().zip(valid) {
-            let _ = self.done.send(Done::Checked(piece, valid));
+        let verdicts = self.judge(&pieces, pieces.iter().map(|_| Partial::default()).collect());
+        for (piece, verdict) in pieces.into_iter().zip(verdicts) {
+            let _ = self.done.send(Done::Checked(piece, matches!(verdict, Verdict::Hashed(true))));
         }
     }
 
     /// Whether each piece is what it must be; what was not hashed as it came is read back.
-    fn are_valid(&mut self, pieces: &[PieceIndex], mut partials: Vec<Partial>) -> Vec<bool> {
-        let mut readable = vec![true; pieces.len()];
+    fn judge(&mut self, pieces: &[PieceIndex], mut partials: Vec<Partial>) -> Vec<Verdict> {
+        let mut unreadable: Vec<Option<(usize, io::Error)>> = pieces.iter().map(|_| None).collect();
         let layout = *self.info.layout();
         loop {
             let mut parts = Vec::new();
-            for ((piece, partial), readable) in pieces.iter().zip(&mut partials).zip(&mut readable) {
+            for ((piece, partial), trouble) in pieces.iter().zip(&mut partials).zip(&mut unreadable) {
                 let take = (layout.len_of(*piece) - partial.taken).min(READ_BACK as u32);
-                if take == 0 || !*readable || parts.len() == LANES {
+                if take == 0 || trouble.is_some() || parts.len() == LANES {
                     continue;
                 }
                 match self.read(layout.offset(*piece) + u64::from(partial.taken), take as usize) {
                     Ok(data) => parts.push((partial, data)),
-                    Err(_) => *readable = false,
+                    Err(error) => *trouble = Some(error),
                 }
             }
             if parts.is_empty() {
@@ -265,11 +295,11 @@ impl Worker {
         }
         let digests = partials.into_iter().map(|partial| partial.hasher.finish());
         let hashes = pieces.iter().map(|piece| self.info.piece_hash(*piece));
-        readable
-            .iter()
-            .zip(digests.zip(hashes))
-            .map(|(readable, (is, must))| *readable && is == must)
-            .collect()
+        let verdict = |(trouble, (is, must)): (Option<(usize, io::Error)>, _)| match trouble {
+            Some((file, error)) => Verdict::Unreadable(file, error),
+            None => Verdict::Hashed(is == must),
+        };
+        unreadable.into_iter().zip(digests.zip(hashes)).map(verdict).collect()
     }
 
     /// The first 64 bits of the SHA-1 of each block; nothing where the piece cannot be read.
@@ -347,16 +377,17 @@ impl Worker {
         Ok(())
     }
 
-    fn read(&mut self, offset: u64, length: usize) -> io::Result<Vec<u8>> {
+    /// Reads what is there; where that is not possible, also says which file it is. Nothing is made or resized for it: the place may
+    /// not be ours yet, and a file that was cut meanwhile would read as zeros, for which a peer would be blamed.
+    fn read(&mut self, offset: u64, length: usize) -> Result<Vec<u8>, (usize, io::Error)> {
         let storage = self.storage.clone();
         let mut out = Vec::with_capacity(length);
         for segment in storage.segments(offset, length as u64) {
             let begin = out.len();
             out.resize(begin + segment.length as usize, 0);
             if let Some(index) = segment.file {
-                let access = if self.looking { Access::Look } else { Access::Write { whole: false } };
-                let file = self.open.file(&storage, index, access)?;
-                file.read_exact_at(&mut out[begin..], segment.offset)?;
+                let file = self.open.file(&storage, index, Access::Look).map_err(|e| (index, e))?;
+                file.read_exact_at(&mut out[begin..], segment.offset).map_err(|e| (index, e))?;
             }
         }
         Ok(out)

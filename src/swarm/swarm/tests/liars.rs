@@ -29,6 +29,28 @@ fn judge(table: &mut Table, piece: PieceIndex, truth: [u64; 4]) {
     table.requests();
 }
 
+/// The disk's fault is not the peer's.
+#[test]
+fn a_piece_that_cannot_be_read_back_is_asked_for_again_of_the_same_peer() {
+    let mut table = Table::new();
+    let only = table.join(1, Reserved::OURS);
+    let index = table.requests().first().expect("something is asked for").1.index;
+    let piece = info().layout().piece(index).unwrap();
+    for block in 0..4 {
+        table.swarm.pieces.as_mut().unwrap().on_block(only, piece, block);
+        table.swarm.members.get_mut(&only).unwrap().down.record(table.now, 1);
+    }
+    table.swarm.handle(table.now, Input::Lost(piece));
+    let wasted = table.swarm.stats(table.now).wasted;
+    assert_eq!(wasted, u64::from(info().layout().len_of(piece)));
+    // Twice makes no difference: nobody waits for it any more.
+    table.swarm.handle(table.now, Input::Lost(piece));
+    assert_eq!(table.swarm.stats(table.now).wasted, wasted);
+    judge(&mut table, piece, [1, 2, 3, 4]);
+    assert!(liars(&table).is_empty());
+    assert_eq!(table.swarm.stats(table.now).banned, 0);
+}
+
 fn liars(table: &Table) -> Vec<PeerKey> {
     let liars = table.closed.iter().filter(|(_, reason)| *reason == CloseReason::Liar);
     liars.map(|(key, _)| *key).collect()
