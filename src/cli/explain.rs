@@ -104,6 +104,7 @@ fn explain(bottleneck: &Bottleneck) -> Said {
             let sentence = format!("the disk: the network waited for it {percent} % of the last second");
             ("disk", sentence, vec![("percent", u64::from(percent))])
         }
+        Bottleneck::Hashing { percent, share, rate } => hashing(percent, share, rate),
         Bottleneck::Processor { percent } => {
             let sentence = format!("this machine: one core is {percent} % busy with the network");
             ("processor", sentence, vec![("percent", u64::from(percent))])
@@ -125,6 +126,15 @@ fn explain(bottleneck: &Bottleneck) -> Said {
             ("receivers", sentence, vec![("served", peers as u64), ("waiting", waiting as u64)])
         }
     }
+}
+
+fn hashing(percent: u32, share: u32, rate: u64) -> Said {
+    let sentence = format!(
+        "hashing: the network waited for it {percent} % of the last second; this machine hashes {}/s",
+        bytes(rate)
+    );
+    let figures = vec![("percent", u64::from(percent)), ("share", u64::from(share)), ("hashed", rate)];
+    ("hashing", sentence, figures)
 }
 
 fn pipeline(peers: usize, depth: usize, round_trip: Duration, rate: u64) -> Said {
@@ -214,6 +224,11 @@ mod tests {
             ),
             (Bottleneck::Verifying, "verifying", "hashed and written"),
             (Bottleneck::Disk { percent: 40 }, "disk", "40 %"),
+            (
+                Bottleneck::Hashing { percent: 60, share: 75, rate: 400 * mib },
+                "hashing",
+                "hashes 400.0 MiB/s",
+            ),
             (Bottleneck::Processor { percent: 97 }, "processor", "97 % busy"),
             (Bottleneck::Senders { peers: 1, rate: mib, fastest: mib, choking: 2 }, "senders", "2 more have"),
             (
@@ -231,6 +246,8 @@ mod tests {
             assert_eq!(explanation.figures["peers"], 3);
         }
         let round_trip = Duration::from_millis(100);
+        let hashing = of(Bottleneck::Hashing { percent: 60, share: 75, rate: mib }).figures;
+        assert_eq!((hashing["percent"], hashing["share"], hashing["hashed"]), (60, 75, mib));
         let pipeline = of(Bottleneck::Pipeline { peers: 1, depth: 250, round_trip, rate: 40 * mib });
         let figures = &pipeline.figures;
         assert_eq!((figures["queue"], figures["round_trip_ms"]), (250, 100));

@@ -19,6 +19,7 @@ use super::lanes::LANES;
 use super::resume::{Ground, Keeper, SaveError};
 use super::storage::Storage;
 use super::stored::Stored;
+use super::strain::Toil;
 use crate::swarm::PeerKey;
 use crate::swarm::resume::Plan;
 use crate::wire::metainfo::{Info, PieceIndex};
@@ -77,6 +78,8 @@ pub struct Disk {
     /// Nobody waits for room on a full disk any more.
     leaving: Arc<AtomicBool>,
     threads: Vec<std::thread::JoinHandle<()>>,
+    /// What they are busy with.
+    toil: Arc<Toil>,
     done: tokio_mpsc::UnboundedSender<Done>,
     /// Syncs and saves beside them; started when there is something to save.
     keeper: Option<Keeper>,
@@ -94,7 +97,9 @@ impl Disk {
         let stop = Arc::new(AtomicBool::new(false));
         let count = std::thread::available_parallelism().map_or(2, NonZeroUsize::get).clamp(1, MAX_THREADS);
         let leaving = Arc::new(AtomicBool::new(false));
+        let toil = Arc::new(Toil::default());
         let mut disk = Self {
+            toil: toil.clone(),
             queues: Vec::new(),
             stop: stop.clone(),
             leaving: leaving.clone(),
@@ -107,7 +112,8 @@ impl Disk {
         for number in 0..count {
             let (queue, jobs) = mpsc::channel();
             let (done, stop, leaving) = (done.clone(), stop.clone(), leaving.clone());
-            let mut worker = Worker::new(storage.clone(), info.clone(), done, stop, leaving, hold);
+            let (storage, info, toil) = (storage.clone(), info.clone(), toil.clone());
+            let mut worker = Worker::new(storage, info, done, stop, leaving, toil, hold);
             let name = format!("disk-{number}");
             let thread = std::thread::Builder::new().name(name).spawn(move || worker.work(&jobs))?;
             disk.queues.push(queue);
@@ -127,6 +133,11 @@ impl Disk {
             // A thread that has failed has said so; its queue leads nowhere.
             let _ = queue.send(job);
         }
+    }
+
+    /// What the threads have done so far.
+    pub fn toil(&self) -> &Toil {
+        &self.toil
     }
 
     /// Syncs and saves on a thread of its own, so that no write waits for a sync. What is verified by now

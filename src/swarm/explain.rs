@@ -97,6 +97,15 @@ pub enum Bottleneck {
         /// Percent of the time in which the network waited for it.
         percent: u32,
     },
+    /// What has arrived is hashed more slowly than it arrives.
+    Hashing {
+        /// Percent of the time in which the network waited for it.
+        percent: u32,
+        /// Percent of the disk threads' work that was hashing; the rest was writing.
+        share: u32,
+        /// Bytes hashed a second.
+        rate: u64,
+    },
     /// The thread that serves the sockets is busy.
     Processor {
         /// Percent of the time.

@@ -17,10 +17,12 @@ use bytes::Bytes;
 use sha1::{Digest as _, Sha1};
 use tokio::sync::mpsc as tokio_mpsc;
 
+use super::super::clock;
 use super::super::handles::Handles;
 use super::super::lanes::{self, Hasher, LANES, Lane};
 use super::super::storage::{Access, Segment, Storage};
 use super::super::stored::{self, Stored, Stretch};
+use super::super::strain::Toil;
 use super::super::transfer::disk_full;
 use super::{Done, Job};
 use crate::wire::metainfo::{BLOCK_LEN, Info, PieceIndex};
@@ -92,6 +94,7 @@ pub struct Worker {
     /// How often pieces could not be read back.
     lost: BTreeMap<PieceIndex, u32>,
     open: Handles,
+    toil: Arc<Toil>,
     /// Bytes that may wait for others to be hashed with.
     hold: usize,
     partial: BTreeMap<PieceIndex, Partial>,
@@ -110,6 +113,7 @@ impl Worker {
         done: tokio_mpsc::UnboundedSender<Done>,
         stop: Arc<AtomicBool>,
         leaving: Arc<AtomicBool>,
+        toil: Arc<Toil>,
         hold: usize,
     ) -> Self {
         Self {
@@ -121,6 +125,7 @@ impl Worker {
             failed: false,
             lost: BTreeMap::new(),
             open: Handles::default(),
+            toil,
             hold,
             partial: BTreeMap::new(),
             runs: Vec::new(),
@@ -211,20 +216,40 @@ impl Worker {
     /// Writes what waits and hashes it, but for up to `hold` bytes of pieces too few to be worth it yet; gives the answers that waited for
     /// that.
     fn settle(&mut self, hold: usize) {
-        let mut partials: Vec<_> = self.partial.values_mut().filter(|p| !p.waiting.is_empty()).collect();
-        let lanes = partials.iter_mut().map(|p| Lane::new(&mut p.hasher, p.waiting.iter().map(|b| &b[..])));
-        let left = lanes::hash_in_company(lanes.collect(), hold);
-        for (partial, left) in partials.into_iter().zip(left) {
-            partial.keep(left);
-        }
-        for run in std::mem::take(&mut self.runs) {
-            self.write(run);
-        }
+        self.hash(hold);
+        self.write_runs();
         let waits = |piece: &PieceIndex| self.partial.get(piece).is_some_and(|p| !p.waiting.is_empty());
         let (waiting, complete) = std::mem::take(&mut self.complete).into_iter().partition(waits);
         self.complete = waiting;
         self.answer(&complete);
         self.check();
+    }
+
+    fn hash(&mut self, hold: usize) {
+        let mut partials: Vec<_> = self.partial.values_mut().filter(|p| !p.waiting.is_empty()).collect();
+        if partials.is_empty() {
+            return;
+        }
+        let begun = clock::now();
+        let given: usize = partials.iter().flat_map(|p| &p.waiting).map(Bytes::len).sum();
+        let lanes = partials.iter_mut().map(|p| Lane::new(&mut p.hasher, p.waiting.iter().map(|b| &b[..])));
+        let left = lanes::hash_in_company(lanes.collect(), hold);
+        let hashed = given - left.iter().sum::<usize>().min(given);
+        for (partial, left) in partials.into_iter().zip(left) {
+            partial.keep(left);
+        }
+        self.toil.on_hashed(clock::now().saturating_duration_since(begun), hashed);
+    }
+
+    fn write_runs(&mut self) {
+        if self.runs.is_empty() {
+            return;
+        }
+        let begun = clock::now();
+        for run in std::mem::take(&mut self.runs) {
+            self.write(run);
+        }
+        self.toil.on_moved(clock::now().saturating_duration_since(begun));
     }
 
     /// Says of pieces that are here as a whole whether they are what they must be.
@@ -273,7 +298,7 @@ impl Worker {
         let mut unreadable: Vec<Option<(usize, io::Error)>> = pieces.iter().map(|_| None).collect();
         let layout = *self.info.layout();
         loop {
-            let mut parts = Vec::new();
+            let (mut parts, begun) = (Vec::new(), clock::now());
             for ((piece, partial), trouble) in pieces.iter().zip(&mut partials).zip(&mut unreadable) {
                 let take = (layout.len_of(*piece) - partial.taken).min(READ_BACK as u32);
                 if take == 0 || trouble.is_some() || parts.len() == LANES {
@@ -287,11 +312,15 @@ impl Worker {
             if parts.is_empty() {
                 break;
             }
+            let read = clock::now();
+            self.toil.on_moved(read.saturating_duration_since(begun));
+            let bytes = parts.iter().map(|(_, data)| data.len()).sum();
             let lanes = parts.iter_mut().map(|(partial, data)| {
                 partial.taken += data.len() as u32;
                 Lane::new(&mut partial.hasher, [&data[..]])
             });
             lanes::hash(lanes.collect());
+            self.toil.on_hashed(clock::now().saturating_duration_since(read), bytes);
         }
         let digests = partials.into_iter().map(|partial| partial.hasher.finish());
         let hashes = pieces.iter().map(|piece| self.info.piece_hash(*piece));

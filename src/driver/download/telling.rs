@@ -7,13 +7,14 @@ use tracing::debug;
 use super::Download;
 use crate::driver::clock;
 use crate::driver::place::Place;
+use crate::driver::strain::Work;
 use crate::driver::transfer::{Bottleneck, Stage, Status, TransferError, TransferEvent};
 use crate::swarm::explain::is_used_up;
 use crate::wire::metainfo::PieceIndex;
 
 /// How often figures are published while they change.
 const PUBLISH_EVERY: Duration = Duration::from_millis(250);
-/// A network that waits for the disk this share of the time is held up by it; in between, queues are only full now and then.
+/// A network that waits for the disk threads this share of the time is held up by it; in between, queues are only full now and then.
 const DISK_WAIT_PERCENT: u32 = 20;
 /// A thread that is busy this share of the time can do little more.
 const BUSY_PERCENT: u32 = 90;
@@ -32,9 +33,8 @@ impl Download {
         if matches!(said, Bottleneck::NobodyAsks { .. } | Bottleneck::NoPeers) {
             return Some(said);
         }
-        let percent = self.strain.disk_percent();
-        if percent >= DISK_WAIT_PERCENT {
-            return Some(Bottleneck::Disk { percent });
+        if let Some(threads) = held_by(self.strain.held_percent(), self.strain.work()) {
+            return Some(threads);
         }
         if let (Bottleneck::Receivers { rate, .. }, Some(limit)) = (said, self.around.links.upload.rate())
             && is_used_up(rate, limit)
@@ -101,7 +101,7 @@ impl Download {
             Stage::JoiningDht if finding.nodes > 0 => Stage::LookingForPeers,
             other => other,
         };
-        self.strain.look(now);
+        self.strain.look(now, self.disk.as_ref().map(|(disk, _)| disk.toil()));
         let status = Status {
             bottleneck: self.bottleneck(now),
             stage,
@@ -138,5 +138,39 @@ impl Download {
             *old = status;
             changed
         });
+    }
+}
+
+/// Which of a disk thread's two tasks the network waits for, if for any. A write that takes seconds is only known when it ends,
+/// so hashing must have taken its part of the wait to be the cause.
+fn held_by(percent: u32, work: Work) -> Option<Bottleneck> {
+    if percent < DISK_WAIT_PERCENT {
+        return None;
+    }
+    let hashes = work.hashing > work.moving && work.hashing * 2 >= u64::from(percent);
+    let busy = (work.hashing + work.moving).max(1);
+    let share = u32::try_from(work.hashing * 100 / busy).unwrap_or(100);
+    Some(match hashes {
+        true => Bottleneck::Hashing { percent, share, rate: work.hashed },
+        false => Bottleneck::Disk { percent },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hashing_and_writing_are_told_apart() {
+        let rate = 400 << 20;
+        let held = |percent, hashing, moving| held_by(percent, Work { hashing, moving, hashed: rate });
+        assert_eq!(held(19, 200, 0), None, "the network hardly waits");
+        assert_eq!(held(60, 150, 50), Some(Bottleneck::Hashing { percent: 60, share: 75, rate }));
+        assert_eq!(held(60, 50, 150), Some(Bottleneck::Disk { percent: 60 }));
+        assert_eq!(held(60, 50, 50), Some(Bottleneck::Disk { percent: 60 }));
+        // A write that has not come back yet has no time; a little hashing does not explain the wait.
+        assert_eq!(held(90, 5, 0), Some(Bottleneck::Disk { percent: 90 }));
+        assert_eq!(held(90, 0, 0), Some(Bottleneck::Disk { percent: 90 }));
+        assert_eq!(held(90, 45, 0), Some(Bottleneck::Hashing { percent: 90, share: 100, rate }));
     }
 }
