@@ -13,6 +13,10 @@ use crate::wire::metainfo::BLOCK_LEN;
 
 /// Rates are taken over this long: short enough to follow a change, long enough not to flicker.
 const WINDOW: Duration = Duration::from_secs(5);
+/// The longest time over which a rate is known.
+const LONG_WINDOW: Duration = Duration::from_secs(19);
+/// Fewer blocks make no rate: one more or less would change it too much.
+const BLOCKS_FOR_A_RATE: u32 = 8;
 /// A user's limit of which so many percent are used is what holds us up; sockets and buckets take the rest.
 const LIMIT_USED_PERCENT: u64 = 85;
 /// Nothing for this long is silence.
@@ -143,7 +147,9 @@ impl Swarm {
             return Some(Bottleneck::Verifying);
         }
         let rate = self.down.per_second(now, WINDOW);
-        if let Some(limit) = self.config.download_limit.filter(|l| is_used_up(rate, *l)) {
+        if let Some(limit) = self.config.download_limit
+            && let Some(rate) = self.used_of(now, limit)
+        {
             return Some(Bottleneck::DownloadLimit { rate, limit });
         }
         let having: Vec<&Member> = open().filter(|m| m.wanted > 0).collect();
@@ -152,6 +158,24 @@ impl Swarm {
             return Some(Bottleneck::NobodyHas { peers, missing });
         }
         Some(fetching_bottleneck(now, pieces, &having, rate))
+    }
+
+    /// The rate, where the user's limit on receiving is what holds it down. Under a low one blocks come rarely: their rate is taken
+    /// over a longer time, and where even that is too short, or too few have come, it is enough that nothing more may be asked for and that
+    /// the last block came no longer ago than two of them take.
+    fn used_of(&self, now: Instant, limit: u64) -> Option<u64> {
+        let block_time = time_under(limit);
+        let long = (block_time * BLOCKS_FOR_A_RATE).clamp(WINDOW, LONG_WINDOW);
+        let rates = [WINDOW, long].map(|window| self.down.per_second(now, window));
+        if let Some(rate) = rates.into_iter().find(|rate| is_used_up(*rate, limit)) {
+            return Some(rate);
+        }
+        let recent = |m: &Member| now.saturating_duration_since(m.last_block) < block_time * 2;
+        let asked = |m: &&Member| m.conn.as_ref().is_some_and(|c| c.requests() > 0);
+        let flows = || self.members.values().filter(asked).any(recent);
+        let few = self.down.total() < u64::from(BLOCKS_FOR_A_RATE * BLOCK_LEN);
+        let rare = few || block_time * BLOCKS_FOR_A_RATE > LONG_WINDOW;
+        (rare && self.room_under_limit() == 0 && flows()).then_some(rates[1])
     }
 
     fn serving_bottleneck(&self, now: Instant, peers: usize) -> Bottleneck {
@@ -166,6 +190,11 @@ impl Swarm {
             all => Bottleneck::Receivers { peers: served, rate, waiting: all - served },
         }
     }
+}
+
+/// What one block takes under a limit.
+pub(super) fn time_under(limit: u64) -> Duration {
+    Duration::from_millis(u64::from(BLOCK_LEN) * 1000 / limit.max(1))
 }
 
 /// Whether a limit is what holds a rate down.

@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use super::config::*;
 use super::event::{Action, CloseReason, PeerKey, Report};
+use super::explain::time_under;
 use super::member::{Has, Member};
 use super::metadata::Metadata;
 use super::pieces::{Help, Pieces, Received};
@@ -309,7 +310,7 @@ impl Swarm {
 
     /// Blocks that may still be asked for under the user's limit. Without this bound many peers would each get
     /// a trickle through it, and all of them look stalled.
-    fn room_under_limit(&self) -> usize {
+    pub(super) fn room_under_limit(&self) -> usize {
         let Some(limit) = self.config.download_limit else { return usize::MAX };
         let most = (limit * LIMIT_SECONDS / u64::from(BLOCK_LEN)).max(MIN_DEPTH as u64) as usize;
         let live = self.members.values().filter(|m| !m.stalled);
@@ -360,6 +361,8 @@ impl Swarm {
             0 => STALL_AT_FIRST,
             _ => STALL_AFTER,
         };
+        // Under a low limit even a block takes longer than that.
+        let patience = self.config.download_limit.map_or(patience, |l| patience.max(time_under(l) * 2));
         // Where the user's limit holds blocks back, nobody is to blame.
         let throttled =
             self.config.download_limit.is_some_and(|l| self.down.per_second(now, patience) * 5 >= l * 4);

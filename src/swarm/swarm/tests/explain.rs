@@ -51,6 +51,48 @@ fn each_cause_is_named_when_it_is_the_one() {
     assert_eq!(table.why(), Bottleneck::NobodyAsks { peers: 0 }, "the other seed was of no more use");
 }
 
+/// Under a low limit a block comes each eight seconds; between two of them nobody is silent.
+#[test]
+fn a_low_limit_is_the_cause_between_two_blocks_too() {
+    for (limit, between) in [(2048, 8), (8192, 2)] {
+        let mut table = Table::of(400);
+        table.swarm.config.download_limit = Some(limit);
+        let key = table.join(1, Reserved::OURS);
+        let mut waiting = table.requests();
+        for second in 1..=80 {
+            let why = table.why();
+            assert!(matches!(why, Bottleneck::DownloadLimit { .. }), "{second}: {why:?}");
+            table.pass(Duration::from_secs(1));
+            if second % between == 0 {
+                let (_, block) = waiting.remove(0);
+                table.say(key, &[Table::block(block)]);
+            }
+            waiting.extend(table.requests());
+        }
+        // Who sends nothing for longer than the limit explains is silent.
+        table.pass(Duration::from_secs(20));
+        assert!(matches!(table.why(), Bottleneck::Silent { .. }), "{:?}", table.why());
+    }
+}
+
+/// Who sends less than a limit would let through is not held back by it.
+#[test]
+fn a_slow_peer_is_told_from_a_limit() {
+    let mut table = Table::of(400);
+    table.swarm.config.download_limit = Some(64 << 10);
+    let key = table.join(1, Reserved::OURS);
+    let mut waiting = table.requests();
+    for second in 1..=40 {
+        table.pass(Duration::from_millis(500));
+        if second % 2 == 0 {
+            let (_, block) = waiting.remove(0);
+            table.say(key, &[Table::block(block)]);
+        }
+        waiting.extend(table.requests());
+        assert!(!matches!(table.why(), Bottleneck::DownloadLimit { .. }), "{second}: {:?}", table.why());
+    }
+}
+
 #[test]
 fn peers_without_what_is_missing_are_told_from_none() {
     let mut table = Table::new();
