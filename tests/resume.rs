@@ -512,3 +512,35 @@ fn a_download_waits_for_room_says_so_and_goes_on() {
         run(a_full_disk_is_waited_for(allocation));
     }
 }
+
+/// Takes all the room of both files, is stopped, and goes on without being told how, on a disk that somebody else has filled but for what
+/// the claim needs.
+const FULL_AND_AGAIN: &str = r#"mount -t tmpfs -o size=4m none "$0" || exit 99
+"$@" --file-allocation full --limit-rate 400k & run=$!
+for try in $(seq 200); do [ -s "$0/top/a.bin" ] && [ -s "$0/top/sub/b.bin" ] && break; sleep 0.05; done
+kill -TERM $run; wait $run; [ $? = 143 ] || exit 97
+head -c 65536 /dev/zero > "$0/spare"; dd if=/dev/zero of="$0/ballast" bs=64k 2>/dev/null; rm "$0/spare"
+"$@" || exit $?
+cmp "$SEED/a.bin" "$0/top/a.bin" && cmp "$SEED/sub/b.bin" "$0/top/sub/b.bin" || exit 98"#;
+
+#[test]
+fn a_download_that_took_its_room_goes_on_where_no_more_is_left() {
+    if !may_mount() {
+        println!("skipped: no disk can be mounted here (unshare -r -m mount)");
+        return;
+    }
+    run(async {
+        let lab = Lab::new();
+        let (_client, _seed, peer) = lab.seed().await;
+        let mut command = Command::new("unshare");
+        command.args(["-r", "-m", "sh", "-c", FULL_AND_AGAIN]).arg(lab.here());
+        command.arg(env!("CARGO_BIN_EXE_dhtget")).arg(lab.info.hash().to_string());
+        command.arg("--dir").arg(lab.here()).args(["--no-dht", "--no-state", "--listen", "127.0.0.1:0"]);
+        command.args(["--stop-timeout", "20", "--peer", &peer]);
+        command.env("SEED", lab.dir.path().join("seed/top"));
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut child = Killed(command.spawn().unwrap());
+        let ended = tokio::task::spawn_blocking(move || child.0.wait().unwrap()).await.unwrap();
+        assert_eq!(ended.code(), Some(0));
+    });
+}
