@@ -19,6 +19,8 @@ pub struct Id160(pub [u8; 20]);
 pub type NodeId = Id160;
 /// SHA-1 of a torrent's info dictionary, which is also its key in the DHT (BEP 5).
 pub type InfoHash = Id160;
+/// What a peer calls itself on one torrent (BEP 3, `peer_id`): no secret, and no proof of anything.
+pub type PeerId = Id160;
 
 impl Id160 {
     /// The id whose bits are all zero.

@@ -396,12 +396,14 @@ impl Download {
             Done::Full(cause) => {
                 self.waiting_threads += 1;
                 self.disk_trouble = Some(cause);
+                self.swarm.handle(now, Input::Held(true));
                 self.publish(true);
             }
             Done::RoomAgain => {
                 self.waiting_threads = self.waiting_threads.saturating_sub(1);
                 if self.waiting_threads == 0 {
                     self.disk_trouble = None;
+                    self.swarm.handle(now, Input::Held(false));
                 }
             }
             Done::Saved(outcome) => self.on_saved(outcome),

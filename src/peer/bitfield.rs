@@ -78,15 +78,54 @@ impl Bitfield {
         true
     }
 
+    /// Pieces that are present here and in `other`, in order, from those about `from` on; eight bytes at a time, so that two
+    /// million are looked through in microseconds.
+    pub fn common<'a>(&'a self, other: &'a Self, from: u32) -> impl Iterator<Item = u32> + 'a {
+        let first = (from as usize / 64).min(self.bits.len() / 8);
+        let words = self.bits[first * 8..].chunks(8).zip(other.bits.chunks(8).skip(first));
+        words.zip(first as u32..).flat_map(|((ours, theirs), at)| {
+            let mut both = word(ours) & word(theirs);
+            std::iter::from_fn(move || {
+                let bit = both.leading_zeros();
+                both &= !(1 << 63 >> bit.min(63));
+                (bit < 64).then_some(at * 64 + bit)
+            })
+        })
+    }
+
     /// The pieces that are present, in order.
     pub fn iter(&self) -> impl Iterator<Item = u32> + '_ {
         (0..self.len).filter(|&i| self.has(i))
     }
 }
 
+/// Up to eight bytes as one number, the first piece in its highest bit.
+fn word(bytes: &[u8]) -> u64 {
+    bytes.iter().zip((0..64).step_by(8)).fold(0, |word, (byte, at)| word | u64::from(*byte) << 56 >> at)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn what_two_have_in_common_is_found(a: Vec<bool>, b: Vec<bool>, from in 0u32..200) {
+            let field = |bits: &[bool]| {
+                let mut field = Bitfield::none(150);
+                for (index, bit) in bits.iter().enumerate() {
+                    field.set(index as u32, *bit);
+                }
+                field
+            };
+            let (a, b) = (field(&a), field(&b));
+            let start = from.min(149) / 64 * 64;
+            let both: Vec<u32> = (start..150).filter(|i| a.has(*i) && b.has(*i)).collect();
+            prop_assert_eq!(a.common(&b, from.min(149)).collect::<Vec<_>>(), both);
+            prop_assert!(from < 192 || a.common(&b, from).next().is_none());
+        }
+    }
 
     #[test]
     fn spare_bits_and_wrong_lengths_are_refused() {

@@ -153,6 +153,12 @@ impl Connection {
         Ok(())
     }
 
+    /// Nothing was read from it for so long: its silence meanwhile does not count.
+    pub fn forgive(&mut self, now: Instant, time: Duration) {
+        self.opened = (self.opened + time).min(now);
+        self.last_received = (self.last_received + time).min(now);
+    }
+
     // ---- output
 
     /// What happened, oldest first.

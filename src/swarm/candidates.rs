@@ -4,13 +4,15 @@
 
 mod order;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use self::order::Order;
 use super::config::{
-    Config, MAX_BANNED, MAX_CANDIDATES, MAX_NAMED_BY_ONE, MAX_NAMED_PORTS, MAX_PEX_CANDIDATES,
+    Config, MAX_BANNED, MAX_BANNED_OF_A_SITE, MAX_CANDIDATES, MAX_NAMED_BY_ONE, MAX_NAMED_PORTS,
+    MAX_PEX_CANDIDATES,
 };
 use super::event::Origin;
 use super::priority::priority;
@@ -49,8 +51,7 @@ pub struct Candidates {
     known: BTreeMap<SocketAddr, Candidate>,
     /// All who are known, as they are.
     order: Order,
-    banned: BTreeSet<IpAddr>,
-    banned_addrs: BTreeSet<SocketAddr>,
+    banned: Banned,
     /// Our own, IPv4 and IPv6, where they are known.
     own: [Option<SocketAddr>; 2],
     /// Orders those that have no rank, by chance.
@@ -216,6 +217,11 @@ impl Candidates {
         self.known.get(&canonical(addr)).is_some_and(|c| c.origin.is_found())
     }
 
+    /// Whether the user named this address.
+    pub fn is_users(&self, addr: SocketAddr) -> bool {
+        self.known.get(&canonical(addr)).is_some_and(|c| c.origin == Origin::User)
+    }
+
     /// Forgets everyone whom neither the user named nor a connection of his own, those being dealt with as soon as they
     /// are not, and learns of no others.
     pub fn forget_found(&mut self) {
@@ -230,27 +236,30 @@ impl Candidates {
     pub fn ban(&mut self, addr: SocketAddr) {
         let addr = canonical(addr);
         self.remove(addr);
-        if self.banned.len() + self.banned_addrs.len() < MAX_BANNED {
-            self.banned_addrs.insert(addr);
-            if self.is_one_host(addr.ip()) {
-                self.banned.insert(addr.ip());
-            }
-        }
+        // Port 0 stands for all of a host.
+        let port = if self.is_one_host(addr.ip()) { 0 } else { addr.port() };
+        self.banned.add(SocketAddr::new(addr.ip(), port));
     }
 
     /// Whether this address or its host has been banned.
     pub fn is_banned(&self, addr: SocketAddr) -> bool {
-        let addr = canonical(addr);
-        self.banned.contains(&addr.ip()) || self.banned_addrs.contains(&addr)
+        self.banned.covers(canonical(addr))
+    }
+
+    /// What kept an address from being dialled is over.
+    pub fn wake(&mut self, addr: SocketAddr) {
+        self.change(canonical(addr), |candidate| {
+            if candidate.state != State::Busy {
+                candidate.state = State::Idle { not_before: None };
+            }
+        });
     }
 
     /// Forgets an address that turned out to be our own.
     pub fn forget(&mut self, addr: SocketAddr) {
         let addr = canonical(addr);
         self.remove(addr);
-        if self.banned_addrs.len() < MAX_BANNED {
-            self.banned_addrs.insert(addr);
-        }
+        self.banned.add(addr);
     }
 
     /// Makes room: among those that `may_go`, one that could not be reached. The user's stay.
@@ -274,6 +283,42 @@ impl Candidates {
         let candidate = self.known.remove(&addr);
         candidate.iter().for_each(|candidate| self.order.strike(addr, candidate));
         candidate.is_some()
+    }
+}
+
+/// Who is not dealt with. The latest [`MAX_BANNED`] are remembered.
+#[derive(Debug, Default)]
+struct Banned {
+    addrs: BTreeSet<SocketAddr>,
+    order: VecDeque<SocketAddr>,
+    /// How many they are of each /64: whoever has one has all of its addresses.
+    sites: BTreeMap<IpAddr, usize>,
+}
+
+impl Banned {
+    fn add(&mut self, addr: SocketAddr) {
+        if !self.addrs.insert(addr) {
+            return;
+        }
+        self.order.push_back(addr);
+        *self.sites.entry(site(addr.ip())).or_default() += 1;
+        while self.order.len() > MAX_BANNED {
+            let Some(oldest) = self.order.pop_front() else { return };
+            self.addrs.remove(&oldest);
+            if let Entry::Occupied(mut count) = self.sites.entry(site(oldest.ip())) {
+                *count.get_mut() -= 1;
+                if *count.get() == 0 {
+                    count.remove();
+                }
+            }
+        }
+    }
+
+    fn covers(&self, addr: SocketAddr) -> bool {
+        let many = || self.sites.get(&site(addr.ip())).is_some_and(|n| *n >= MAX_BANNED_OF_A_SITE);
+        self.addrs.contains(&addr)
+            || self.addrs.contains(&SocketAddr::new(addr.ip(), 0))
+            || (has_a_site(addr.ip()) && many())
     }
 }
 
@@ -304,8 +349,13 @@ fn usable(addr: SocketAddr) -> bool {
     addr.port() != 0 && !addr.ip().is_unspecified() && !addr.ip().is_multicast() && !broadcast
 }
 
+/// Whether whoever has this address may have all of its /64: not in a local network, whose machines share one.
+pub(super) fn has_a_site(ip: IpAddr) -> bool {
+    matches!(ip.to_canonical(), IpAddr::V6(v6) if v6.segments()[0] & 0xe000 == 0x2000)
+}
+
 /// The address, or the /64 that one host has to itself.
-fn site(ip: IpAddr) -> IpAddr {
+pub(super) fn site(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
         IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() >> 64 << 64).into()),
         v4 => v4,
@@ -352,6 +402,27 @@ mod tests {
             c.add(SocketAddr::new(IpAddr::V4(i.wrapping_add(0x0a00_0001).into()), 1), Origin::Dht);
         }
         assert_eq!(c.len(), MAX_CANDIDATES);
+    }
+
+    #[test]
+    fn a_liar_with_a_thousand_addresses_is_banned_with_all_of_them() {
+        let mut c = Candidates::default();
+        let of = |site: u16, host: u16| SocketAddr::from(([0x2001, 0xdb8, 0, site, 0, 0, 0, host], 6881));
+        (1..=MAX_BANNED_OF_A_SITE as u16).for_each(|host| c.ban(of(1, host)));
+        assert!(c.is_banned(of(1, 999)) && !c.is_banned(of(2, 999)) && c.is_banned(of(1, 1)));
+        // Machines of a local network share a /64: each answers for itself.
+        let local = |host: u16| SocketAddr::from(([0xfd00, 0, 0, 1, 0, 0, 0, host], 6881));
+        (1..100).for_each(|host| c.ban(local(host)));
+        assert!(c.is_banned(local(99)) && !c.is_banned(local(100)));
+    }
+
+    #[test]
+    fn the_latest_bans_are_remembered() {
+        let mut c = Candidates::default();
+        let host = |n: u32| SocketAddr::new(IpAddr::V4((0x0b00_0000 + n).into()), 6881);
+        (0..5000).for_each(|n| c.ban(host(n)));
+        assert!(c.is_banned(host(4999)) && c.is_banned(host(4000)) && !c.is_banned(host(3999)));
+        assert_eq!((c.banned.addrs.len(), c.banned.sites.len()), (MAX_BANNED, MAX_BANNED));
     }
 
     #[test]

@@ -11,6 +11,8 @@ pub const MAX_CONNECTIONS: usize = 200;
 pub const MAX_INCOMING: usize = 150;
 /// Connections from one address, where that is not our own machine's: many behind one NAT share it.
 pub const MAX_PER_ADDRESS: usize = 8;
+/// The same from one IPv6 /64, which may be one host or a street of them.
+pub const MAX_PER_SITE: usize = 24;
 /// Peers that gave payload and have gone, remembered in case it was false.
 pub const MAX_DEPARTED: usize = 512;
 /// A peer of no use may be displaced by one of higher priority (BEP 40) after this long: by then it has said what
@@ -37,6 +39,8 @@ pub const MAX_CANDIDATES: usize = 2000;
 pub const MAX_PEX_CANDIDATES: usize = MAX_CANDIDATES / 2;
 /// Of these, addresses that one peer named: four of its messages, and no more than a tenth.
 pub const MAX_NAMED_BY_ONE: usize = 200;
+/// Addresses kept apart because their peer has a second connection.
+pub const MAX_PARKED: usize = 64;
 /// Ports of one host that other peers may name: more would make us a tool against that host.
 pub const MAX_NAMED_PORTS: usize = MAX_PER_ADDRESS;
 /// How often a peer is told who came and went (BEP 11: not more often than once a minute).
@@ -56,6 +60,8 @@ pub const MAX_NEIGHBOURS: usize = 50;
 pub const MAX_DHT_PORTS: u8 = 4;
 /// Addresses of proven liars remembered.
 pub const MAX_BANNED: usize = 1000;
+/// Of one IPv6 /64, so many are all of it: whoever rents one has 2^64 addresses.
+pub const MAX_BANNED_OF_A_SITE: usize = 3;
 /// How often rates, snubbing and dials are looked at.
 pub const TICK: Duration = Duration::from_secs(1);
 /// Tit-for-tat looks at the peers this often (BEP 3: ten seconds).
@@ -149,6 +155,8 @@ pub const METADATA_DEPTH: usize = 8;
 pub const MIN_NAMED: usize = 4;
 /// The same for the fastest.
 pub const MAX_NAMED: usize = 64;
+/// Pieces that a seed has given and nobody passed on yet, of those it remembers: the latest.
+pub const MAX_GIVEN: usize = 16_384;
 /// Pieces that only we and a peer have, and that it may keep to itself: some find no taker.
 pub const MAX_HOARD: u32 = 4;
 /// A piece that nobody else has after this long was not passed on: a slow uplink passes one of 64 KiB within seconds.

@@ -18,6 +18,10 @@ pub(super) fn is_late(other: Option<&Member>, now: Instant, own: Duration, least
     other.is_none_or(|o| o.backlog(now, 0) >= least.max(own.saturating_mul(2)))
 }
 
+fn requests_of(member: &Member) -> usize {
+    member.conn.as_ref().map_or(0, |c| c.requests())
+}
+
 impl Member {
     /// How long what it was asked for, and `more` blocks, will take at its rate; for ever where nothing comes.
     pub(super) fn backlog(&self, now: Instant, more: usize) -> Duration {
@@ -34,6 +38,17 @@ impl Member {
             return Duration::ZERO;
         }
         bytes.saturating_mul(1000).checked_div(rate).map_or(Duration::MAX, Duration::from_millis)
+    }
+
+    /// How long so many blocks more would take it. Who is asked for nothing, and has been for a while, is about as fast as
+    /// when it last sent; that is no certainty, so that it is not said to be faster than what is asked ahead.
+    pub(super) fn time_for(&self, now: Instant, blocks: usize) -> Duration {
+        let time = self.backlog(now, blocks);
+        let idle = requests_of(self) == 0 && !self.stalled && self.mute_since.is_none();
+        if time < Duration::MAX || !idle {
+            return time;
+        }
+        self.backlog(self.last_block.min(now), blocks).max(QUEUE_TIME)
     }
 
     /// Whether it should have sent something by now, and has not: asked anew, it is no better.
@@ -63,14 +78,14 @@ impl Swarm {
     /// Endgame: an idle peer is asked for what slower ones were asked for.
     pub(super) fn ask_twice(&mut self, now: Instant, key: PeerKey) {
         let (Some(pieces), Some(member)) = (&mut self.pieces, self.members.get(&key)) else { return };
-        let requests = member.conn.as_ref().map_or(0, |c| c.requests());
+        let requests = requests_of(member);
         // Half a second's worth: what is asked twice comes twice where the cancel is late.
         let soon = member.down.per_second(now, Duration::from_secs(5)) as usize / 2 / BLOCK_LEN as usize;
         let room = soon.clamp(1, ENDGAME_DEPTH).min(member.depth).saturating_sub(requests);
         if room == 0 || member.stalled || !pieces.nothing_free() {
             return;
         }
-        let own = member.backlog(now, 1);
+        let own = member.time_for(now, 1);
         let idle = requests == 0;
         let late = |other| is_late(self.members.get(&other), now, own, ENDGAME_AFTER);
         // Who sends nothing at all, however many they are, must not keep a block from one who would.
@@ -80,7 +95,13 @@ impl Swarm {
         let has = |piece| member.has.piece(piece);
         let (mut blocks, mut replaced) = pieces.ask_twice(key, has, late, lost, room);
         if member.proven {
-            let (more, back) = pieces.take_over(key, has, lost, room.saturating_sub(blocks.len()));
+            // It fetches the whole piece: worth it only where that is twice as fast as the rest is.
+            let slow = |other, left: u32, all: u32| {
+                let rest = |o: &Member| o.backlog(now, (left as usize).saturating_sub(requests_of(o)));
+                let all = member.time_for(now, all as usize).max(ENDGAME_AFTER);
+                lost(other) || self.members.get(&other).is_none_or(|o| rest(o) > all.saturating_mul(2))
+            };
+            let (more, back) = pieces.take_over(key, has, slow, room.saturating_sub(blocks.len()));
             blocks.extend(more);
             replaced.extend(back);
         }

@@ -65,6 +65,9 @@ pub enum Input {
     Wanted(Wanted),
     /// The disk is ready; these pieces are on it, verified.
     DiskReady(Bitfield),
+    /// The disk takes nothing for now, and nothing is read from peers (true), or it goes on: nobody is blamed for the silence
+    /// between.
+    Held(bool),
     /// Whoever reads in order has come so far into the whole, in bytes.
     Consumed(u64),
     /// A piece was hashed: whether it is what the metadata promises.

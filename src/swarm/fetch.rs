@@ -229,7 +229,7 @@ impl Swarm {
             conn.express_interest(wanted);
         }
         if both_complete {
-            self.on_seed_met();
+            self.on_seed_met(key);
             self.close(now, key, CloseReason::BothComplete);
         }
     }
@@ -267,11 +267,10 @@ impl Swarm {
             true => Help::Pieces,
             false => Help::Blocks,
         };
-        let has = |piece| member.has.piece(piece);
         let blocks = match choked {
             true => pieces.ask_among(key, &wanted, room),
             false if pieces.is_in_order() => self.ask_in_order(now, key, room),
-            false => pieces.ask(key, has, help, &member.suggested, room, &mut self.rng),
+            false => pieces.ask(key, &member.has, help, &member.suggested, room, &mut self.rng),
         };
         if blocks.is_empty() {
             if !choked {

@@ -7,9 +7,10 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
+use super::candidates::{has_a_site, site};
 use super::config::{
     DIAL_TIMEOUT, DIALS_A_SECOND, FEW_MEMBERS, MAX_CONNECTIONS, MAX_HALF_OPEN, MAX_INCOMING, MAX_PER_ADDRESS,
-    PATIENT_DIAL_TIMEOUT,
+    MAX_PER_SITE, PATIENT_DIAL_TIMEOUT,
 };
 use super::event::{Action, PeerKey};
 use super::member::Member;
@@ -21,6 +22,8 @@ use crate::peer::Connection;
 pub(super) struct Gate {
     /// How many connections have come from each host.
     incoming: BTreeMap<IpAddr, usize>,
+    /// And from each /64.
+    sites: BTreeMap<IpAddr, usize>,
     /// All of these.
     incoming_count: usize,
     /// Dials that may go out before the next tick.
@@ -29,7 +32,7 @@ pub(super) struct Gate {
 
 impl Default for Gate {
     fn default() -> Self {
-        Self { incoming: BTreeMap::new(), incoming_count: 0, dials: MAX_HALF_OPEN }
+        Self { incoming: BTreeMap::new(), sites: BTreeMap::new(), incoming_count: 0, dials: MAX_HALF_OPEN }
     }
 }
 
@@ -48,18 +51,34 @@ impl Gate {
 
     /// A connection that had come from there has ended.
     pub(super) fn on_gone(&mut self, host: IpAddr) {
-        let Some(count) = self.incoming.get_mut(&host) else { return };
-        *count -= 1;
-        self.incoming_count -= 1;
-        if *count == 0 {
-            self.incoming.remove(&host);
+        if take_one(&mut self.incoming, host) {
+            self.incoming_count -= 1;
+            take_one(&mut self.sites, site(host));
         }
+    }
+
+    /// Whether as many have come from there as may.
+    fn is_crowded(&self, host: IpAddr) -> bool {
+        let count = |counts: &BTreeMap<IpAddr, usize>, of| counts.get(&of).copied().unwrap_or_default();
+        count(&self.incoming, host) >= MAX_PER_ADDRESS
+            || (has_a_site(host) && count(&self.sites, site(host)) >= MAX_PER_SITE)
     }
 
     fn on_come(&mut self, host: IpAddr) {
         *self.incoming.entry(host).or_default() += 1;
+        *self.sites.entry(site(host)).or_default() += 1;
         self.incoming_count += 1;
     }
+}
+
+/// One less; says whether there was one.
+fn take_one(counts: &mut BTreeMap<IpAddr, usize>, of: IpAddr) -> bool {
+    let Some(count) = counts.get_mut(&of) else { return false };
+    *count -= 1;
+    if *count == 0 {
+        counts.remove(&of);
+    }
+    true
 }
 
 impl Swarm {
@@ -68,8 +87,7 @@ impl Swarm {
         if !self.candidates.allows(addr) {
             return None;
         }
-        let same = self.gate.incoming.get(&addr.ip()).copied().unwrap_or_default();
-        let crowded = same >= MAX_PER_ADDRESS && self.candidates.is_one_host(addr.ip());
+        let crowded = self.candidates.is_one_host(addr.ip()) && self.gate.is_crowded(addr.ip());
         if crowded || self.candidates.is_banned(addr) {
             return None;
         }
@@ -141,6 +159,18 @@ mod tests {
             swarm.handle_timeout(now);
         }
         assert_eq!(dialled, [MAX_HALF_OPEN, DIALS_A_SECOND, DIALS_A_SECOND, DIALS_A_SECOND]);
+    }
+
+    #[test]
+    fn whoever_has_a_network_of_addresses_does_not_take_all_places() {
+        let now = Instant::now();
+        let mut swarm = Swarm::new(Id160([7; 20]), Config::new(Id160([1; 20])), [3; 32], now);
+        let of = |site: u16, host: u16| SocketAddr::from(([0x2001, 0xdb8, 0, site, 0, 0, 0, host], 1));
+        let keys: Vec<_> = (1..200).filter_map(|host| swarm.accept(now, of(1, host))).collect();
+        assert_eq!(keys.len(), MAX_PER_SITE);
+        assert!(swarm.accept(now, of(2, 1)).is_some());
+        swarm.handle(now, Input::Closed(keys[0]));
+        assert!(swarm.accept(now, of(1, 300)).is_some() && swarm.accept(now, of(1, 301)).is_none());
     }
 
     #[test]

@@ -35,8 +35,8 @@ impl Swarm {
             backlog: requests as u64 * u64::from(BLOCK_LEN),
             received: self.down.total(),
         };
-        let own = member.backlog(now, 1);
+        let own = member.time_for(now, 1);
         let late = |other| is_late(self.members.get(&other), now, own, LATE_AFTER);
-        pieces.ask_in_order(key, |piece| member.has.piece(piece), pace, late, room)
+        pieces.ask_in_order(key, &member.has, pace, late, room)
     }
 }

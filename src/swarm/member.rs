@@ -12,6 +12,8 @@ use super::config::{
 };
 use super::fast::Fast;
 use super::pex::Exchange;
+use super::picker::Holds;
+use crate::id::PeerId;
 use crate::peer::{Bitfield, Connection, Rate};
 use crate::wire::metainfo::{BLOCK_LEN, PieceIndex};
 use crate::wire::peer::BlockRef;
@@ -87,6 +89,19 @@ impl Has {
         let Self::Early { haves, .. } = self else { return true };
         haves.push(if present { index } else { index | LOST });
         index & LOST == 0 && haves.len() <= MAX_EARLY_HAVES
+    }
+}
+
+impl Holds for Has {
+    fn has(&self, piece: PieceIndex) -> bool {
+        self.piece(piece)
+    }
+
+    fn field(&self) -> Option<&Bitfield> {
+        match self {
+            Self::Some(field) => Some(field),
+            Self::All | Self::Early { .. } => None,
+        }
     }
 }
 
@@ -226,6 +241,20 @@ impl Member {
         }
         self.metadata_unsent = self.metadata_unsent.saturating_sub(bytes).min(self.unsent);
         self.metadata_moved = now;
+    }
+
+    /// What it calls itself, past the handshake.
+    pub(super) fn peer_id(&self) -> Option<PeerId> {
+        self.conn.as_ref()?.remote().map(|handshake| handshake.peer_id)
+    }
+
+    /// Nothing was read from it for so long: it is not to blame that it sent nothing.
+    pub(super) fn forgive(&mut self, now: Instant, time: Duration) {
+        let mute_since = self.mute_since.iter_mut();
+        for at in [&mut self.last_block, &mut self.owes_since].into_iter().chain(mute_since) {
+            *at = (*at + time).min(now);
+        }
+        self.conn.iter_mut().for_each(|conn| conn.forgive(now, time));
     }
 
     /// Past the handshake.

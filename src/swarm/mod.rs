@@ -1,12 +1,19 @@
 //! The swarm of one torrent: who is there, what to fetch from whom, whom to serve.
 //!
-//! [`Swarm`] is the machine; the files beside it hold one idea each: `candidates` (whom to dial), `gate` (how many come in and are dialled), `metadata`
-//! (the info dictionary from several peers), `picker` (rarest first), `wanted` (which pieces, and in what order), `pieces` (blocks under way), `choker`
-//! (tit-for-tat), `priority` (whom to prefer where there is no room for all), `suspects` (who sent a false block). `fetch`, `serve`,
-//! `super_seed`, `fast`, `exchange` and `pex` are the conversations that [`Swarm`] wires together.
-//! `explain` reads off the machine why it is not faster.
-//! `rhythm` says when to look for peers again. `neighbours` is a second machine: discovery in the local network, for all swarms of a client. `resume` is a
-//! third: what of an interrupted download may be believed, and when its state is saved.
+//! [`Swarm`] is the machine (`swarm`); each file beside it holds one idea:
+//!
+//! - who is there: `candidates` (whom to dial), `gate` (how many come in and are dialled), `member` (one peer as the swarm sees it),
+//!   `priority` (whom to prefer where there is no room for all), `rhythm` (when to look for peers again);
+//! - what to fetch from whom: `metadata` (the info dictionary from several peers), `wanted` (which pieces, and in what order), `picker`
+//!   (rarest first), `pieces` (blocks under way), `endgame` (who else is asked for the last ones), `in_order` (what each peer is good for
+//!   where somebody reads along), `suspects` (who sent a false block);
+//! - whom to serve: `choker` (tit-for-tat), `suggest` (which piece a seed names to whom);
+//! - the conversations that [`Swarm`] wires together: `fetch`, `serve`, `super_seed`, `fast`, `exchange` and `pex`;
+//! - what stands between it and others: `config` (every bound, with its reason), `event` (what goes in and comes out), `stats` (its
+//!   figures), `explain` (reads off it why it is not faster).
+//!
+//! `neighbours` is a second machine: discovery in the local network, for all swarms of a client. `resume` is a third: what of an
+//! interrupted download may be believed, and when its state is saved.
 //! No socket, disk, clock or random source of its own.
 
 mod candidates;
@@ -35,10 +42,11 @@ mod stats;
 mod suggest;
 mod super_seed;
 mod suspects;
-#[allow(clippy::module_inception)] // the machine carries its folder's name, as the plan has it
+#[allow(clippy::module_inception)] // the machine carries its folder's name
 mod swarm;
 #[cfg(test)]
 mod tests;
+mod twins;
 mod wanted;
 
 pub use config::Config;

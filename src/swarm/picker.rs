@@ -2,7 +2,8 @@
 //!
 //! Pieces of high priority stand apart and come first; pieces that nobody wants stand nowhere. Peers that have
 //! everything are not counted: they change every piece alike. A change of one count is a swap; nothing is ever sorted
-//! or scanned over all pieces. Must not know blocks or peers.
+//! or scanned over all pieces. Where the rarest of a large torrent are not with a peer, what it has is compared with what is
+//! missing, 64 pieces at a step. Must not know blocks or peers.
 
 use super::wanted::{Priority, Wanted};
 use crate::peer::Bitfield;
@@ -10,6 +11,25 @@ use crate::rng::Rng;
 use crate::wire::metainfo::{PieceIndex, PieceLayout};
 
 const ABSENT: u32 = u32::MAX;
+/// Pieces looked at one by one for the rarest that a peer has: all there are, but in very large torrents.
+const LOOKS: usize = 4096;
+
+/// Who has which pieces.
+pub trait Holds {
+    /// Whether it has this one.
+    fn has(&self, piece: PieceIndex) -> bool;
+
+    /// All that it has, where it is counted in the availability and has not everything.
+    fn field(&self) -> Option<&Bitfield> {
+        None
+    }
+}
+
+impl<F: Fn(PieceIndex) -> bool> Holds for F {
+    fn has(&self, piece: PieceIndex) -> bool {
+        self(piece)
+    }
+}
 
 /// Pieces that nobody works on yet: by priority, then rarest first, in random order among equals.
 #[derive(Debug)]
@@ -18,6 +38,8 @@ pub struct Picker {
     ranks: [Rank; Priority::COUNT],
     /// Where a piece stands in the order of its rank; `ABSENT` for pieces that are had, under way or not wanted.
     position: Vec<u32>,
+    /// The pieces that stand anywhere.
+    waiting: Bitfield,
     availability: Vec<u32>,
 }
 
@@ -38,14 +60,16 @@ impl Picker {
             ranks[wanted.priority(piece) as usize].order.push(piece);
         }
         let mut position = vec![ABSENT; layout.count() as usize];
+        let mut waiting = Bitfield::none(layout.count());
         for rank in &mut ranks {
             rng.shuffle(&mut rank.order);
             for (at, piece) in rank.order.iter().enumerate() {
                 position[piece.at()] = at as u32;
+                waiting.set(piece.get(), true);
             }
             rank.ends.push(rank.order.len() as u32);
         }
-        Self { wanted, ranks, position, availability: vec![0; layout.count() as usize] }
+        Self { wanted, ranks, position, waiting, availability: vec![0; layout.count() as usize] }
     }
 
     /// What is wanted at all.
@@ -99,6 +123,7 @@ impl Picker {
         }
         rank.order.pop();
         self.position[piece.at()] = ABSENT;
+        self.waiting.set(piece.get(), false);
     }
 
     /// The piece is missing again, where it is wanted.
@@ -110,6 +135,7 @@ impl Picker {
         let rank = &mut self.ranks[self.wanted.priority(piece) as usize];
         rank.grow_ends(availability);
         self.position[piece.at()] = rank.order.len() as u32;
+        self.waiting.set(piece.get(), true);
         rank.order.push(piece);
         for a in (availability as usize..rank.ends.len()).rev() {
             rank.ends[a] += 1;
@@ -130,16 +156,38 @@ impl Picker {
         self.position[piece.at()] != ABSENT
     }
 
-    /// The rarest piece that passes `has`, of the highest priority that has one.
-    pub fn rarest(&self, has: impl Fn(PieceIndex) -> bool) -> Option<PieceIndex> {
-        self.ranks.iter().flat_map(|rank| &rank.order).copied().find(|&p| has(p))
+    /// The rarest piece that a peer has, of the highest priority that has one; but for those that are to be left out. Where
+    /// the first thousands are not with it, the rarest of the next few that are.
+    pub fn rarest(&self, peer: &impl Holds, out: impl Fn(PieceIndex) -> bool) -> Option<PieceIndex> {
+        let fits = |p: &PieceIndex| peer.has(*p) && !out(*p);
+        let Some(field) = peer.field() else {
+            return self.ranks.iter().flat_map(|rank| &rank.order).copied().find(fits);
+        };
+        // What nobody is counted for, it has not.
+        let seen = |rank: &Rank| rank.ends.first().map_or(0, |end| *end as usize);
+        let mut rarest = self.ranks.iter().flat_map(|rank| &rank.order[seen(rank)..]).copied();
+        if let Some(piece) = rarest.by_ref().take(LOOKS).find(fits) {
+            return Some(piece);
+        }
+        // Where the order would go on: it is as random as any place.
+        let from = rarest.next()?.get();
+        let common = self.waiting.common(field, from).chain(self.waiting.common(field, 0));
+        let few = common.filter_map(|index| self.wanted_piece(index)).filter(fits).take(LOOKS);
+        few.min_by_key(|p| (self.wanted.priority(*p), self.availability[p.at()]))
     }
 
-    /// A random piece that passes `has`, or the rarest after a few vain draws.
-    pub fn any(&self, rng: &mut Rng, has: impl Fn(PieceIndex) -> bool) -> Option<PieceIndex> {
+    /// A random piece that a peer has, or the rarest after a few vain draws.
+    pub fn any(&self, rng: &mut Rng, peer: &impl Holds) -> Option<PieceIndex> {
         let first = self.ranks.iter().find(|rank| !rank.order.is_empty())?;
         let draws = (0..16).filter_map(|_| rng.choose(&first.order).copied());
-        draws.into_iter().find(|&p| has(p)).or_else(|| self.rarest(has))
+        draws.into_iter().find(|&p| peer.has(p)).or_else(|| self.rarest(peer, |_| false))
+    }
+
+    /// A piece that stands somewhere, by its number.
+    fn wanted_piece(&self, index: u32) -> Option<PieceIndex> {
+        let at = *self.position.get(index as usize)? as usize;
+        let named = |rank: &Rank| rank.order.get(at).copied().filter(|p| p.get() == index);
+        self.ranks.iter().find_map(named)
     }
 }
 
@@ -165,6 +213,7 @@ mod tests {
     use crate::rng::Rng;
     use crate::wire::metainfo::PieceLayout;
     use proptest::prelude::*;
+    use std::collections::BTreeSet;
 
     fn is_sound(p: &Picker) -> bool {
         let rank_is_sound = |(number, rank): (usize, &Rank)| {
@@ -209,9 +258,61 @@ mod tests {
                 let first = layout.pieces().filter(|p| waits[p.at()]);
                 let first = first.min_by_key(|p| (picker.wanted.priority(*p), picker.availability(*p)));
                 let key = |p: PieceIndex| (picker.wanted.priority(p), picker.availability(p));
-                prop_assert_eq!(picker.rarest(|_| true).map(key), first.map(key));
+                prop_assert_eq!(picker.rarest(&|_: PieceIndex| true, |_| false).map(key), first.map(key));
+                // A peer that is counted.
+                let mut held = Bitfield::none(20);
+                let counted = layout.pieces().filter(|p| picker.availability(*p) > 0 && p.get() % 3 != 1);
+                counted.for_each(|p| {
+                    held.set(p.get(), true);
+                });
+                let first = layout.pieces().filter(|p| waits[p.at()] && held.has(p.get()));
+                let first = first.min_by_key(|p| (picker.wanted.priority(*p), picker.availability(*p)));
+                let held = Few(held, std::cell::Cell::new(0));
+                prop_assert_eq!(picker.rarest(&held, |_| false).map(key), first.map(key));
             }
         }
+    }
+
+    /// Some of two million pieces, and how often anybody asked for one.
+    struct Few(Bitfield, std::cell::Cell<usize>);
+
+    impl Holds for Few {
+        fn has(&self, piece: PieceIndex) -> bool {
+            self.1.set(self.1.get() + 1);
+            self.0.has(piece.get())
+        }
+
+        fn field(&self) -> Option<&Bitfield> {
+            Some(&self.0)
+        }
+    }
+
+    /// Of two million pieces, those that a peer has are found without a look at all the others that are as rare or rarer.
+    #[test]
+    fn a_peer_with_few_of_many_pieces_is_no_work() {
+        const COUNT: u32 = 2_000_000;
+        let layout = PieceLayout::new(u64::from(COUNT) * 16384, 16384).unwrap();
+        let none = Bitfield::none(COUNT);
+        let mut picker = Picker::new(&layout, &none, Wanted::default(), &mut Rng::from_u64(1));
+        let mut few = Few(none, std::cell::Cell::new(0));
+        let chosen = [5, 70_000, 1_234_567, COUNT - 1].map(|p| layout.piece(p).unwrap());
+        for piece in layout.pieces() {
+            picker.increment(piece);
+        }
+        for piece in chosen {
+            few.0.set(piece.get(), true);
+            picker.increment(piece);
+        }
+        picker.increment(chosen[0]);
+        let mut found = BTreeSet::new();
+        while let Some(piece) = picker.rarest(&few, |_| false) {
+            assert!(few.1.replace(0) <= 2 * LOOKS);
+            assert!(piece != chosen[0] || found.len() == 3, "the commonest comes last");
+            picker.remove(piece);
+            found.insert(piece);
+        }
+        assert!(few.1.get() <= 2 * LOOKS, "a vain search is no work either");
+        assert_eq!(found, BTreeSet::from(chosen));
     }
 
     #[test]
@@ -221,9 +322,9 @@ mod tests {
         let mut picker = Picker::new(&layout, &none, Wanted::default(), &mut Rng::from_u64(1));
         let rare = layout.piece(3).unwrap();
         layout.pieces().filter(|&p| p != rare).for_each(|p| picker.increment(p));
-        assert_eq!(picker.rarest(|_| true), Some(rare));
+        assert_eq!(picker.rarest(&|_: PieceIndex| true, |_| false), Some(rare));
         picker.remove(rare);
-        assert_ne!(picker.rarest(|_| true), Some(rare));
-        assert_eq!(picker.rarest(|_| false), None);
+        assert_ne!(picker.rarest(&|_: PieceIndex| true, |_| false), Some(rare));
+        assert_eq!(picker.rarest(&|_: PieceIndex| false, |_| false), None);
     }
 }

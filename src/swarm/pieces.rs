@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::config::{ENDGAME_EXTRA, RANDOM_FIRST_PIECES};
 use super::event::PeerKey;
-use super::picker::Picker;
+use super::picker::{Holds, Picker};
 use super::wanted::Wanted;
 use crate::peer::Bitfield;
 use crate::rng::Rng;
@@ -138,12 +138,13 @@ impl Pieces {
     pub fn ask(
         &mut self,
         peer: PeerKey,
-        has: impl Fn(PieceIndex) -> bool,
+        held: &impl Holds,
         help: Help,
         suggested: &VecDeque<PieceIndex>,
         count: usize,
         rng: &mut Rng,
     ) -> Vec<BlockRef> {
+        let has = |piece| held.has(piece);
         let mut out = Vec::with_capacity(count);
         self.ask_open(peer, &has, count, &mut out, |o| o.owner == Some(peer));
         // Before what others have begun and left: it may be had elsewhere, what a seed names may not.
@@ -159,17 +160,20 @@ impl Pieces {
         self.ask_open(peer, &has, count, &mut out, |o| o.owner.is_none());
         if help == Help::Blocks {
             self.ask_open(peer, &has, count, &mut out, |o| !o.exclusive);
+        } else {
+            self.ask_failed(peer, &has, count, &mut out);
         }
-        self.ask_failed(peer, &has, count, &mut out);
         while out.len() < count {
             let next = if self.have.ones() < RANDOM_FIRST_PIECES {
-                self.picker.any(rng, &has)
+                self.picker.any(rng, held)
             } else {
-                self.picker.rarest(&has)
+                self.picker.rarest(held, |_| false)
             };
             let Some(piece) = next else { break };
             self.begin_for(peer, piece, count, &mut out);
         }
+        // Nobody may help with those: who is slow takes one where nothing else is left.
+        self.ask_failed(peer, &has, count, &mut out);
         self.ask_open(peer, &has, count, &mut out, |o| !o.exclusive);
         out
     }
@@ -226,18 +230,20 @@ impl Pieces {
         (out, replaced)
     }
 
-    /// Chooses up to `count` blocks of pieces that failed before, and lie with somebody who is `lost`, to ask `peer` for: it
-    /// fetches them from the start, since the next failure must have one author. With them, what is to be taken back.
+    /// Chooses up to `count` blocks of pieces that failed before, and lie with somebody to whom they are `lost`, given how many
+    /// blocks that one has to bring and how many there are, to ask `peer` for: it fetches them from the start, since the next
+    /// failure must have one author. With them, what is to be taken back.
     pub fn take_over(
         &mut self,
         peer: PeerKey,
         has: impl Fn(PieceIndex) -> bool,
-        lost: impl Fn(PeerKey) -> bool,
+        lost: impl Fn(PeerKey, u32, u32) -> bool,
         count: usize,
     ) -> (Vec<BlockRef>, Vec<(PeerKey, BlockRef)>) {
         let (mut out, mut replaced) = (Vec::new(), Vec::new());
         for (&piece, open) in self.open.iter_mut().filter(|(p, o)| o.exclusive && o.missing > 0 && has(**p)) {
-            let idle = open.owner.is_none_or(|owner| owner != peer && lost(owner));
+            let (left, all) = (open.missing, open.blocks.len() as u32);
+            let idle = open.owner.is_none_or(|owner| owner != peer && lost(owner, left, all));
             if out.len() >= count || !idle {
                 continue;
             }
@@ -475,6 +481,10 @@ mod tests {
         PeerKey(NonZeroU32::new(n).unwrap())
     }
 
+    fn everyone(_: PieceIndex) -> bool {
+        true
+    }
+
     fn pieces(count: u32) -> (Pieces, Rng) {
         let layout = PieceLayout::new(u64::from(count) * 65536 - 5, 65536).unwrap();
         let mut rng = Rng::from_u64(1);
@@ -484,21 +494,21 @@ mod tests {
     #[test]
     fn a_fast_peer_gets_whole_pieces_and_a_slow_one_helps() {
         let (mut p, mut rng) = pieces(4);
-        let first = p.ask(peer(1), |_| true, Help::Pieces, &VecDeque::new(), 3, &mut rng);
+        let first = p.ask(peer(1), &everyone, Help::Pieces, &VecDeque::new(), 3, &mut rng);
         assert!(first.iter().all(|b| b.index == first[0].index));
-        let second = p.ask(peer(2), |_| true, Help::Pieces, &VecDeque::new(), 3, &mut rng);
+        let second = p.ask(peer(2), &everyone, Help::Pieces, &VecDeque::new(), 3, &mut rng);
         assert_ne!(second[0].index, first[0].index);
-        let slow = p.ask(peer(3), |_| true, Help::Blocks, &VecDeque::new(), 1, &mut rng);
+        let slow = p.ask(peer(3), &everyone, Help::Blocks, &VecDeque::new(), 1, &mut rng);
         assert!([first[0].index, second[0].index].contains(&slow[0].index));
     }
 
     #[test]
     fn the_last_blocks_are_asked_for_twice_and_cancelled() {
         let (mut p, mut rng) = pieces(1);
-        let all = p.ask(peer(1), |_| true, Help::Pieces, &VecDeque::new(), 100, &mut rng);
+        let all = p.ask(peer(1), &everyone, Help::Pieces, &VecDeque::new(), 100, &mut rng);
         assert_eq!((all.len(), all[3].length), (4, 16384 - 5));
         assert!(p.nothing_free());
-        assert_eq!(p.ask(peer(2), |_| true, Help::Pieces, &VecDeque::new(), 100, &mut rng), []);
+        assert_eq!(p.ask(peer(2), &everyone, Help::Pieces, &VecDeque::new(), 100, &mut rng), []);
         let nobody = |_| false;
         assert_eq!(p.ask_twice(peer(2), |_| true, nobody, nobody, 2).0, []);
         assert_eq!(p.ask_twice(peer(2), |_| true, |_| true, nobody, 2).0, all[..2]);
@@ -511,7 +521,7 @@ mod tests {
     #[test]
     fn those_who_never_answer_keep_no_block_from_one_who_would() {
         let (mut p, mut rng) = pieces(1);
-        let all = p.ask(peer(1), |_| true, Help::Pieces, &VecDeque::new(), 4, &mut rng);
+        let all = p.ask(peer(1), &everyone, Help::Pieces, &VecDeque::new(), 4, &mut rng);
         for silent in 2..=1 + ENDGAME_EXTRA as u32 {
             let (asked, replaced) = p.ask_twice(peer(silent), |_| true, |_| true, |_| false, 4);
             assert!(asked == all && replaced.is_empty());
@@ -529,14 +539,14 @@ mod tests {
     fn what_a_liar_sent_for_unfinished_pieces_is_fetched_again() {
         let (mut p, mut rng) = pieces(1);
         let piece = p.layout.piece(0).unwrap();
-        p.ask(peer(1), |_| true, Help::Pieces, &VecDeque::new(), 3, &mut rng);
-        p.ask(peer(2), |_| true, Help::Blocks, &VecDeque::new(), 1, &mut rng);
+        p.ask(peer(1), &everyone, Help::Pieces, &VecDeque::new(), 3, &mut rng);
+        p.ask(peer(2), &everyone, Help::Blocks, &VecDeque::new(), 1, &mut rng);
         for (who, block) in [(1, 0), (1, 2), (2, 3)] {
             p.on_block(peer(who), piece, block);
         }
         assert_eq!(p.distrust(peer(1)), 2 * 16384);
         p.release(peer(1), &block_ref(&p.layout, piece, 1));
-        assert_eq!(p.ask(peer(2), |_| true, Help::Pieces, &VecDeque::new(), 9, &mut rng).len(), 3);
+        assert_eq!(p.ask(peer(2), &everyone, Help::Pieces, &VecDeque::new(), 9, &mut rng).len(), 3);
         for block in 0..3 {
             p.on_block(peer(2), piece, block);
         }
@@ -547,21 +557,21 @@ mod tests {
     fn a_failed_piece_of_two_authors_is_fetched_again_from_one() {
         let (mut p, mut rng) = pieces(1);
         let piece = p.layout.piece(0).unwrap();
-        p.ask(peer(1), |_| true, Help::Pieces, &VecDeque::new(), 2, &mut rng);
-        p.ask(peer(2), |_| true, Help::Blocks, &VecDeque::new(), 2, &mut rng);
+        p.ask(peer(1), &everyone, Help::Pieces, &VecDeque::new(), 2, &mut rng);
+        p.ask(peer(2), &everyone, Help::Blocks, &VecDeque::new(), 2, &mut rng);
         for (who, block) in [(1, 0), (1, 1), (2, 2), (2, 3)] {
             p.on_block(peer(who), piece, block);
         }
         assert_eq!(p.on_hashed(piece, false), [peer(1), peer(1), peer(2), peer(2)]);
-        assert_eq!(p.ask(peer(2), |_| true, Help::Pieces, &VecDeque::new(), 2, &mut rng).len(), 2);
-        assert_eq!(p.ask(peer(1), |_| true, Help::Blocks, &VecDeque::new(), 2, &mut rng), []);
+        assert_eq!(p.ask(peer(2), &everyone, Help::Pieces, &VecDeque::new(), 2, &mut rng).len(), 2);
+        assert_eq!(p.ask(peer(1), &everyone, Help::Blocks, &VecDeque::new(), 2, &mut rng), []);
         assert_eq!(p.ask_twice(peer(1), |_| true, |_| true, |_| true, 2).0, []);
         assert_eq!(p.on_block(peer(1), piece, 3), Received::Duplicate);
         p.on_block(peer(2), piece, 0);
         // Who has it is asked for the rest, unless nothing comes: another begins anew.
-        assert_eq!(p.take_over(peer(3), |_| true, |_| false, 9), (vec![], vec![]));
+        assert_eq!(p.take_over(peer(3), |_| true, |_, _, _| false, 9), (vec![], vec![]));
         assert!(p.nothing_free());
-        let (asked, back) = p.take_over(peer(3), |_| true, |_| true, 9);
+        let (asked, back) = p.take_over(peer(3), |_| true, |_, _, _| true, 9);
         assert_eq!((asked.len(), back), (4, vec![(peer(2), block_ref(&p.layout, piece, 1))]));
         assert_eq!(p.on_block(peer(2), piece, 1), Received::Duplicate);
         for block in 0..4 {
@@ -588,14 +598,14 @@ mod tests {
                 let who = peer(1 + rng.below(3) as u32);
                 match kind {
                     0..=2 => {
-                        let blocks = p.ask(who, |_| true, if kind == 0 { Help::Pieces } else { Help::Blocks }, &VecDeque::new(), 3, rng);
+                        let blocks = p.ask(who, &everyone, if kind == 0 { Help::Pieces } else { Help::Blocks }, &VecDeque::new(), 3, rng);
                         asked.extend(blocks.into_iter().map(|b| (who, b)));
                     }
                     3 => {
                         for over in [false, true] {
                             let (blocks, replaced) = match over {
                                 false => p.ask_twice(who, |_| true, |_| true, |_| true, 1),
-                                true => p.take_over(who, |_| true, |_| true, 2),
+                                true => p.take_over(who, |_| true, |_, _, _| true, 2),
                             };
                             asked.retain(|one| !replaced.contains(one));
                             asked.extend(blocks.into_iter().map(|b| (who, b)));

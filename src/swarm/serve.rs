@@ -266,7 +266,8 @@ impl Swarm {
         let layout = info.layout();
         let suggestions = self.suggestions.get_or_insert_with(|| Suggestions::new(*layout, &mut self.rng));
         while member.named.len() < most {
-            let Some(piece) = suggestions.next(|p| pieces.picker().availability(p)) else {
+            let has = |piece| member.has.piece(piece);
+            let Some(piece) = suggestions.next(|p| pieces.picker().availability(p), has) else {
                 return self.pass_name(key);
             };
             conn.send(&Message::Suggest(piece.get()));

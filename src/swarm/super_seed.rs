@@ -4,6 +4,7 @@
 //!
 //! The order of the pieces is that of `suggest`. Ends by itself when copies enough are out.
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use super::config::{
@@ -13,6 +14,7 @@ use super::event::{CloseReason, PeerKey};
 use super::member::Member;
 use super::suggest::Suggestions;
 use super::swarm::Swarm;
+use crate::id::PeerId;
 use crate::wire::metainfo::{PieceIndex, PieceLayout};
 use crate::wire::peer::Message;
 
@@ -23,8 +25,8 @@ const DRAWS: usize = 16;
 #[derive(Debug)]
 pub(super) struct SuperSeed {
     wanted: bool,
-    /// Peers that were complete, and have been let go.
-    seeds_met: usize,
+    /// Peers that were complete, and have been let go; [`SUPER_COPIES`] are enough to know.
+    seeds_met: BTreeSet<PeerId>,
 }
 
 /// Pieces shown ahead to a peer that has had a slot.
@@ -35,7 +37,7 @@ fn ahead(layout: &PieceLayout, member: &Member) -> usize {
 
 impl SuperSeed {
     pub(super) fn new(wanted: bool) -> Self {
-        Self { wanted, seeds_met: 0 }
+        Self { wanted, seeds_met: BTreeSet::new() }
     }
 }
 
@@ -45,9 +47,15 @@ impl Swarm {
         self.super_seed.wanted && self.pieces.as_ref().is_some_and(|p| p.is_whole())
     }
 
-    /// A peer has everything.
-    pub(super) fn on_seed_met(&mut self) {
-        self.super_seed.seeds_met += 1;
+    /// A peer may have everything, and goes. The same one, come again, is no other copy; one that has a part, and wants no more,
+    /// is none at all.
+    pub(super) fn on_seed_met(&mut self, key: PeerKey) {
+        let complete = self.members.get(&key).filter(|m| m.has.is_complete());
+        if let Some(id) = complete.and_then(Member::peer_id)
+            && self.super_seed.seeds_met.len() < SUPER_COPIES
+        {
+            self.super_seed.seeds_met.insert(id);
+        }
     }
 
     /// Shows a peer what it may ask for next.
@@ -76,7 +84,7 @@ impl Swarm {
         let in_vain =
             member.named.is_empty() && now.saturating_duration_since(member.shown_at) >= SUPER_PATIENCE;
         let suggestions = self.suggestions.get_or_insert_with(|| Suggestions::new(layout, &mut self.rng));
-        if let Some(piece) = suggestions.next(|p| pieces.picker().availability(p)) {
+        if let Some(piece) = suggestions.next(|p| pieces.picker().availability(p), |p| member.has.piece(p)) {
             return Some(piece);
         }
         if choked {
@@ -176,7 +184,7 @@ impl Swarm {
         let (true, Some(info), Some(pieces)) = (self.is_super_seeding(), &self.info, &self.pieces) else {
             return;
         };
-        let met = self.super_seed.seeds_met;
+        let met = self.super_seed.seeds_met.len();
         let out = |piece| pieces.picker().availability(piece) as usize + met >= SUPER_COPIES;
         if !info.layout().pieces().all(out) {
             return;

@@ -25,6 +25,7 @@ use super::priority::Own;
 use super::suggest::Suggestions;
 use super::super_seed::SuperSeed;
 use super::suspects::Suspect;
+use super::twins::Twins;
 use super::wanted::Wanted;
 use crate::id::InfoHash;
 use crate::peer::{Connection, Event, Rate, Settings, Transmit};
@@ -72,6 +73,10 @@ pub struct Swarm {
     pub(super) suspects: BTreeMap<PieceIndex, Suspect>,
     /// Where peers were that gave payload and have gone.
     pub(super) departed: BTreeMap<PeerKey, SocketAddr>,
+    /// Addresses of those who have another connection.
+    pub(super) twins: Twins,
+    /// While nothing is read from anybody: since when their silence has not been forgiven.
+    held_since: Option<Instant>,
     /// Something has changed that may allow or ask for a dial.
     pub(super) dial_soon: bool,
     next_key: NonZeroU32,
@@ -113,6 +118,8 @@ impl Swarm {
             banned: 0,
             suspects: BTreeMap::new(),
             departed: BTreeMap::new(),
+            twins: Twins::default(),
+            held_since: None,
             dial_soon: true,
             next_key: NonZeroU32::MIN,
             next_tick: now + TICK,
@@ -158,6 +165,7 @@ impl Swarm {
             Input::Wanted(wanted) => self.wanted = wanted,
             Input::DiskReady(have) => self.on_disk_ready(now, have),
             Input::Consumed(to) => self.on_consumed(to),
+            Input::Held(held) => self.on_held(now, held),
             Input::Hashed(piece, valid) => self.on_hashed(now, piece, valid),
             Input::Lost(piece) => self.on_lost(piece),
             Input::Digested(piece, digests) => self.on_digested(now, piece, digests),
@@ -288,18 +296,15 @@ impl Swarm {
         }
         let Some(remote) = member.conn.as_ref().and_then(|c| c.remote().copied()) else { return };
         let ours = member.conn.as_ref().is_some_and(|c| !c.is_incoming());
-        let same = |m: &Member| {
-            m.conn.as_ref().and_then(|c| c.remote()).is_some_and(|r| r.peer_id == remote.peer_id)
-        };
+        // From another host it may be a stranger who repeats the id: it neither displaces anybody nor keeps anybody out.
+        let host = member.addr.ip().to_canonical();
+        let same = |m: &Member| m.peer_id() == Some(remote.peer_id) && m.addr.ip().to_canonical() == host;
         let twin = self.members.iter().find(|(k, m)| **k != key && same(m)).map(|(k, _)| *k);
         if let Some(twin) = twin {
             // Both sides dialled: keep the one that the smaller id dialled, as the other side will.
             let keep_dialled = self.config.peer_id < remote.peer_id;
             let twin_ours = self.conn(twin).is_some_and(|c| !c.is_incoming());
-            // From another host it may be a stranger who repeats the id: it displaces nobody.
-            let host = |key| self.members.get(&key).map(|m| m.addr.ip().to_canonical());
-            let itself = host(key) == host(twin);
-            let loser = if itself && ours != twin_ours && ours == keep_dialled { twin } else { key };
+            let loser = if ours != twin_ours && ours == keep_dialled { twin } else { key };
             self.close(now, loser, CloseReason::Duplicate);
             if loser == key {
                 return;
@@ -329,6 +334,9 @@ impl Swarm {
             self.gate.on_gone(member.addr.ip());
         }
         self.dial_soon = true;
+        if reason != Some(CloseReason::Duplicate) {
+            self.twins.leave(member.peer_id()).into_iter().for_each(|addr| self.candidates.wake(addr));
+        }
         self.choker.release(key);
         self.suggestions.iter_mut().for_each(|s| s.on_gone(key));
         self.metadata_queue.retain(|(waiting, _)| *waiting != key);
@@ -358,8 +366,11 @@ impl Swarm {
             Some(CloseReason::Protocol(crate::peer::ProtocolError::Ourselves)) => {
                 self.candidates.forget(addr)
             }
-            // Its other connection frees the address sooner, where it knows it.
-            Some(CloseReason::Duplicate) => self.candidates.on_closed(addr, now, REDIAL_SEED_AFTER),
+            // The end of its other connection frees the address.
+            Some(CloseReason::Duplicate) => {
+                self.candidates.on_closed(addr, now, REDIAL_SEED_AFTER);
+                self.twins.park(member.peer_id(), addr);
+            }
             Some(CloseReason::Refresh) => self.candidates.on_closed(addr, now, Duration::ZERO),
             Some(CloseReason::BothComplete | CloseReason::Displaced) => {
                 self.candidates.on_closed(addr, now, REDIAL_SEED_AFTER)
@@ -405,8 +416,18 @@ impl Swarm {
         }
     }
 
+    /// Nothing is read from peers, or was until now: what they did not say meanwhile is not their fault.
+    fn on_held(&mut self, now: Instant, held: bool) {
+        if let Some(since) = self.held_since.take() {
+            let time = now.saturating_duration_since(since);
+            self.members.values_mut().for_each(|m| m.forgive(now, time));
+        }
+        self.held_since = held.then_some(now);
+    }
+
     fn tick(&mut self, now: Instant) {
         self.gate.on_tick(self.members.len());
+        self.on_held(now, self.held_since.is_some());
         self.dial_soon = true;
         for key in self.keys() {
             let Some(conn) = self.conn(key) else { continue };
@@ -421,6 +442,7 @@ impl Swarm {
         self.suggest_all(now);
         if self.choker.is_due(now) {
             self.check_copies(now);
+            self.part_twins(now);
             self.choke_round(now);
         } else if self.pieces.is_some() {
             self.fill_slots(now);

@@ -13,6 +13,7 @@ use crate::swarm::config::{
     DUE_NOW, DUE_SOON, MIN_DEPTH, MIN_WINDOW, TWICE_FREE, TWICE_SHARE, WINDOW_PIECES, WINDOW_SECONDS,
 };
 use crate::swarm::event::PeerKey;
+use crate::swarm::picker::Holds;
 use crate::swarm::wanted::{Priority, Sequence, Wanted};
 use crate::wire::metainfo::{BLOCK_LEN, PieceIndex, PieceLayout};
 use crate::wire::peer::BlockRef;
@@ -123,11 +124,12 @@ impl Pieces {
     pub fn ask_in_order(
         &mut self,
         peer: PeerKey,
-        has: impl Fn(PieceIndex) -> bool,
+        held: &impl Holds,
         pace: Pace,
         late: impl Fn(PeerKey) -> bool,
         count: usize,
     ) -> Vec<BlockRef> {
+        let has = |piece| held.has(piece);
         // Whoever is not known to be fast gets little of what is due first: it may be minutes until it comes.
         let asked = (pace.backlog / u64::from(BLOCK_LEN)) as usize;
         let count = if pace.own == 0 { count.min(MIN_DEPTH.saturating_sub(asked)) } else { count };
@@ -152,7 +154,7 @@ impl Pieces {
             }
         }
         self.ask_open(peer, later, count, &mut out, |o| o.owner.is_none());
-        self.ask_beyond(peer, &has, &window, count, &mut out);
+        self.ask_beyond(peer, held, &window, count, &mut out);
         out
     }
 
@@ -201,7 +203,7 @@ impl Pieces {
     fn ask_beyond(
         &mut self,
         peer: PeerKey,
-        has: impl Fn(PieceIndex) -> bool,
+        held: &impl Holds,
         window: &[Ahead],
         count: usize,
         out: &mut Vec<BlockRef>,
@@ -214,10 +216,10 @@ impl Pieces {
         near.sort_unstable();
         let inside = |p: PieceIndex| near.binary_search(&p).is_ok();
         while out.len() < count {
-            let far = if bounded { None } else { self.picker.rarest(|p| has(p) && !inside(p)) };
+            let far = if bounded { None } else { self.picker.rarest(held, inside) };
             // A slow peer is better than none: what it begins and does not bring in time others may finish.
             let last =
-                || window.iter().rev().map(|(p, _)| *p).find(|p| self.picker.is_waiting(*p) && has(*p));
+                || window.iter().rev().map(|(p, _)| *p).find(|p| self.picker.is_waiting(*p) && held.has(*p));
             let Some(piece) = far.or_else(last) else { return };
             self.begin_for(peer, piece, count, out);
         }

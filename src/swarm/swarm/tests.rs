@@ -14,10 +14,14 @@ fn info() -> Arc<Info> {
 }
 
 fn info_of(pieces: u32) -> Arc<Info> {
+    info_with(pieces, 65536)
+}
+
+fn info_with(pieces: u32, piece_length: i64) -> Arc<Info> {
     let mut raw = Vec::new();
     let mut w = Writer::new(&mut raw);
-    w.begin_dict().bytes(b"length").int(i64::from(pieces) * 65536).bytes(b"name").bytes(b"n");
-    w.bytes(b"piece length").int(65536).bytes(b"pieces").bytes(&vec![1; 20 * pieces as usize]).end();
+    w.begin_dict().bytes(b"length").int(i64::from(pieces) * piece_length).bytes(b"name").bytes(b"n");
+    w.bytes(b"piece length").int(piece_length).bytes(b"pieces").bytes(&vec![1; 20 * pieces as usize]).end();
     Arc::new(Info::parse(raw.into()).unwrap())
 }
 
@@ -53,7 +57,11 @@ impl Table {
     }
 
     fn of(pieces: u32) -> Self {
-        let (now, info) = (Instant::now(), info_of(pieces));
+        Self::with(info_of(pieces))
+    }
+
+    fn with(info: Arc<Info>) -> Self {
+        let (now, pieces) = (Instant::now(), info.layout().count());
         let config = Config::new(Id160([1; 20]));
         let mut swarm = Swarm::new(info.hash(), config, [1; 32], now);
         swarm.handle(now, Input::Info(info.clone()));
@@ -118,6 +126,27 @@ impl Table {
         let data = Bytes::from(vec![0; block.length as usize]);
         Message::Piece { index: block.index, begin: block.begin, data }
     }
+}
+
+/// A full disk is nobody's fault, however long somebody needs to make room.
+#[test]
+fn nobody_is_blamed_for_silence_while_nothing_is_read() {
+    let mut table = Table::new();
+    let key = table.join(1, Reserved::OURS);
+    let asked = table.requests();
+    table.swarm.handle(table.now, Input::Held(true));
+    (0..300).for_each(|_| table.pass(Duration::from_secs(1)));
+    table.swarm.handle(table.now, Input::Held(false));
+    assert!(table.closed.is_empty(), "{:?}", table.closed);
+    // It is asked for no more than before, and what comes now is welcome.
+    assert_eq!(table.requests(), []);
+    let blocks: Vec<Message> = asked.iter().map(|(_, block)| Table::block(*block)).collect();
+    table.say(key, &blocks);
+    assert_eq!(table.swarm.stats(table.now).wasted, 0);
+    // From now on it counts again.
+    (0..130).for_each(|_| table.pass(Duration::from_secs(1)));
+    table.requests();
+    assert!(matches!(table.closed[..], [(closed, _)] if closed == key), "{:?}", table.closed);
 }
 
 #[test]

@@ -90,3 +90,69 @@ fn a_liar_that_sends_the_truth_the_second_time_is_banned_for_the_first() {
     assert_eq!(table.swarm.stats(table.now).banned, 1);
     assert!(table.swarm.candidates.is_banned(SocketAddr::from(([10, 0, 0, 2], 7))));
 }
+
+/// Each second one block of `slow` comes, and everything of `fast`; how many seconds until all is here.
+fn seconds_with_a_slow_one(table: &mut Table, slow: PeerKey, fast: PeerKey) -> u32 {
+    let mut owed: Vec<BlockRef> = Vec::new();
+    for tenth in 0..1000 {
+        if table.swarm.is_complete() {
+            return tenth / 10;
+        }
+        for (key, block) in table.requests() {
+            match key == fast {
+                true => table.say(fast, &[Table::block(block)]),
+                false => owed.push(block),
+            }
+        }
+        if tenth % 10 == 0 && !owed.is_empty() {
+            table.say(slow, &[Table::block(owed.remove(0))]);
+        }
+        table.pass(Duration::from_millis(100));
+    }
+    panic!("not complete: {:?}", table.swarm.stats(table.now));
+}
+
+/// All pieces of two authors, one of whom has lied: of 64 blocks each.
+fn failed(pieces: u32, choked: bool) -> (Table, PeerKey, PeerKey) {
+    let mut table = Table::with(info_with(pieces, 1 << 20));
+    let [slow, fast] = [1, 2].map(|id| table.join(id, Reserved::OURS));
+    table.swarm.members.get_mut(&fast).unwrap().proven = true;
+    table.swarm.members.get_mut(&fast).unwrap().down.record(table.now, 4 << 20);
+    let index = table.requests()[0].1.index;
+    let piece = table.info.layout().piece(index).unwrap();
+    for block in 0..64 {
+        let author = if block % 2 == 0 { slow } else { fast };
+        table.swarm.pieces.as_mut().unwrap().on_block(author, piece, block);
+    }
+    if choked {
+        let owed = table.swarm.conn(fast).unwrap().pending().map(|block| Message::Reject(*block));
+        let said: Vec<Message> = std::iter::once(Message::Choke).chain(owed).collect();
+        table.say(fast, &said);
+    }
+    table.swarm.handle(table.now, Input::Hashed(piece, false));
+    table.swarm.handle(table.now, Input::Digested(piece, (0..64).collect()));
+    (table, slow, fast)
+}
+
+/// A piece that failed has one author from then on: not a slow one where there is a faster.
+#[test]
+fn a_slow_peer_does_not_take_a_failed_piece_from_a_fast_one() {
+    let (mut table, slow, fast) = failed(3, false);
+    let seconds = seconds_with_a_slow_one(&mut table, slow, fast);
+    assert!(seconds <= 10, "{seconds} s");
+}
+
+/// Where a slow one has it already, an idle fast one takes it over.
+#[test]
+fn a_failed_piece_does_not_wait_for_a_slow_owner() {
+    let (mut table, slow, fast) = failed(1, true);
+    for _ in 0..30 {
+        let asked = table.requests();
+        assert!(asked.iter().all(|(key, _)| *key == slow));
+        asked.iter().take(1).for_each(|(_, block)| table.say(slow, &[Table::block(*block)]));
+        table.pass(Duration::from_millis(100));
+    }
+    table.say(fast, &[Message::Unchoke]);
+    let seconds = seconds_with_a_slow_one(&mut table, slow, fast);
+    assert!(seconds <= 10, "{seconds} s");
+}
