@@ -29,7 +29,8 @@ const MACHINES: [&str; 4] = ["dht", "network", "peer", "swarm"];
 const CLOCKS: [&str; 2] = ["src/driver/clock.rs", "src/main.rs"];
 /// Files that may hold a `HashMap` in a machine, each with its reason in the file. None does.
 const HASH_MAPS: [&str; 0] = [];
-/// Files that may hold `unsafe`, each with its reason in the file and a test under Miri or a sanitizer.
+/// Files that may hold `unsafe`, each with its reason in the file and tests that `.ci/run` repeats: `lanes` under the
+/// address sanitizer, `resident` under valgrind.
 const UNSAFE: [&str; 2] = ["src/driver/lanes.rs", "src/driver/resident.rs"];
 /// Lines of one file before its tests.
 const MAX_FILE_LINES: usize = 500;

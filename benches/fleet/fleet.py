@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """One image to a whole fleet, three ways: dhtget in a keyed network, dhtget in an open one, and one HTTP server with curl.
 
-  fleet.py [--machines 2,5,10,20,40] [--ways keyed,open,http] [--runs 3] [--rate 40] [--size 64] [--stagger 0]
+  fleet.py [--machines 2,5,10,20,40] [--ways keyed,open,http] [--runs 3] [--rate 20] [--size 64] [--stagger 0]
            [--json OUT] [--svg OUT]
   fleet.py --first-byte 11                  from exec to the first verified piece, on a LAN without limits
   fleet.py --from A.json,B.json --svg OUT   table and plot of earlier runs
@@ -390,7 +390,7 @@ def main():
     parser.add_argument("--ways", default=",".join(WAYS))
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--http-runs", type=int, default=1, help="of these, so many with HTTP: it takes long and varies little")
-    parser.add_argument("--rate", type=float, default=40, help="Mbit/s of each link, each way")
+    parser.add_argument("--rate", type=float, default=20, help="Mbit/s of each link, each way")
     parser.add_argument("--size", type=int, default=64, help="MiB of the image")
     parser.add_argument("--stagger", type=float, default=0, help="seconds from one machine's start to the next")
     parser.add_argument("--dir", default="/dev/shm", help="a folder in memory, for all copies")

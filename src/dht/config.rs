@@ -283,7 +283,7 @@ pub enum Network {
 pub struct Limits {
     /// Queries a second of one address.
     pub queries_per_ip: u32,
-    /// Queries a second of one /16 (IPv6: /32).
+    /// Queries a second of one /16 (IPv6: /48).
     pub queries_per_net: u32,
     /// Queries a second of everyone together; as many as come, if none.
     pub queries_per_second: Option<u32>,

@@ -1,6 +1,6 @@
 //! How many queries strangers may ask, by address and by network.
 //!
-//! Owns one token bucket for each recent address and /16 (IPv6: /32), and one for everyone together where
+//! Owns one token bucket for each recent address and /16 (IPv6: /48), and one for everyone together where
 //! the operator wants that. Must not know what was asked. An address gets a NAT's worth of queries, since
 //! many nodes may stand behind it.
 

@@ -1,10 +1,20 @@
 //! Everything that touches the world: sockets, files, names, the clock and the system's entropy.
 //!
 //! Each file is one thin task or a few plain functions round one machine; deciding is the machines' work.
-//! The DHT's side: `udp`, `bootstrap`, `lan`, `state`. A transfer's side: `download` (the task), `tcp` with `chunks`
-//! and `throttle`, `lsd` for all of them, `disk` with `handles`, `storage`, `place` and `parts`, `resume`, `choice` and `stream`; `create`
-//! makes torrents, `verify` compares with them,
-//! `resident` gives memory back, `supervisor` tells systemd that all is well.
+//!
+//! - The DHT: `udp` (its task), `bootstrap` (the list to start from), `state` (what outlasts a restart), `lan` (members of a private
+//!   network on the same link).
+//! - A transfer: `transfer` (its vocabulary), `download` (its task), `choice` (which files are meant), `strain` (how strained its
+//!   surroundings are).
+//! - Sockets: `listen` (one port for TCP and UDP), `tcp` (a connection's two tasks), `chunks` (receive buffers), `outbox` (what waits to
+//!   be sent), `throttle` (byte rates), `sealed` (connections of a keyed network), `lsd` (the local network, for all transfers).
+//! - The disk: `place` (taking a place), `storage` (safe paths, ranges cut into files), `parts` (bytes of files nobody asked for),
+//!   `handles` (open files), `disk` (the threads), `lanes` (SHA-1 of several pieces at once), `stored` (payload that stays there until a
+//!   socket takes it), `resume` (what the next run may believe), `stream` (a file written out as it comes).
+//! - Plain files: `create` makes torrents, `verify` compares with them, `keyfile` holds a secret key, `networks` those of private networks,
+//!   `lasting` writes what outlives a power cut.
+//! - The process: `clock` (the only one, and the only entropy), `conceal` (secrets of the command line), `resident` gives memory back,
+//!   `supervisor` tells systemd that all is well.
 
 pub mod bootstrap;
 pub mod choice;

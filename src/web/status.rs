@@ -17,26 +17,42 @@ use crate::id::Id160;
 /// Everything.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-#[expect(missing_docs, reason = "docs/OPERATING.md describes each field")]
 pub struct Status {
+    /// Of the program.
     pub version: String,
+    /// The node's, 40 hex digits.
     pub id: String,
     /// Where the id stands in the key space.
     pub position: f64,
+    /// Where it listens, UDP and TCP.
     pub port: u16,
+    /// Since its start.
     pub uptime_s: f64,
+    /// Whether it knows anybody.
     pub health: Health,
+    /// Whether it only asks, and answers nobody (BEP 43).
     pub read_only: bool,
+    /// The tables, `IPv4` and `IPv6`, each where there is a socket of it.
     pub families: Vec<Family>,
+    /// Under way.
     pub searches: Vec<Search>,
+    /// That have ended, the latest first.
     pub recent_searches: Vec<Search>,
+    /// Counters since the start.
     pub traffic: TrafficFigures,
+    /// How often something was not served since the start, by reason (docs/OPERATING.md, "Metrics").
     pub refused: BTreeMap<String, u64>,
+    /// What strangers have left here.
     pub stored: Stored,
+    /// Where to start from.
     pub bootstrap: Vec<Entry>,
+    /// Queries of ours without an answer so far.
     pub in_flight: usize,
+    /// Strangers that wait for the ping that decides whether they enter a table.
     pub unverified: usize,
+    /// Silence after which an answer has become unlikely, from measured round trips.
     pub stall_ms: f64,
+    /// How often the machine was found to have slept.
     pub sleeps: u64,
     /// Members of a private network that are remembered, in the tables or not.
     pub remembered: usize,
@@ -44,126 +60,179 @@ pub struct Status {
     pub lost: usize,
     /// How often the network has changed so much that what is shared was announced again.
     pub renewals: u64,
+    /// What strangers may take.
     pub limits: LimitFigures,
+    /// Memory of the process in RAM, where the system tells.
     pub resident_bytes: Option<u64>,
+    /// CPU time of the process, user and system, where the system tells.
     pub cpu_s: Option<f64>,
+    /// The last minutes.
     pub history: History,
 }
 
-/// Whether the node takes part, and why not.
+/// Whether the node knows anybody, and why not.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-#[expect(missing_docs, reason = "docs/OPERATING.md describes each field")]
 pub struct Health {
+    /// Whether a node is in a table: what `/healthz` answers.
     pub ok: bool,
+    /// Whether the own neighbourhood was looked up with success.
     pub joined: bool,
+    /// Both in a sentence, with the reason where nobody is known.
     pub words: String,
 }
 
 /// One table.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-#[expect(missing_docs, reason = "docs/OPERATING.md describes each field")]
 pub struct Family {
+    /// `IPv4` or `IPv6`.
     pub name: String,
+    /// Entries: the good, questionable and bad ones.
     pub nodes: usize,
+    /// Entries heard of lately (BEP 5, "Routing Table").
     pub good: usize,
+    /// Entries that have been silent for longer.
     pub questionable: usize,
+    /// Entries that have left queries unanswered, and are not handed to others any more.
     pub bad: usize,
+    /// Verified nodes that wait to replace an entry.
     pub spares: usize,
+    /// Our own address as others see it (BEP 42), once enough of them agree.
     pub external_address: Option<String>,
+    /// Networks that have told us one.
     pub external_votes: usize,
+    /// Nodes of the network, estimated; absent while too few are known.
     pub network_size: Option<f64>,
     /// One standard deviation, as a share.
     pub network_size_error: Option<f64>,
+    /// Those with an entry or a spare, far ones first.
     pub buckets: Vec<Bucket>,
 }
 
-/// One bucket with somebody in it.
+/// One bucket with somebody in it, an entry or a spare.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-#[expect(missing_docs, reason = "docs/OPERATING.md describes each field")]
 pub struct Bucket {
+    /// Bits of prefix that its nodes share with us.
     pub index: usize,
+    /// Entries that it takes.
     pub capacity: usize,
+    /// Of its entries, as in [`Family`].
     pub good: usize,
+    /// The same.
     pub questionable: usize,
+    /// The same.
     pub bad: usize,
+    /// Verified nodes that wait to replace one.
     pub spares: usize,
+    /// The median of its entries' last round trips; 0 without entries.
     pub median_rtt_ms: f64,
+    /// How long its oldest entry has been known.
     pub oldest_s: f64,
+    /// Its entries.
     pub contacts: Vec<Contact>,
 }
 
 /// One entry of it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-#[expect(missing_docs, reason = "docs/OPERATING.md describes each field")]
 pub struct Contact {
+    /// 40 hex digits.
     pub id: String,
+    /// `ip:port`, IPv6 in brackets.
     pub address: String,
+    /// Where the id stands in the key space.
     pub position: f64,
+    /// `good`, `questionable` or `bad`.
     pub state: String,
+    /// Its last round trip.
     pub rtt_ms: f64,
+    /// Since its last answer.
     pub answered_s: f64,
+    /// Since its first answer.
     pub known_s: f64,
+    /// Queries unanswered since its last answer.
     pub failures: u8,
 }
 
 /// One search.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-#[expect(missing_docs, reason = "docs/OPERATING.md describes each field")]
 pub struct Search {
+    /// `join`, `find_node`, `get_peers`, `announce`, `scrape`, `get_item` or `put_item`.
     pub kind: String,
+    /// What for, 40 hex digits.
     pub target: String,
+    /// From its start until now, or until its end.
     pub elapsed_s: f64,
     /// Time since it ended, where it has.
     pub ended_s: Option<f64>,
+    /// Nodes asked.
     pub asked: u32,
+    /// Nodes that answered.
     pub answered: u32,
+    /// Queries that went unanswered for longer than answers usually take.
     pub timeouts: u32,
+    /// Steps from the nodes we knew to the farthest one that answered.
     pub hops: u32,
+    /// Distinct peers found.
     pub peers: u32,
+    /// Leading bits that the closest node that answered shares with the target.
     pub best_bits: Option<u32>,
 }
 
 /// Counters since the start.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-#[expect(missing_docs, reason = "docs/OPERATING.md describes each field")]
 pub struct TrafficFigures {
+    /// Queries that we received and looked at, by method; unknown methods are `other`.
     pub queries_in: BTreeMap<String, u64>,
+    /// Queries that we sent, by method.
     pub queries_out: BTreeMap<String, u64>,
+    /// Answers that matched a query of ours.
     pub replies_in: u64,
+    /// Answers that we gave.
     pub replies_out: u64,
+    /// Errors that matched a query of ours, by code (BEP 5 and 44); unknown codes are `other`.
     pub errors_in: BTreeMap<String, u64>,
+    /// Errors that we gave, by code.
     pub errors_out: BTreeMap<String, u64>,
+    /// Queries of ours that nobody answered.
     pub timeouts: u64,
+    /// Datagrams received.
     pub datagrams_in: u64,
+    /// Datagrams sent.
     pub datagrams_out: u64,
+    /// Their payload, received.
     pub bytes_in: u64,
+    /// Their payload, sent.
     pub bytes_out: u64,
 }
 
 /// What strangers have left here.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-#[expect(missing_docs, reason = "docs/OPERATING.md describes each field")]
 pub struct Stored {
+    /// Info-hashes that peers are stored for.
     pub hashes: usize,
+    /// Announced peers, of all of them.
     pub peers: usize,
+    /// Items (BEP 44).
     pub items: usize,
+    /// Memory that all of it takes.
     pub bytes: usize,
+    /// Memory that it may take.
     pub limit_bytes: usize,
 }
 
 /// An address to start from.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-#[expect(missing_docs, reason = "docs/OPERATING.md describes each field")]
 pub struct Entry {
+    /// `ip:port`; a name that did not resolve yet, as it was given; of what is no address, why.
     pub address: String,
+    /// Whether it is a well-known router, which stays out of the table.
     pub router: bool,
     /// `answered`, `silent`, `not asked`, `unresolved` or `unusable`.
     pub state: String,
@@ -172,25 +241,34 @@ pub struct Entry {
 /// What strangers may take.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-#[expect(missing_docs, reason = "docs/OPERATING.md describes each field")]
 pub struct LimitFigures {
+    /// Queries a second of one address (IPv6: /64); the default stands for more among members of a private network.
     pub queries_per_address: u32,
+    /// Queries a second of one /16 (IPv6: /48); no bound among such members.
     pub queries_per_network: u32,
+    /// Queries a second of everyone together; absent without such a limit.
     pub queries: Option<u32>,
+    /// Bytes of answers a second; absent without such a limit.
     pub answer_bytes: Option<u64>,
+    /// Memory for what strangers announce, items among it.
     pub store_bytes: usize,
 }
 
-/// Rates of the last minutes, a number for each step.
+/// What passed in the last minutes: counts, one for each step, the oldest first.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-#[expect(missing_docs, reason = "docs/OPERATING.md describes each field")]
 pub struct History {
+    /// The length of a step.
     pub step_s: u64,
+    /// Steps that are kept at most; there are fewer at first.
     pub samples: usize,
+    /// Queries received in each step, by method; one of which there were none is left out.
     pub queries_in: BTreeMap<String, Vec<u64>>,
+    /// Queries sent, likewise.
     pub queries_out: BTreeMap<String, Vec<u64>>,
+    /// Bytes of payload received in each step.
     pub bytes_in: Vec<u64>,
+    /// Bytes of payload sent in each step.
     pub bytes_out: Vec<u64>,
 }
 
@@ -255,7 +333,7 @@ impl Status {
 }
 
 impl Health {
-    /// Well is who has joined, or knows somebody at least.
+    /// Well is who knows somebody.
     pub fn new(report: &Report, status: &DhtStatus) -> Self {
         let nodes: usize = report.families.iter().map(|f| f.contacts().count()).sum();
         let silent = report.bootstrap.iter().filter(|b| b.asked && !b.answered).count();

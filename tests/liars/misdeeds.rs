@@ -6,7 +6,10 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use dhtget::wire::extended::{ExtendedHandshake, METADATA_BLOCK_LEN, MetadataMessage};
+use dhtget::wire::extended::{
+    ExtendedHandshake, METADATA_BLOCK_LEN, MetadataMessage, OUR_DONT_HAVE_ID, OUR_METADATA_ID, OUR_PEX_ID,
+    OUR_UPLOAD_ONLY_ID,
+};
 use dhtget::wire::peer::{BlockRef, HANDSHAKE_LEN, Message};
 use dhtget::wire::pex::PexMessage;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -14,11 +17,6 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use crate::stage::{PIECE, Stage};
 use crate::wire::Wire;
 
-/// Ids under which dhtget takes extension messages.
-const METADATA: u8 = 1;
-const PEX: u8 = 2;
-const UPLOAD_ONLY: u8 = 3;
-const DONT_HAVE: u8 = 4;
 /// Bytes of a flood written at once.
 const FLOOD: usize = 64 << 10;
 
@@ -86,7 +84,7 @@ use Fate::{Gone, Useless};
 use Misdeed::*;
 
 /// Who is played to, and what becomes of it.
-pub const ALL: [(Misdeed, Against, Fate); 38] = [
+pub const ALL: &[(Misdeed, Against, Fate)] = &[
     (FalseBlocks, Leech, Gone),
     (FalseNowAndThen, Leech, Gone),
     (ShortBlocks, Leech, Useless),
@@ -229,7 +227,7 @@ impl Misdeed {
             Haves => vec![Message::Have(0)],
             HaveOutOfRange => vec![Message::Have(last + 1)],
             HavesLostAndFound => {
-                let lost = |i: u32| extended(DONT_HAVE, i.to_be_bytes().to_vec());
+                let lost = |i: u32| extended(OUR_DONT_HAVE_ID, i.to_be_bytes().to_vec());
                 (0..=last).flat_map(|i| [Message::Have(i), lost(i)]).collect()
             }
             SpareBits => vec![Message::Bitfield(vec![0xff; last as usize / 8 + 1].into())],
@@ -241,18 +239,18 @@ impl Misdeed {
             Handshakes => vec![extended(0, handshake(0).emit())],
             LargeHandshakes => vec![extended(0, handshake(100_000).emit())],
             MetadataRequests => {
-                let ask = |block| extended(METADATA, MetadataMessage::Request { block }.emit());
+                let ask = |block| extended(OUR_METADATA_ID, MetadataMessage::Request { block }.emit());
                 [vec![extended(0, handshake(0).emit())], (0..3000).map(|n| ask(n % 3)).collect()].concat()
             }
             Pex => {
                 let at = |n: u8| (SocketAddr::from(([127, 0, 9, n], 9)), 0);
                 let named = PexMessage { added: (1..50).map(at).collect(), dropped: Vec::new() };
-                vec![extended(PEX, named.emit())]
+                vec![extended(OUR_PEX_ID, named.emit())]
             }
             KeepAlives => vec![Message::KeepAlive],
             UnknownMessages => vec![Message::Unknown(99), extended(77, vec![7; 10_000])],
             Ports => vec![Message::Port(1), Message::Port(0)],
-            UploadOnly => vec![extended(UPLOAD_ONLY, vec![1]), extended(UPLOAD_ONLY, vec![0])],
+            UploadOnly => vec![extended(OUR_UPLOAD_ONLY_ID, vec![1]), extended(OUR_UPLOAD_ONLY_ID, vec![0])],
             Interests => vec![Message::Interested, Message::NotInterested],
             ImpossibleRequests => vec![request(last + 1, 0, 16_384), request(0, u32::MAX, u32::MAX)],
             LargeRequests => vec![request(0, 0, 1 << 20)],
@@ -281,7 +279,7 @@ impl Misdeed {
                 while let Some(message) = wire.next().await {
                     let Message::Extended { id: 3, payload } = message else { continue };
                     if let Some(MetadataMessage::Request { block }) = MetadataMessage::parse(&payload) {
-                        wire.extended(METADATA, MetadataMessage::Reject { block }.emit()).await;
+                        wire.extended(OUR_METADATA_ID, MetadataMessage::Reject { block }.emit()).await;
                     }
                 }
             }
