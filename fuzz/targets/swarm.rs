@@ -10,7 +10,8 @@ use bytes::Bytes;
 use dhtget::id::Id160;
 use dhtget::peer::Bitfield;
 use dhtget::swarm::config::{MAX_CONNECTIONS, MAX_UNSENT};
-use dhtget::swarm::{Action, Config, Input, Origin, PeerKey, Report, Swarm};
+use dhtget::peer::Payload;
+use dhtget::swarm::{Action, Config, Input, Origin, PeerKey, Report, Sequence, Swarm, Wanted};
 use dhtget::wire::bencode::Writer;
 use dhtget::wire::extended::{ExtendedHandshake, METADATA_BLOCK_LEN, MetadataMessage};
 use dhtget::wire::metainfo::{BLOCK_LEN, Info, PieceIndex};
@@ -23,6 +24,7 @@ use super::script::{Script, Trace};
 const MAX_STEPS: usize = 600;
 const PIECE_LENGTH: u64 = 40_000;
 const TOTAL: u64 = 310_000;
+const FILES: [(&[u8], i64); 3] = [(b"a", 110_000), (b"b", 50_000), (b"c", 150_000)];
 /// Actions that one step may set off: one small message to each peer for each of many causes.
 const MAX_ACTIONS: usize = 20_000;
 
@@ -51,6 +53,9 @@ struct World {
     hashing: VecDeque<PieceIndex>,
     digesting: VecDeque<PieceIndex>,
     reads: VecDeque<(PeerKey, PieceIndex, u32, u32)>,
+    /// Blocks that were said to be on disk.
+    stored: BTreeSet<(PeerKey, PieceIndex)>,
+    wanted: Wanted,
     trace: Trace,
 }
 
@@ -59,27 +64,36 @@ fn repeats(byte: u8) -> usize {
     if byte == 255 { 2048 } else { 1 + usize::from(byte / 32) }
 }
 
-/// A dictionary that takes two metadata blocks.
-fn info() -> Arc<Info> {
+/// A dictionary that takes two metadata blocks, of three files that share pieces.
+fn info(private: bool) -> Arc<Info> {
     let mut out = Vec::new();
     let mut w = Writer::new(&mut out);
-    w.begin_dict().bytes(b"junk").bytes(&[b'x'; 18_000]).bytes(b"length").int(TOTAL as i64);
+    w.begin_dict().bytes(b"files").begin_list();
+    for (name, length) in FILES {
+        w.begin_dict().bytes(b"length").int(length).bytes(b"path").begin_list().bytes(name).end().end();
+    }
+    w.end().bytes(b"junk").bytes(&[b'x'; 18_000]);
     w.bytes(b"name").bytes(b"n").bytes(b"piece length").int(PIECE_LENGTH as i64);
-    w.bytes(b"pieces").bytes(&[1; 20 * TOTAL.div_ceil(PIECE_LENGTH) as usize]).end();
+    w.bytes(b"pieces").bytes(&[1; 20 * TOTAL.div_ceil(PIECE_LENGTH) as usize]);
+    if private {
+        w.bytes(b"private").int(1);
+    }
+    w.end();
     Arc::new(Info::parse(out.into()).expect("a valid dictionary"))
 }
 
 pub fn run(data: &[u8]) -> u64 {
     let mut script = Script::new(data);
     let (flags, have, start) = (script.u8(), script.u8(), Instant::now());
-    let info = info();
+    let info = info(flags & 64 != 0);
     let config = Config {
         peer_id: Id160([50; 20]),
         listen_port: Some(6881),
         dht_port: Some(6882),
         metadata_only: flags & 12 == 12,
         download_limit: (flags & 16 != 0).then_some(1 << 20),
-        upload_limit: None,
+        // With none at all nobody is served.
+        upload_limit: (flags & 128 != 0).then_some(u64::from(flags & 16) << 12),
         super_seed: flags & 32 != 0,
         allow: dhtget::wire::allow::AllowList::default(),
         shared_addresses: false,
@@ -98,8 +112,13 @@ pub fn run(data: &[u8]) -> u64 {
         hashing: VecDeque::new(),
         digesting: VecDeque::new(),
         reads: VecDeque::new(),
+        stored: BTreeSet::new(),
+        wanted: Wanted::default(),
         trace: Trace::default(),
     };
+    if flags & 2 == 2 {
+        world.choose(script.u8());
+    }
     if flags & 1 == 1 {
         world.learn(Some(world.info.clone()));
     }
@@ -117,6 +136,34 @@ impl World {
     fn handle(&mut self, input: Input) {
         self.swarm.handle(self.now, input);
         self.drain();
+    }
+
+    /// Some files, some of them first, in some order.
+    fn choose(&mut self, what: u8) {
+        let sequence = [Sequence::Rarest, Sequence::InOrder, Sequence::Reader(60_000)][usize::from(what >> 6) % 3];
+        let has = |bits: u8| move |file: usize| bits & (1 << file) != 0;
+        self.wanted = Wanted::files(&self.info, has(what & 7), has(what >> 3 & 7)).in_sequence(sequence);
+        self.handle(Input::Wanted(self.wanted.clone()));
+    }
+
+    /// What befalls a swarm beside peers.
+    fn surprise(&mut self, script: &mut Script<'_>) {
+        match script.u8() % 6 {
+            0 => self.handle(Input::Consumed(u64::from(script.u16()) * 8)),
+            1 => self.handle(Input::Held(true)),
+            2 => self.handle(Input::Held(false)),
+            3 => {
+                let told = [script.addr(), script.addr()].map(|addr| addr.ip());
+                let of = |is_ipv4| told.into_iter().find(|ip| ip.is_ipv4() == is_ipv4);
+                self.handle(Input::External([of(true), of(false)]));
+            }
+            _ => {
+                let Some(piece) = self.hashing.pop_front() else { return };
+                self.written.remove(&piece);
+                self.handle(Input::Lost(piece));
+            }
+        }
+        self.trace.note(format!("{:?}", self.swarm.bottleneck(self.now)));
     }
 
     fn learn(&mut self, info: Option<Arc<Info>>) {
@@ -169,7 +216,7 @@ impl World {
             10 | 11 => self.give_block(script),
             12 => self.give_metadata(script),
             13 => self.hashed(!script.u8().is_multiple_of(8)),
-            14 => self.read(!script.u8().is_multiple_of(16)),
+            14 => self.read(script.u8()),
             15 => {
                 let Some(key) = self.some(script, |p| p.connected) else { return };
                 let count = usize::from(script.u16());
@@ -187,6 +234,8 @@ impl World {
                 if self.info_known && !self.disk_ready {
                     self.disk_ready = true;
                     self.handle(Input::DiskReady(self.have.clone()));
+                } else {
+                    self.surprise(script);
                 }
             }
             18 => self.pass(Duration::from_millis(u64::from(script.u16()) / 16)),
@@ -329,9 +378,16 @@ impl World {
         }
     }
 
-    fn read(&mut self, ok: bool) {
+    fn read(&mut self, how: u8) {
         let Some((peer, piece, begin, length)) = self.reads.pop_front() else { return };
-        let data = ok.then(|| Bytes::from(vec![0; length as usize]).into());
+        let data = match how % 16 {
+            0 => None,
+            1..=7 => Some(Bytes::from(vec![0; length as usize]).into()),
+            _ => Some(Payload::Stored(length)),
+        };
+        if matches!(data, Some(Payload::Stored(_))) {
+            self.stored.insert((peer, piece));
+        }
         self.handle(Input::Read { peer, piece, begin, data });
     }
 
@@ -375,7 +431,14 @@ impl World {
                 self.trace.note(reason.to_string());
             }
             Action::Send(key, bytes) => self.on_send(key, &bytes),
-            Action::SendStored(..) => panic!("nothing was said to be on disk"),
+            Action::SendStored(key, block) => {
+                let piece = self.info.layout().piece(block.index).expect("a piece of this torrent");
+                assert!(self.stored.contains(&(key, piece)), "not said to be on disk");
+                let peer = self.peers.get_mut(&key).expect("a block for a peer that is gone");
+                peer.sent += block.length as usize;
+                // What follows does not read as whole messages.
+                peer.frames = None;
+            }
             Action::Write { piece, begin, data } => {
                 let end = begin + data.len() as u32;
                 assert!(begin % BLOCK_LEN == 0 && end <= self.info.layout().len_of(piece));
@@ -400,7 +463,10 @@ impl World {
             }
             Action::Report(Report::BadMetadata(error)) => panic!("{error}"),
             Action::Report(Report::Verified(piece)) => assert!(self.have.has(piece.get())),
-            Action::Report(Report::Complete) => assert!(self.have.is_complete()),
+            Action::Report(Report::Complete) => {
+                let pieces = self.info.layout().pieces();
+                assert!(pieces.filter(|p| self.wanted.has(*p)).all(|p| self.have.has(p.get())));
+            }
             Action::Report(Report::DhtNode(addr)) => assert!(addr.port() != 0),
         }
     }
@@ -421,6 +487,7 @@ impl World {
             match frames.next_message() {
                 Ok(Some(Message::Request(block))) => {
                     let piece = self.info.layout().piece(block.index).expect("a piece of this torrent");
+                    assert!(self.wanted.has(piece), "asked for what nobody wants");
                     assert_eq!(block.length, self.info.layout().block_len(piece, block.begin / BLOCK_LEN));
                     peer.asked.push_back(block);
                 }
@@ -445,7 +512,7 @@ impl World {
     /// Everyone leaves: nothing may be left under way.
     fn finish(&mut self) {
         while !self.reads.is_empty() {
-            self.read(true);
+            self.read(1);
         }
         while !self.hashing.is_empty() {
             self.hashed(true);

@@ -95,6 +95,17 @@ fn explain(bottleneck: &Bottleneck) -> Said {
                 format!("the end: {} on the way from {}", count(blocks, "last block"), count(peers, "peer"));
             ("last_blocks", sentence, vec![("blocks", blocks as u64), ("asked", peers as u64)])
         }
+        Bottleneck::NothingToAsk { peers } => {
+            let sentence = format!(
+                "{} would send, and what is missing is asked of others, or being verified",
+                count(peers, "peer")
+            );
+            ("nothing_to_ask", sentence, vec![("idle", peers as u64)])
+        }
+        Bottleneck::Reader { unread } => {
+            let sentence = format!("whoever reads stdout: {} are ready and not taken", bytes(unread));
+            ("reader", sentence, vec![("unread", unread)])
+        }
         Bottleneck::Verifying => (
             "verifying",
             "everything has arrived; the last pieces are being hashed and written".into(),
@@ -222,6 +233,8 @@ mod tests {
                 "last_blocks",
                 "4 last blocks on the way from 2 peers",
             ),
+            (Bottleneck::NothingToAsk { peers: 2 }, "nothing_to_ask", "2 peers would send"),
+            (Bottleneck::Reader { unread: mib }, "reader", "1.0 MiB are ready"),
             (Bottleneck::Verifying, "verifying", "hashed and written"),
             (Bottleneck::Disk { percent: 40 }, "disk", "40 %"),
             (

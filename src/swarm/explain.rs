@@ -83,6 +83,17 @@ pub enum Bottleneck {
         /// From how many peers.
         peers: usize,
     },
+    /// Peers let us ask, and there is nothing to ask for at this moment: what is missing is with others, or whoever reads has
+    /// as much ahead of him as he may.
+    NothingToAsk {
+        /// How many they are.
+        peers: usize,
+    },
+    /// Whoever reads the stream has not taken what is ready. The driver's.
+    Reader {
+        /// Bytes that are ready.
+        unread: u64,
+    },
     /// Everything has arrived; the last pieces are being hashed and written.
     Verifying,
     /// Peers send what they are able to send.
@@ -214,7 +225,7 @@ fn fetching_bottleneck(now: Instant, pieces: &Pieces, having: &[&Member], rate: 
         let resting = |m: &&&Member| m.rests_until.is_some_and(|t| t > now);
         let refused = having.iter().filter(resting).count();
         return match refused {
-            0 if choking < having.len() => Bottleneck::LastBlocks { blocks, peers: asked.len() },
+            0 if choking < having.len() => Bottleneck::NothingToAsk { peers: having.len() - choking },
             0 => Bottleneck::Choked { peers: choking },
             _ => Bottleneck::Refused { peers: refused },
         };

@@ -123,8 +123,12 @@ fn among_all((name, against, scene): (&str, Against, Scene)) {
     let crowd = scene(&stage, rate, &mut all.into_iter().cycle().take(LIARS));
     line(&format!("{name}, alone"), &alone, alone.time);
     line(&format!("{name}, among {LIARS}"), &crowd, alone.time);
-    assert!(crowd.memory <= MAX_MEMORY, "{} bytes", crowd.memory);
-    assert!(crowd.left.is_empty(), "{:?} are still here", crowd.left);
+    is_bounded(&crowd);
+}
+
+fn is_bounded(outcome: &Outcome) {
+    assert!(outcome.memory <= MAX_MEMORY, "{} bytes", outcome.memory);
+    assert!(outcome.left.is_empty(), "{:?} are still here", outcome.left);
 }
 
 #[test]
@@ -220,10 +224,12 @@ fn table() {
         if only.is_empty() {
             let outcome = scene(&stage, rate, &mut all.iter().copied().cycle().take(LIARS));
             line(&format!("{name}, all kinds"), &outcome, alone.time);
+            is_bounded(&outcome);
         }
         for misdeed in all.into_iter().filter(|m| format!("{m:?}").contains(&only)) {
             let outcome = scene(&stage, rate, &mut std::iter::repeat_n(misdeed, LIARS));
             line(&format!("{name}, {misdeed:?}"), &outcome, alone.time);
+            is_bounded(&outcome);
         }
     }
 }

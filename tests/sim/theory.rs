@@ -314,8 +314,14 @@ fn big_crowds_come_nearer() {
     let only = std::env::var("SIM_CASE").unwrap_or_default();
     for case in cases(50).into_iter().filter(|c| c.name.starts_with(&only)) {
         let measured = measure(&case, (64 << 20, 64 << 10), seed());
-        assert!(case.name != "alike, many" || measured.ratio <= 1.10, "{:.2}", measured.ratio);
-        assert!(measured.busy >= 0.6 || case.leechers < 50, "{}: {:.2}", case.name, measured.busy);
+        // What is aimed at: 1.10 of the shortest time where uplinks are alike, 1.25 where they are not.
+        let most = match case.fate {
+            Fate::Calm | Fate::OneByOne | Fate::SeederLeaves | Fate::SuperSeed if case.ups == EQUAL => 1.10,
+            _ => 1.25,
+        };
+        assert!(measured.ratio <= most, "{}: {:.2}", case.name, measured.ratio);
+        let busy = if case.name == "alike, many" { 0.94 } else { 0.6 };
+        assert!(measured.busy >= busy || case.leechers < 50, "{}: {:.2}", case.name, measured.busy);
         assert!(measured.riders.is_none_or(|r| r >= 1.05), "{}: {:?}", case.name, measured.riders);
     }
 }

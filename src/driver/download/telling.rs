@@ -19,6 +19,15 @@ const DISK_WAIT_PERCENT: u32 = 20;
 /// A thread that is busy this share of the time can do little more.
 const BUSY_PERCENT: u32 = 90;
 
+/// Where nobody is asked any more, and a reader has not taken what is ready, it is him for whom everything waits.
+fn held_by_reader(said: Bottleneck, unread: u64) -> Option<Bottleneck> {
+    let rests = matches!(
+        said,
+        Bottleneck::NothingToAsk { .. } | Bottleneck::NobodyAsks { .. } | Bottleneck::Receivers { .. }
+    );
+    (rests && unread > 0).then_some(Bottleneck::Reader { unread })
+}
+
 impl Download {
     pub(super) fn fail(&mut self, error: TransferError) {
         if !self.ended {
@@ -30,6 +39,10 @@ impl Download {
     /// What the swarm says, unless what it stands on is the cause.
     fn bottleneck(&self, now: Instant) -> Option<Bottleneck> {
         let said = self.swarm.bottleneck(now)?;
+        let unread = self.stream.as_ref().map_or(0, |(stream, _)| stream.unread());
+        if let Some(reader) = held_by_reader(said, unread) {
+            return Some(reader);
+        }
         if matches!(said, Bottleneck::NobodyAsks { .. } | Bottleneck::NoPeers) {
             return Some(said);
         }
@@ -159,6 +172,15 @@ fn held_by(percent: u32, work: Work) -> Option<Bottleneck> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_does_not_read_is_named_only_where_all_else_rests() {
+        let (idle, done) = (Bottleneck::NothingToAsk { peers: 2 }, Bottleneck::NobodyAsks { peers: 0 });
+        assert_eq!(held_by_reader(idle, 9), Some(Bottleneck::Reader { unread: 9 }));
+        assert_eq!(held_by_reader(done, 9), Some(Bottleneck::Reader { unread: 9 }));
+        assert_eq!(held_by_reader(idle, 0), None);
+        assert_eq!(held_by_reader(Bottleneck::Choked { peers: 2 }, 9), None);
+    }
 
     #[test]
     fn hashing_and_writing_are_told_apart() {
