@@ -129,10 +129,23 @@ impl Swarm {
             }
             self.show_next(now, key, piece);
         }
-        if let Some(member) = self.members.get_mut(&by).filter(|m| m.named.contains(&piece)) {
-            let waits = member.named.iter().all(|p| member.has.piece(*p));
-            member.shown_held = if waits { member.named.len() } else { 0 };
+        let taken = itself && !self.lacks_somebody(by, piece);
+        let Some(member) = self.members.get_mut(&by).filter(|_| itself) else { return };
+        if taken {
+            // There is nobody to pass it on to.
+            member.shown_more = (member.shown_more + 1).min(MAX_SUPER_AHEAD);
+            return self.show_next(now, by, piece);
         }
+        let waits = member.named.iter().all(|p| member.has.piece(*p));
+        member.shown_held = if waits { member.named.len() } else { 0 };
+    }
+
+    /// Whether anybody else is here who could take this piece from `peer`.
+    fn lacks_somebody(&self, peer: PeerKey, piece: PieceIndex) -> bool {
+        let takes = |m: &Member| {
+            m.is_open() && !m.has.piece(piece) && m.conn.as_ref().is_some_and(|c| !c.is_upload_only())
+        };
+        self.members.iter().any(|(key, m)| *key != peer && takes(m))
     }
 
     fn show_next(&mut self, now: Instant, key: PeerKey, piece: PieceIndex) {
@@ -169,11 +182,16 @@ impl Swarm {
         }
     }
 
-    /// What a peer has and others had already when it was shown: nobody will say of it that it was passed on.
+    /// What a peer has and others had already when it was shown, or nobody is here to take: nobody will say of it that it was
+    /// passed on.
     fn forget_passed_on(&mut self, key: PeerKey) {
+        let named = self.members.get(&key).map(|m| m.named.clone()).unwrap_or_default();
+        let alone: Vec<PieceIndex> = named.into_iter().filter(|p| !self.lacks_somebody(key, *p)).collect();
         let (Some(pieces), Some(member)) = (&self.pieces, self.members.get_mut(&key)) else { return };
         let has = &member.has;
-        let known = |p: &mut PieceIndex| has.piece(*p) && pieces.picker().availability(*p) > 1;
+        let known = |p: &mut PieceIndex| {
+            has.piece(*p) && (pieces.picker().availability(*p) > 1 || alone.contains(p))
+        };
         for piece in member.named.extract_if(.., known) {
             self.suggestions.iter_mut().for_each(|s| s.forget(piece));
         }
@@ -251,6 +269,36 @@ mod tests {
         assert_eq!(haves(&drain(&mut swarm, first, true).0).len(), 1);
     }
 
+    /// Who is alone has nobody to pass anything on to.
+    #[test]
+    fn a_single_peer_is_shown_piece_after_piece() {
+        let now = Instant::now();
+        let mut swarm = seed_with(now, |config| config.super_seed = true);
+        let only = join(&mut swarm, 1, now);
+        let mut got = Vec::new();
+        while got.len() < PIECES as usize {
+            let piece = swarm.members[&only].named.first().map(|p| p.get()).expect("the next one is shown");
+            has(&mut swarm, now, only, piece);
+            got.push(piece);
+        }
+        assert!(!swarm.members.contains_key(&only), "complete, and gone");
+    }
+
+    /// Nor has he whose only company leaves.
+    #[test]
+    fn who_is_left_alone_waits_for_nobody() {
+        let now = Instant::now();
+        let mut swarm = seed_with(now, |config| config.super_seed = true);
+        let [left, goes] = [1, 2].map(|id| join(&mut swarm, id, now));
+        let shown: Vec<u32> = swarm.members[&left].named.iter().map(|p| p.get()).collect();
+        shown.iter().for_each(|piece| has(&mut swarm, now, left, *piece));
+        assert!(swarm.members[&left].named.iter().all(|p| shown.contains(&p.get())));
+        swarm.handle(now, crate::swarm::Input::Closed(goes));
+        swarm.handle_timeout(now + crate::swarm::config::TICK);
+        assert!(swarm.members[&left].named.iter().all(|p| !shown.contains(&p.get())));
+        assert!(!swarm.members[&left].named.is_empty());
+    }
+
     #[test]
     fn who_waits_until_others_have_it_is_shown_more_at_a_time() {
         let now = Instant::now();
@@ -284,11 +332,10 @@ mod tests {
             config.upload_limit = Some(0);
         });
         let first = join(&mut swarm, 1, now);
-        let last =
-            (0..PIECES).rev().find(|p| !swarm.members[&first].named.iter().any(|n| n.get() == *p)).unwrap();
-        (0..PIECES).filter(|p| *p != last).for_each(|piece| has(&mut swarm, now, first, piece));
         let second = join(&mut swarm, 2, now);
-        assert_eq!(haves(&drain(&mut swarm, second, false).0), [last]);
+        let last = haves(&drain(&mut swarm, second, false).0);
+        assert_eq!(last.len(), 1);
+        (0..PIECES).filter(|p| *p != last[0]).for_each(|piece| has(&mut swarm, now, first, piece));
         let third = join(&mut swarm, 3, now);
         assert!(haves(&drain(&mut swarm, third, false).0).is_empty());
         swarm.handle_timeout(now + SUPER_PATIENCE);
