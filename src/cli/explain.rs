@@ -129,6 +129,13 @@ fn explain(bottleneck: &Bottleneck) -> Said {
             };
             ("nobody_asks", sentence, vec![])
         }
+        Bottleneck::PassingOn { peers } => {
+            let sentence = format!(
+                "super-seeding: {} must pass on what we have shown before more is shown",
+                count(peers, "peer")
+            );
+            ("passing_on", sentence, vec![("passing_on", peers as u64)])
+        }
         Bottleneck::Receivers { peers, rate, waiting } => {
             let wait =
                 if waiting == 0 { String::new() } else { format!("; {waiting} more wait for their turn") };
@@ -235,6 +242,7 @@ mod tests {
             ),
             (Bottleneck::NothingToAsk { peers: 2 }, "nothing_to_ask", "2 peers would send"),
             (Bottleneck::Reader { unread: mib }, "reader", "1.0 MiB are ready"),
+            (Bottleneck::PassingOn { peers: 2 }, "passing_on", "2 peers must pass on"),
             (Bottleneck::Verifying, "verifying", "hashed and written"),
             (Bottleneck::Disk { percent: 40 }, "disk", "40 %"),
             (

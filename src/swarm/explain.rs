@@ -131,6 +131,11 @@ pub enum Bottleneck {
         /// Peers connected.
         peers: usize,
     },
+    /// Super-seeding (BEP 16): all who want something have what they were shown, and others must have it from them first.
+    PassingOn {
+        /// How many they are.
+        peers: usize,
+    },
     /// Complete; peers take what they are able to take.
     Receivers {
         /// Peers that are served.
@@ -196,7 +201,10 @@ impl Swarm {
         };
         let asking = || self.members.values().filter(wants);
         let served = asking().filter(|m| m.conn.as_ref().is_some_and(|c| !c.is_choking())).count();
+        let lacks = |m: &&Member| m.is_open() && !m.named.is_empty() && !m.has.is_complete();
+        let passing_on = self.members.values().filter(lacks).count();
         match asking().count() {
+            0 if passing_on > 0 && self.is_super_seeding() => Bottleneck::PassingOn { peers: passing_on },
             0 => Bottleneck::NobodyAsks { peers },
             all => Bottleneck::Receivers { peers: served, rate, waiting: all - served },
         }
