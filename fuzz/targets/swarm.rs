@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use dhtget::id::Id160;
 use dhtget::peer::Bitfield;
-use dhtget::swarm::config::{MAX_CONNECTIONS, MAX_UNSENT};
 use dhtget::peer::Payload;
+use dhtget::swarm::config::{MAX_CONNECTIONS, MAX_UNSENT};
 use dhtget::swarm::{Action, Config, Input, Origin, PeerKey, Report, Sequence, Swarm, Wanted};
 use dhtget::wire::bencode::Writer;
 use dhtget::wire::extended::{ExtendedHandshake, METADATA_BLOCK_LEN, MetadataMessage};
@@ -140,7 +140,8 @@ impl World {
 
     /// Some files, some of them first, in some order.
     fn choose(&mut self, what: u8) {
-        let sequence = [Sequence::Rarest, Sequence::InOrder, Sequence::Reader(60_000)][usize::from(what >> 6) % 3];
+        let sequence =
+            [Sequence::Rarest, Sequence::InOrder, Sequence::Reader(60_000)][usize::from(what >> 6) % 3];
         let has = |bits: u8| move |file: usize| bits & (1 << file) != 0;
         self.wanted = Wanted::files(&self.info, has(what & 7), has(what >> 3 & 7)).in_sequence(sequence);
         self.handle(Input::Wanted(self.wanted.clone()));

@@ -24,6 +24,9 @@ use crate::wire::bencode::{Limits, Value, Writer};
 use crate::wire::metainfo::{FileKind, Info, MAX_METADATA_BYTES, Metainfo, PieceIndex};
 use crate::wire::resume::Stamp;
 
+/// How often a claim is tried while another run takes its way.
+const CLAIM_TRIES: usize = 10;
+
 /// A place that has been looked at.
 #[derive(Debug)]
 pub struct Place {
@@ -45,6 +48,8 @@ pub struct Place {
     beside: Vec<usize>,
     /// An earlier run has claimed the place.
     ours: bool,
+    /// What is there was said to be this torrent's: where some of it is, the rest is repaired.
+    repair: bool,
     /// Files of ours that are longer than they must be.
     too_long: Vec<usize>,
     claim: Option<PathBuf>,
@@ -95,7 +100,7 @@ pub fn look(
             }
             let saved = if claimed { resume.load() } else { None };
             (place.claim, place.parts, place.resume) = (Some(claim), Some(parts), Some(resume));
-            place.ours = claimed;
+            (place.ours, place.repair) = (claimed, options.check);
             place.reopened = saved.as_ref().is_some_and(|s| s.clean);
             let beside = place.survey(info, *overwrite || claimed)?;
             let verdict = resume::judge(info, place.storage.name(), saved.as_ref(), &place.stamps);
@@ -126,6 +131,7 @@ impl Place {
             doubtful: Vec::new(),
             beside: Vec::new(),
             ours: false,
+            repair: false,
             too_long: Vec::new(),
             claim: None,
             chosen: chosen.clone(),
@@ -171,13 +177,14 @@ impl Place {
                 Present::InTheWay(what) => return Err(in_the_way(&self.storage.path(index), what)),
                 Present::File(stamp) => stamp,
             };
-            if stamp.size > length && !ours {
+            if stamp.size > length && !ours && !self.repair {
                 let what = format!("a file of {} bytes is there, and the torrent's has {length}", stamp.size);
                 return Err(in_the_way(&self.storage.path(index), what));
             }
             if stamp.size > length {
                 self.too_long.push(index);
-            } else if stamp.size > 0 && !ours {
+            }
+            if stamp.size > 0 && !ours {
                 self.doubtful.push(index);
             }
             self.stamps[index] = Some(stamp);
@@ -252,13 +259,20 @@ impl Place {
         self.leave_alone(info, &wanted, have);
         let have: &Bitfield = have;
         let is_here = |p: PieceIndex| have.has(p.get());
-        for &index in &self.doubtful {
-            let Some((offset, length)) = self.storage.range(index) else { continue };
-            if info.layout().touching(offset, length).any(is_here) {
-                continue;
-            }
-            let what = "a file is there that has nothing of this torrent in it".to_owned();
-            return Err(in_the_way(&self.storage.path(index), what));
+        let known = |index: usize| {
+            let (offset, length) = self.storage.range(index).unwrap_or_default();
+            info.layout().touching(offset, length).any(is_here)
+        };
+        let some = self.doubtful.iter().any(|&index| known(index));
+        let strange = self.doubtful.iter().copied().find(|&index| !known(index));
+        if let Some(index) = strange.filter(|_| !(self.repair && some)) {
+            let what = match some {
+                true => {
+                    "no whole piece of this file is right, though files beside it are this torrent's; --check-integrity repairs it"
+                }
+                false => "a file is there that has nothing of this torrent in it",
+            };
+            return Err(in_the_way(&self.storage.path(index), what.to_owned()));
         }
         for index in (0..self.storage.len()).filter(|index| !self.chosen.has(*index)) {
             let begun = self.storage.parts().is_some_and(|parts| !parts.is_out(index));
@@ -280,9 +294,16 @@ impl Place {
         if lacking.is_empty() {
             return self.release();
         }
-        let temporary = claim.with_extension("dhtget-new");
-        lasting::replace(&temporary, claim, &claim_bytes(info, self.storage.name()))
-            .map_err(|e| disk_error(claim, &e))
+        let (temporary, bytes) = (claim.with_extension("dhtget-new"), claim_bytes(info, self.storage.name()));
+        let mut replaced = Ok(());
+        for _ in 0..CLAIM_TRIES {
+            replaced = lasting::replace(&temporary, claim, &bytes);
+            // Another run, of other files of the torrent perhaps, claims the same place by the same way.
+            if !matches!(&replaced, Err(e) if e.kind() == io::ErrorKind::NotFound) {
+                break;
+            }
+        }
+        replaced.map_err(|e| disk_error(claim, &e))
     }
 
     /// Whether these pieces can be written where so much is `free`. What files were given beforehand, by an earlier run or by
@@ -437,6 +458,67 @@ mod tests {
         std::fs::write(dir.path().join("x"), b"longer than the torrent's").unwrap();
         std::fs::remove_file(claim_path(dir.path(), &info.hash())).unwrap();
         assert!(matches!(look(&folder(dir.path(), false), &info), Err(TransferError::TargetExists { .. })));
+    }
+
+    /// Two files that share a piece, and one of a piece of its own.
+    fn three_files() -> (Info, [Vec<u8>; 3]) {
+        let files = [vec![1; 16384], vec![2; 100], vec![3; 16384 - 100]];
+        let whole = files.concat();
+        let mut out = Vec::new();
+        let mut w = Writer::new(&mut out);
+        w.begin_dict().bytes(b"files").begin_list();
+        for (name, file) in ["a", "b", "c"].iter().zip(&files) {
+            w.begin_dict().bytes(b"length").int(file.len() as i64).bytes(b"path").begin_list();
+            w.bytes(name.as_bytes()).end().end();
+        }
+        w.end().bytes(b"name").bytes(b"n").bytes(b"piece length").int(16384).bytes(b"pieces");
+        w.bytes(&whole.chunks(16384).flat_map(Sha1::digest).collect::<Vec<u8>>()).end();
+        (Info::parse(out.into()).unwrap(), files)
+    }
+
+    /// A finished download of which a small file was lost, changed, or grew.
+    #[test]
+    fn what_was_said_to_be_ours_is_repaired_where_some_of_it_is() {
+        let (info, files) = three_files();
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("n");
+        std::fs::create_dir(&root).unwrap();
+        let claim = |check: bool, have: &[u32]| {
+            let options = DiskOptions { check, ..DiskOptions::default() };
+            let mut place =
+                super::look(&folder(dir.path(), false), &info, &Chosen::all(&info), options)?.unwrap();
+            let mut field = Bitfield::none(2);
+            have.iter().for_each(|&p| assert!(field.set(p, true)));
+            place.claim(&info, &mut field)?;
+            place.release()
+        };
+        std::fs::write(root.join("a"), &files[0]).unwrap();
+        for damaged in [vec![2; 100], vec![7; 100], vec![2; 101]] {
+            std::fs::write(root.join("b"), damaged).unwrap();
+            let refused = claim(false, &[0]);
+            assert!(matches!(&refused, Err(TransferError::TargetExists { .. })), "{refused:?}");
+            claim(true, &[0]).unwrap();
+            // Where nothing at all is right, it is somebody else's folder.
+            assert!(claim(true, &[]).is_err());
+        }
+    }
+
+    /// Many runs may claim one place at the same time.
+    #[test]
+    fn runs_that_claim_one_place_together_all_do() {
+        let (info, _) = three_files();
+        let dir = tempfile::tempdir().unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..20 {
+                        let mut place = look(&folder(dir.path(), false), &info).unwrap().unwrap();
+                        place.claim(&info, &mut Bitfield::none(2)).unwrap();
+                    }
+                });
+            }
+        });
+        assert_eq!(claimed_metadata(dir.path(), info.hash()).unwrap().hash(), info.hash());
     }
 
     #[test]

@@ -189,9 +189,8 @@ impl Swarm {
         let alone: Vec<PieceIndex> = named.into_iter().filter(|p| !self.lacks_somebody(key, *p)).collect();
         let (Some(pieces), Some(member)) = (&self.pieces, self.members.get_mut(&key)) else { return };
         let has = &member.has;
-        let known = |p: &mut PieceIndex| {
-            has.piece(*p) && (pieces.picker().availability(*p) > 1 || alone.contains(p))
-        };
+        let known =
+            |p: &mut PieceIndex| has.piece(*p) && (pieces.picker().availability(*p) > 1 || alone.contains(p));
         for piece in member.named.extract_if(.., known) {
             self.suggestions.iter_mut().for_each(|s| s.forget(piece));
         }

@@ -102,6 +102,8 @@ impl Download {
         let path = place.storage.root().to_owned();
         self.begin_keeping(&check.have);
         self.stage = Stage::Downloading;
+        // Whoever hears of it looks at the figures.
+        self.publish(true);
         self.tell(TransferEvent::Checked { verified, path });
         self.begin_stream(&check.have);
         self.swarm.handle(clock::now(), Input::Wanted(self.wanted.clone()));
