@@ -70,6 +70,39 @@ fn ask_a_new_peer(bencher: divan::Bencher<'_, '_>, pieces: usize) {
     });
 }
 
+/// A peer whose only pieces are under way with another, and who says something a hundred times: each time it is looked at
+/// what it could be asked for.
+#[divan::bench(args = PIECES, max_time = 2)]
+fn a_hundred_looks_in_vain(bencher: divan::Bencher<'_, '_>, pieces: usize) {
+    let (info, now) = (info(pieces & !7), Instant::now());
+    let mut hello = Vec::new();
+    Handshake { reserved: Reserved::OURS, info_hash: info.hash(), peer_id: Id160([3; 20]) }.emit(&mut hello);
+    let inputs = || {
+        let (mut swarm, first) = swarm(&info, now);
+        swarm.handle(now, Input::Received(first, framed(&Message::Unchoke)));
+        let requested = |a: Action| match a {
+            Action::Send(_, bytes) => Some(bytes),
+            _ => None,
+        };
+        let sent: Vec<u8> = std::iter::from_fn(|| swarm.poll_action()).filter_map(requested).flatten().collect();
+        // The first request's piece, behind its length and kind.
+        let at = sent.windows(5).position(|w| w == [0, 0, 0, 13, 6]).expect("a request");
+        let index = u32::from_be_bytes(sent[at + 5..at + 9].try_into().expect("four bytes"));
+        let second = swarm.accept(now, SocketAddr::from(([9, 9, 9, 9], 6881))).expect("room for two");
+        swarm.handle(now, Input::Received(second, hello.clone().into()));
+        swarm.handle(now, Input::Received(second, framed(&Message::Have(index))));
+        swarm.handle(now, Input::Received(second, framed(&Message::Unchoke)));
+        (swarm, second)
+    };
+    let word = framed(&Message::KeepAlive);
+    bencher.with_inputs(inputs).bench_local_values(|(mut swarm, peer)| {
+        for _ in 0..100 {
+            swarm.handle(now, Input::Received(peer, word.clone()));
+        }
+        swarm
+    });
+}
+
 /// A have of each second piece: what a long download sees most of.
 #[divan::bench(args = PIECES, max_time = 2)]
 fn a_thousand_haves(bencher: divan::Bencher<'_, '_>, pieces: usize) {

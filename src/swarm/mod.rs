@@ -2,7 +2,8 @@
 //!
 //! [`Swarm`] is the machine (`swarm`); each file beside it holds one idea:
 //!
-//! - who is there: `candidates` (whom to dial), `gate` (how many come in and are dialled), `member` (one peer as the swarm sees it),
+//! - who is there: `candidates` (whom to dial), `gate` (how many come in and are dialled), `twins` (who is here twice), `member`
+//!   (one peer as the swarm sees it),
 //!   `priority` (whom to prefer where there is no room for all), `rhythm` (when to look for peers again);
 //! - what to fetch from whom: `metadata` (the info dictionary from several peers), `wanted` (which pieces, and in what order), `picker`
 //!   (rarest first), `pieces` (blocks under way), `endgame` (who else is asked for the last ones), `in_order` (what each peer is good for
