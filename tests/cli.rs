@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::path::Path;
+use std::time::Duration;
 
 use assert_cmd::Command;
 use assert_cmd::cargo::cargo_bin_cmd;
@@ -19,7 +20,7 @@ const HEX: &str = "0123456789abcdef0123456789abcdef01234567";
 fn dhtget(dir: &Path) -> Command {
     let mut command = cargo_bin_cmd!("dhtget");
     command.current_dir(dir).env("XDG_STATE_HOME", dir.join("state")).env("HOME", dir);
-    command.timeout(std::time::Duration::from_secs(30));
+    command.timeout(Duration::from_secs(30));
     command
 }
 
@@ -227,4 +228,20 @@ fn ping_tells_who_answers_and_gives_up_on_silence() {
     let (code, stdout, stderr) = run(dir.path(), &["ping", &silent.local_addr().unwrap().to_string()]);
     assert_eq!((code, stdout.as_str()), (2, ""));
     assert!(stderr.contains("no answer within") && stderr.contains("\n\nhint: "), "{stderr}");
+}
+
+/// Alone on loopback: nobody is found, and nothing is kept.
+const ALONE: [&str; 5] = ["--no-dht", "--no-state", "--no-lsd", "--listen", "127.0.0.1:0"];
+
+#[test]
+fn a_log_line_that_cannot_be_written_is_lost_and_the_run_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    for args in [&[HEX, "-vv", "--peer", "127.0.0.1:9", "--stop-timeout", "1"][..], &["info", HEX, "--bad"]] {
+        let mut command = std::process::Command::new(assert_cmd::cargo::cargo_bin!("dhtget"));
+        let alone = if args[0] == HEX { &ALONE[..] } else { &[] };
+        command.current_dir(dir.path()).args(args).args(alone);
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let status = command.stderr(full).status().unwrap();
+        assert_eq!(status.code(), Some(if args[0] == HEX { 3 } else { 28 }), "{args:?}: {status}");
+    }
 }

@@ -318,6 +318,14 @@ fn unfinished(source: &Source) -> Vec<Violation> {
     source.words(&["todo!", "dbg!", "unimplemented!", ".unwrap()"], "has no place outside tests")
 }
 
+/// These panic where nothing can be written, and a panic ends the process at once.
+fn panicking_prints(source: &Source) -> Vec<Violation> {
+    if !source.path.starts_with("src/") {
+        return Vec::new();
+    }
+    source.words(&["print!", "println!", "eprint!", "eprintln!"], "panics on a full disk or closed pipe: use `writeln!`")
+}
+
 fn names(source: &Source) -> Vec<Violation> {
     let stem = source.path.split('/').map(|part| part.trim_end_matches(".rs"));
     let mut out: Vec<_> = stem
@@ -449,6 +457,11 @@ fn nothing_is_left_unfinished() {
 }
 
 #[test]
+fn nothing_panics_for_want_of_a_stream() {
+    check(&["src"], panicking_prints);
+}
+
+#[test]
 fn names_say_what_is_inside() {
     check(&EVERYWHERE, names);
 }
@@ -545,6 +558,13 @@ fn what_is_unfinished_is_caught() {
     assert_eq!(lines_of(unfinished, "src/x.rs", tests), [5]);
     assert_eq!(lines_of(unfinished, "src/x/tests.rs", "x.unwrap();"), [0usize; 0]);
     assert_eq!(lines_of(unfinished, "src/x/tests/y.rs", "x.unwrap();"), [0usize; 0]);
+}
+
+#[test]
+fn a_print_that_may_panic_is_caught() {
+    let text = "println!()\neprintln!(x)\nprint!()\nwriteln!(x)\n// println!()\n";
+    assert_eq!(lines_of(panicking_prints, "src/x.rs", text), [1, 2, 3]);
+    assert_eq!(lines_of(panicking_prints, "examples/x.rs", text), [0usize; 0]);
 }
 
 #[test]

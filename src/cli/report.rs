@@ -85,7 +85,9 @@ impl Reporter {
         };
         let levels = Targets::new().with_default(others).with_target("dhtget", ours);
         let writer = BarLog(self.bar.clone());
-        let log = tracing_subscriber::fmt().with_max_level(ours).with_writer(writer);
+        // A line that cannot be written is lost, and the run goes on: the crate would say so with `eprintln!`, which
+        // panics on the same stderr.
+        let log = tracing_subscriber::fmt().with_max_level(ours).with_writer(writer).log_internal_errors(false);
         // A second call, as in tests, leaves the first log in place.
         let _ = match self.output.log_format {
             LogFormat::Text => {
