@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+use std::io::{BufRead as _, BufReader};
 use std::path::Path;
+use std::process::{ChildStdout, Stdio};
 use std::time::Duration;
 
 use assert_cmd::Command;
@@ -12,6 +14,7 @@ use dhtget::driver::Dht;
 use dhtget::driver::listen::{UdpSockets, udp_socket};
 use dhtget::wire::bencode::Writer;
 use dhtget::wire::metainfo::{Info, MAX_TORRENT_BYTES, Metainfo};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 const KEY_LINK: &str = "magnet:?xs=urn:btpk:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
@@ -244,4 +247,44 @@ fn a_log_line_that_cannot_be_written_is_lost_and_the_run_goes_on() {
         let status = command.stderr(full).status().unwrap();
         assert_eq!(status.code(), Some(if args[0] == HEX { 3 } else { 28 }), "{args:?}: {status}");
     }
+}
+
+/// Starts a command with events on stdout, and waits for the first of them.
+fn started(dir: &Path, args: &[&str]) -> (std::process::Child, std::io::Lines<BufReader<ChildStdout>>) {
+    let mut command = std::process::Command::new(assert_cmd::cargo::cargo_bin!("dhtget"));
+    command.current_dir(dir).env("XDG_STATE_HOME", dir.join("state")).env("HOME", dir);
+    command.args(args).arg("--json").stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert!(lines.next().unwrap().unwrap().contains("\"started\""));
+    (child, lines)
+}
+
+/// As a terminal that is closed sends it, and the shell in it.
+#[test]
+fn a_hangup_ends_a_run_in_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut child, lines) = started(dir.path(), &[&[HEX], &ALONE[..]].concat());
+    for _ in 0..2 {
+        kill_process(Pid::from_child(&child), Signal::HUP).unwrap();
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let last: Value = serde_json::from_str(&lines.last().unwrap().unwrap()).unwrap();
+    assert_eq!((&last["event"], &last["code"]), (&"error".into(), &129.into()), "{last}");
+    assert_eq!(child.wait().unwrap().code(), Some(129));
+}
+
+#[test]
+fn a_hangup_that_is_ignored_from_the_start_stays_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = std::process::Command::new("sh");
+    command.current_dir(dir.path()).env("HOME", dir.path()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let program = assert_cmd::cargo::cargo_bin!("dhtget");
+    command.args(["-c", "trap '' HUP; exec \"$@\"", "sh"]).arg(program).arg(HEX).args(ALONE);
+    let mut child = command.args(["--json", "--stop-timeout", "1"]).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert!(lines.next().unwrap().unwrap().contains("\"started\""));
+    kill_process(Pid::from_child(&child), Signal::HUP).unwrap();
+    assert!(lines.last().unwrap().unwrap().contains("\"code\":3"));
+    assert_eq!(child.wait().unwrap().code(), Some(3));
 }

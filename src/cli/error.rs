@@ -31,6 +31,8 @@ pub enum Code {
     BadOption = 28,
     /// The bytes are not what they should be.
     Checksum = 32,
+    /// SIGHUP: the terminal was closed.
+    HungUp = 129,
     /// Whoever read stdout has gone, as a shell says it of SIGPIPE.
     ReaderGone = 141,
     /// SIGINT.
@@ -67,7 +69,7 @@ impl fmt::Display for CliError {
     /// The message, and after an empty line the hint.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Whoever stops a run on purpose need not read that it failed.
-        let stopped = matches!(self.code, Code::Interrupted | Code::Terminated);
+        let stopped = matches!(self.code, Code::HungUp | Code::Interrupted | Code::Terminated);
         // What was typed or pasted is shown, not obeyed.
         let lines: Vec<String> = self.message.lines().map(visible).collect();
         write!(f, "{}{}", if stopped { "" } else { "error: " }, lines.join("\n"))?;

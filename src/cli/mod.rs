@@ -91,7 +91,9 @@ fn run(plan: &Plan, reporter: &mut Reporter) -> Result<(), CliError> {
         .build()
         .map_err(|e| CliError::new(Code::Unknown, format!("the runtime cannot start: {e}")))?;
     let in_words = plan.output.log_format == LogFormat::Text;
-    let mut signals = Signals::listen(plan.output.quiet || !in_words);
+    // A node reads its configuration again on SIGHUP.
+    let hangups = !matches!(plan.action, Action::Node(_));
+    let mut signals = Signals::listen(plan.output.quiet || !in_words, hangups);
     let result = runtime.block_on(dispatch(plan, reporter, &mut signals));
     // A blocked thread (a disk that hangs) must not hold a run that is over.
     runtime.shutdown_background();

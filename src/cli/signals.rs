@@ -1,4 +1,4 @@
-//! Ctrl-C and SIGTERM: the first asks for an orderly end, the second ends at once.
+//! Ctrl-C, SIGTERM and the terminal that is closed (SIGHUP): the first asks for an orderly end, the second ends at once.
 //!
 //! Owns a thread of its own, so that the second signal works even while the main thread waits for a
 //! disk. Must not know what is being ended.
@@ -20,14 +20,15 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Starts to listen. Where that fails, signals keep their usual effect.
-    pub fn listen(quiet: bool) -> Self {
+    /// Starts to listen; `hangups` too, unless the command has another use for them or the process was started to
+    /// ignore them (`nohup`). Where that fails, signals keep their usual effect.
+    pub fn listen(quiet: bool, hangups: bool) -> Self {
         let (sender, first) = watch::channel(None);
         let stopped = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&stopped);
         let thread = std::thread::Builder::new().name("signals".to_owned()).stack_size(256 << 10);
         let spawned = thread.spawn(move || {
-            if let Err(error) = run(&sender, &flag, quiet) {
+            if let Err(error) = run(&sender, &flag, quiet, hangups && !is_hangup_ignored()) {
                 tracing::debug!(%error, "no orderly end on signals");
             }
         });
@@ -53,21 +54,35 @@ impl Signals {
 }
 
 fn interrupted(code: Code) -> CliError {
-    let by = if code == Code::Terminated { "SIGTERM" } else { "Ctrl-C" };
+    let by = match code {
+        Code::Terminated => "SIGTERM",
+        Code::HungUp => "SIGHUP: its terminal is gone",
+        _ => "Ctrl-C",
+    };
     CliError::new(code, format!("stopped by {by}"))
 }
 
-fn run(sender: &watch::Sender<Option<Code>>, flag: &AtomicBool, quiet: bool) -> std::io::Result<()> {
+fn run(
+    sender: &watch::Sender<Option<Code>>,
+    flag: &AtomicBool,
+    quiet: bool,
+    hangups: bool,
+) -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
     runtime.block_on(async {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;
-        let code = either(&mut interrupt, &mut terminate).await;
+        let mut hangup = if hangups { Some(signal(SignalKind::hangup())?) } else { None };
+        let code = tokio::select! {
+            code = either(&mut interrupt, &mut terminate) => code,
+            Some(()) = next_of(hangup.as_mut()) => Code::HungUp,
+        };
         flag.store(true, Ordering::Relaxed);
         sender.send_replace(Some(code));
         if !quiet {
             let _ = writeln!(std::io::stderr(), "\nstopping; once more to leave at once");
         }
+        // A closed terminal is told by the shell and by the kernel: that is one wish, not two.
         let code = either(&mut interrupt, &mut terminate).await;
         std::process::exit(code as i32)
     })
@@ -78,4 +93,19 @@ async fn either(interrupt: &mut Signal, terminate: &mut Signal) -> Code {
         _ = interrupt.recv() => Code::Interrupted,
         _ = terminate.recv() => Code::Terminated,
     }
+}
+
+async fn next_of(signal: Option<&mut Signal>) -> Option<()> {
+    match signal {
+        Some(signal) => signal.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Whether whoever started us wants us to outlive the terminal. Only Linux tells; elsewhere it is taken not to be so.
+fn is_hangup_ignored() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    // SIGHUP is signal 1: the lowest bit.
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 == 1)
 }
