@@ -323,7 +323,10 @@ fn panicking_prints(source: &Source) -> Vec<Violation> {
     if !source.path.starts_with("src/") {
         return Vec::new();
     }
-    source.words(&["print!", "println!", "eprint!", "eprintln!"], "panics on a full disk or closed pipe: use `writeln!`")
+    source.words(
+        &["print!", "println!", "eprint!", "eprintln!"],
+        "panics on a full disk or closed pipe: use `writeln!`",
+    )
 }
 
 fn names(source: &Source) -> Vec<Violation> {

@@ -87,7 +87,8 @@ impl Reporter {
         let writer = BarLog(self.bar.clone());
         // A line that cannot be written is lost, and the run goes on: the crate would say so with `eprintln!`, which
         // panics on the same stderr.
-        let log = tracing_subscriber::fmt().with_max_level(ours).with_writer(writer).log_internal_errors(false);
+        let log =
+            tracing_subscriber::fmt().with_max_level(ours).with_writer(writer).log_internal_errors(false);
         // A second call, as in tests, leaves the first log in place.
         let _ = match self.output.log_format {
             LogFormat::Text => {

@@ -4,8 +4,8 @@
 //! disk. Must not know what is being ended.
 
 use std::io::Write as _;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -26,15 +26,18 @@ impl Signals {
         let (sender, first) = watch::channel(None);
         let stopped = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&stopped);
+        let (ready, is_ready) = mpsc::sync_channel(1);
         let thread = std::thread::Builder::new().name("signals".to_owned()).stack_size(256 << 10);
         let spawned = thread.spawn(move || {
-            if let Err(error) = run(&sender, &flag, quiet, hangups && !is_hangup_ignored()) {
+            if let Err(error) = run(&sender, &flag, quiet, hangups && !is_hangup_ignored(), &ready) {
                 tracing::debug!(%error, "no orderly end on signals");
             }
         });
         if let Err(error) = spawned {
             tracing::debug!(%error, "no thread for signals");
         }
+        // What is begun from here on is ended in order. Where nobody listens, the other end is gone, and nothing is waited for.
+        let _ = is_ready.recv();
         Self { first, stopped }
     }
 
@@ -67,12 +70,14 @@ fn run(
     flag: &AtomicBool,
     quiet: bool,
     hangups: bool,
+    ready: &mpsc::SyncSender<()>,
 ) -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
     runtime.block_on(async {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;
         let mut hangup = if hangups { Some(signal(SignalKind::hangup())?) } else { None };
+        let _ = ready.send(());
         let code = tokio::select! {
             code = either(&mut interrupt, &mut terminate) => code,
             Some(()) = next_of(hangup.as_mut()) => Code::HungUp,
