@@ -16,6 +16,7 @@ use dhtget::wire::bencode::Writer;
 use dhtget::wire::metainfo::{Info, MAX_TORRENT_BYTES, Metainfo};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+use sha1::{Digest as _, Sha1};
 
 const KEY_LINK: &str = "magnet:?xs=urn:btpk:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 const HEX: &str = "0123456789abcdef0123456789abcdef01234567";
@@ -287,4 +288,54 @@ fn a_hangup_that_is_ignored_from_the_start_stays_so() {
     kill_process(Pid::from_child(&child), Signal::HUP).unwrap();
     assert!(lines.last().unwrap().unwrap().contains("\"code\":3"));
     assert_eq!(child.wait().unwrap().code(), Some(3));
+}
+
+/// A folder `top` of two files with its torrent beside it.
+fn folder(dir: &Path) -> Info {
+    let content = [7; 30_000];
+    let mut raw = Vec::new();
+    let mut w = Writer::new(&mut raw);
+    w.begin_dict().bytes(b"files").begin_list();
+    for (length, name) in [(16_384, "first.bin"), (13_616, "second.bin")] {
+        w.begin_dict().bytes(b"length").int(length).bytes(b"path");
+        w.begin_list().bytes(name.as_bytes()).end().end();
+    }
+    let hashes: Vec<u8> = content.chunks(16_384).flat_map(Sha1::digest).collect();
+    w.end().bytes(b"name").bytes(b"top").bytes(b"piece length").int(16_384);
+    w.bytes(b"pieces").bytes(&hashes).end();
+    let info = Info::parse(raw.into()).unwrap();
+    std::fs::create_dir(dir.join("top")).unwrap();
+    std::fs::write(dir.join("top/first.bin"), &content[..16_384]).unwrap();
+    std::fs::write(dir.join("top/second.bin"), &content[16_384..]).unwrap();
+    std::fs::write(dir.join("a.torrent"), Metainfo::emit(&info)).unwrap();
+    info
+}
+
+#[test]
+fn verify_tells_what_cannot_be_read_from_what_is_damaged() {
+    let dir = tempfile::tempdir().unwrap();
+    folder(dir.path());
+    let file = dir.path().join("top/second.bin");
+    std::fs::remove_file(&file).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(&file).status().unwrap().success());
+    let (code, stdout, stderr) = run(dir.path(), &["verify", "a.torrent"]);
+    assert_eq!(code, 32, "{stderr}");
+    let words = "top/second.bin  (it is neither a file nor a folder)";
+    assert!(stdout.starts_with("unreadable") && stdout.trim_end().ends_with(words), "{stdout}");
+    assert!(stderr.contains("1 of 2 files not right") && !stderr.contains("fetches"), "{stderr}");
+    std::fs::remove_file(&file).unwrap();
+    std::fs::create_dir(&file).unwrap();
+    let (code, stdout, _) = run(dir.path(), &["verify", "a.torrent", "--json"]);
+    let event = stdout.lines().find(|line| line.contains("second.bin")).unwrap();
+    let event: Value = serde_json::from_str(event).unwrap();
+    assert_eq!((code, &event["state"], &event["damaged"]), (32, &"unreadable".into(), &0.into()));
+    assert!(event["cause"].as_str().unwrap().contains("a folder stands"), "{event}");
+    std::fs::remove_dir(&file).unwrap();
+    std::fs::write(&file, [7; 13_616]).unwrap();
+    std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o000)).unwrap();
+    if std::fs::File::open(&file).is_ok() {
+        return eprintln!("NOT TESTED: whoever runs this may read everything");
+    }
+    let (code, stdout, _) = run(dir.path(), &["verify", "a.torrent"]);
+    assert!(code == 32 && stdout.contains("(cannot be read: Permission denied"), "{stdout}");
 }

@@ -248,6 +248,8 @@ pub struct VerifiedFileEvent {
     pub missing: u32,
     pub damaged: u32,
     pub surplus: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cause: Option<String>,
 }
 
 impl VerifiedFileEvent {
@@ -255,7 +257,8 @@ impl VerifiedFileEvent {
     pub fn new(report: &FileReport) -> Self {
         let FileReport { length, surplus, pieces, missing, damaged, state, .. } = *report;
         let path = report.path.display().to_string();
-        Self { path, length, state: word(state), pieces, missing, damaged, surplus }
+        let cause = report.cause.clone();
+        Self { path, length, state: word(state), pieces, missing, damaged, surplus, cause }
     }
 }
 

@@ -40,8 +40,8 @@ pub async fn run(plan: &VerifyPlan, reporter: &mut Reporter, signals: &mut Signa
         let count = |bytes| {
             seen.fetch_add(bytes, Ordering::Relaxed);
         };
-        let states = verify::pieces(&storage, &torrent, &count, &stop)?;
-        Some(verify::files(&storage, &torrent, &states))
+        let found = verify::pieces(&storage, &torrent, &count, &stop)?;
+        Some(verify::files(&storage, &torrent, &found))
     });
     let begun = clock::now();
     let mut tick = interval(TICK);
@@ -49,6 +49,11 @@ pub async fn run(plan: &VerifyPlan, reporter: &mut Reporter, signals: &mut Signa
     let joined = loop {
         tokio::select! {
             joined = &mut work => break joined,
+            // At once: a disk that does not answer would hold the thread that looks at it.
+            stop = signals.next() => {
+                reporter.clear();
+                return Err(stop);
+            }
             _ = tick.tick() => reporter.working(clock::now(), info.name(), done.load(Ordering::Relaxed), total),
         }
     };
@@ -69,8 +74,11 @@ pub async fn run(plan: &VerifyPlan, reporter: &mut Reporter, signals: &mut Signa
         return Ok(());
     }
     let message = format!("{}: {bad} of {all} not right", plan.path.display());
-    Err(CliError::new(Code::Checksum, message)
-        .hint("`dhtget TARGET --check-integrity` fetches what is missing or wrong"))
+    let hint = match files.iter().any(|f| f.state == FileState::Unreadable) {
+        true => "see to what cannot be read, or move away what stands in a file's place, and verify again",
+        false => "`dhtget TARGET --check-integrity` fetches what is missing or wrong",
+    };
+    Err(CliError::new(Code::Checksum, message).hint(hint))
 }
 
 /// One line, or event, a file; of files that are right only where that was asked for.
@@ -88,7 +96,7 @@ fn tell(files: &[FileReport], reporter: &Reporter) -> io::Result<()> {
 fn line(file: &FileReport) -> String {
     let path = visible(&file.path.display().to_string());
     let of = |bad: u32, what: &str| format!("{bad} of {} pieces {what}", file.pieces);
-    let mut why = Vec::new();
+    let mut why: Vec<String> = file.cause.iter().map(|cause| visible(cause)).collect();
     if file.damaged > 0 {
         why.push(of(file.damaged, "damaged"));
     }
@@ -111,6 +119,7 @@ pub fn word(state: FileState) -> &'static str {
         FileState::Right => "ok",
         FileState::Missing => "missing",
         FileState::Damaged => "damaged",
+        FileState::Unreadable => "unreadable",
         FileState::Unproven => "unproven",
     }
 }

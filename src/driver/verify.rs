@@ -2,6 +2,7 @@
 //!
 //! Owns that reading and the summary of each file. Plain blocking code.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
@@ -11,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::handles::Handles;
 use super::lanes::{self, Groups, Hasher, LANES, Lane};
-use super::storage::{Access, Storage};
+use super::storage::{Access, Present, Storage};
 use crate::wire::metainfo::{FileKind, Info, PieceIndex};
 
 /// Bytes of a piece read at once: hashed while those of all lanes are in cache.
@@ -29,8 +30,10 @@ pub enum PieceState {
     Right,
     /// A file of it is not there, or too short.
     Missing,
-    /// Its bytes are not what they should be, or cannot be read.
+    /// Its bytes are not what they should be.
     Wrong,
+    /// A file of it cannot be read, or is none.
+    Unread,
 }
 
 /// What a file was found to be.
@@ -42,6 +45,8 @@ pub enum FileState {
     Missing,
     /// Some of its bytes are wrong or missing, or it is longer than it must be.
     Damaged,
+    /// It cannot be read, or something that is no file stands in its place: nothing is known of its bytes.
+    Unreadable,
     /// The pieces that fail are shared with other files: whose bytes are wrong cannot be told.
     Unproven,
 }
@@ -63,6 +68,30 @@ pub struct FileReport {
     pub damaged: u32,
     /// All of that in a word.
     pub state: FileState,
+    /// Why it cannot be read, in words.
+    pub cause: Option<String>,
+}
+
+/// What was found, of each piece and of the files that cannot be read.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Found {
+    pieces: Vec<PieceState>,
+    /// By number; as many as the torrent has files at most.
+    unreadable: BTreeMap<usize, String>,
+}
+
+/// Files that there is no use in opening, and why. A pipe would be waited for without end.
+fn survey(storage: &Storage) -> BTreeMap<usize, String> {
+    let why = |index| match storage.look(index) {
+        Ok(Present::InTheWay(what)) => Some((index, what)),
+        Ok(Present::Nothing | Present::File(_)) => None,
+        Err(error) => Some((index, unreadable(&error))),
+    };
+    (0..storage.len()).filter_map(why).collect()
+}
+
+fn unreadable(error: &io::Error) -> String {
+    format!("cannot be read: {error}")
 }
 
 /// Reads every piece; `done` is told the bytes of each. None when it was stopped.
@@ -71,13 +100,20 @@ pub fn pieces(
     info: &Info,
     done: &(dyn Fn(u64) + Sync),
     stop: &AtomicBool,
-) -> Option<Vec<PieceState>> {
+) -> Option<Found> {
+    let unreadable = Mutex::new(survey(storage));
     let count = info.layout().count();
     let threads = std::thread::available_parallelism().map_or(2, |n| n.get()).clamp(1, MAX_THREADS);
     let groups = Groups::new(count, threads);
     let states = Mutex::new(vec![PieceState::Unknown; count as usize]);
     let work = || {
-        let mut look = Look { storage, info, handles: Handles::default(), buffers: Default::default() };
+        let mut look = Look {
+            storage,
+            info,
+            unreadable: &unreadable,
+            handles: Handles::default(),
+            buffers: Default::default(),
+        };
         while !stop.load(Ordering::Relaxed) {
             let group = groups.take();
             let pieces: Vec<PieceIndex> = group.clone().filter_map(|n| info.layout().piece(n)).collect();
@@ -97,14 +133,16 @@ pub fn pieces(
         (1..threads).for_each(|_| drop(scope.spawn(work)));
         work();
     });
-    let states = states.into_inner().unwrap_or_else(PoisonError::into_inner);
-    (!states.contains(&PieceState::Unknown)).then_some(states)
+    let pieces = states.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let unreadable = unreadable.into_inner().unwrap_or_else(PoisonError::into_inner);
+    (!pieces.contains(&PieceState::Unknown)).then_some(Found { pieces, unreadable })
 }
 
 /// One thread's way to look at pieces, a few at once.
 struct Look<'a> {
     storage: &'a Storage,
     info: &'a Info,
+    unreadable: &'a Mutex<BTreeMap<usize, String>>,
     handles: Handles,
     buffers: [Vec<u8>; LANES],
 }
@@ -122,11 +160,8 @@ impl Look<'_> {
                 let length = if *state == PieceState::Unknown { length } else { 0 };
                 buffer.resize(length as usize, 0);
                 let offset = layout.offset(*piece) + u64::from(at);
-                if let Err(error) = read(self.storage, &mut self.handles, offset, buffer) {
-                    *state = match error.kind() {
-                        io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof => PieceState::Missing,
-                        _ => PieceState::Wrong,
-                    };
+                if let Err(why) = read(self.storage, self.unreadable, &mut self.handles, offset, buffer) {
+                    *state = why;
                 }
             }
             let lanes = hashers.iter_mut().zip(&self.buffers);
@@ -142,48 +177,68 @@ impl Look<'_> {
     }
 }
 
-/// Fills the buffer with what stands there.
-fn read(storage: &Storage, handles: &mut Handles, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+/// Fills the buffer with what stands there; else what that makes of the piece.
+fn read(
+    storage: &Storage,
+    unreadable_files: &Mutex<BTreeMap<usize, String>>,
+    handles: &mut Handles,
+    offset: u64,
+    buffer: &mut [u8],
+) -> Result<(), PieceState> {
     let mut rest = buffer;
     for segment in storage.segments(offset, rest.len() as u64) {
         let (part, later) = rest.split_at_mut(segment.length as usize);
-        match segment.file {
-            None => part.fill(0),
-            Some(index) => {
-                handles.file(storage, index, Access::Look)?.read_exact_at(part, segment.offset)?;
-            }
-        }
         rest = later;
+        let Some(index) = segment.file else {
+            part.fill(0);
+            continue;
+        };
+        let known = || unreadable_files.lock().unwrap_or_else(PoisonError::into_inner);
+        if known().contains_key(&index) {
+            return Err(PieceState::Unread);
+        }
+        let file = handles.file(storage, index, Access::Look);
+        let read = file.and_then(|file| file.read_exact_at(part, segment.offset));
+        read.map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof => PieceState::Missing,
+            _ => {
+                known().entry(index).or_insert_with(|| unreadable(&error));
+                PieceState::Unread
+            }
+        })?;
     }
     Ok(())
 }
 
 /// The summary of each file, in the torrent's order; pads and links have none.
-pub fn files(storage: &Storage, info: &Info, states: &[PieceState]) -> Vec<FileReport> {
+pub fn files(storage: &Storage, info: &Info, found: &Found) -> Vec<FileReport> {
     let layout = info.layout();
     let regular = info.files().iter().enumerate().filter(|(_, f)| f.kind == FileKind::Regular);
     let report = regular.map(|(index, file)| {
         let size = storage.stamp(index).ok().flatten().map(|s| s.size);
-        let (mut missing, mut damaged, mut own, mut pieces) = (0, 0, 0, 0);
+        let (mut missing, mut damaged, mut bad, mut own, mut pieces) = (0, 0, 0, 0, 0);
         for piece in layout.touching(file.offset, file.length) {
-            let state = states.get(piece.at()).copied().unwrap_or_default();
+            let state = found.pieces.get(piece.at()).copied().unwrap_or_default();
             let begin = layout.offset(piece);
             let alone =
                 begin >= file.offset && begin + u64::from(layout.len_of(piece)) <= file.offset + file.length;
             pieces += 1;
             missing += u32::from(state == PieceState::Missing);
             damaged += u32::from(matches!(state, PieceState::Wrong | PieceState::Unknown));
+            bad += u32::from(state != PieceState::Right);
             own += u32::from(state != PieceState::Right && alone);
         }
+        let cause = found.unreadable.get(&index).cloned();
         let surplus = size.unwrap_or_default().saturating_sub(file.length);
         let state = match size {
+            _ if cause.is_some() => FileState::Unreadable,
             None => FileState::Missing,
             Some(size) if size != file.length || own > 0 => FileState::Damaged,
-            Some(_) if missing + damaged > 0 => FileState::Unproven,
+            Some(_) if bad > 0 => FileState::Unproven,
             Some(_) => FileState::Right,
         };
         let path = storage.path(index);
-        FileReport { path, length: file.length, surplus, pieces, missing, damaged, state }
+        FileReport { path, length: file.length, surplus, pieces, missing, damaged, state, cause }
     });
     report.collect()
 }
@@ -201,6 +256,12 @@ mod tests {
         [("a", PIECE * 5 / 2), ("b", 100), ("c", PIECE / 2), ("empty", 0), ("d/e", PIECE * 2)];
 
     fn summary(damage: impl Fn(&std::path::Path)) -> Vec<(String, FileState, u32, u32)> {
+        let short = |r: FileReport| (r.path.display().to_string(), r.state, r.missing, r.damaged);
+        reports(damage).into_iter().map(short).collect()
+    }
+
+    /// With paths below the torrent's folder.
+    fn reports(damage: impl Fn(&std::path::Path)) -> Vec<FileReport> {
         let dir = tempfile::tempdir().unwrap();
         let total: usize = FILES.iter().map(|f| f.1).sum();
         let content: Vec<u8> = (0..total).map(|i| (i * 7 / 3) as u8).collect();
@@ -233,9 +294,9 @@ mod tests {
         let states = pieces(&storage, &info, &count, &AtomicBool::new(false)).unwrap();
         assert_eq!(read.into_inner(), total as u64);
         assert_eq!(pieces(&storage, &info, &|_| (), &AtomicBool::new(true)), None);
-        let reports = files(&storage, &info, &states);
-        let name = |r: &FileReport| r.path.strip_prefix(&top).unwrap().display().to_string();
-        reports.iter().map(|r| (name(r), r.state, r.missing, r.damaged)).collect()
+        let mut reports = files(&storage, &info, &states);
+        reports.iter_mut().for_each(|r| r.path = r.path.strip_prefix(&top).unwrap().to_owned());
+        reports
     }
 
     fn states(damage: impl Fn(&std::path::Path)) -> Vec<FileState> {
@@ -268,5 +329,28 @@ mod tests {
         assert_eq!(gone[4], ("d/e".into(), Missing, 3, 0));
         assert_eq!(states(|top| std::fs::remove_file(top.join("empty")).unwrap())[3], Missing);
         assert_eq!(states(|top| std::fs::write(top.join("empty"), b"x").unwrap())[3], Damaged);
+    }
+
+    #[test]
+    fn what_is_no_file_is_neither_missing_nor_damaged_and_nobody_waits_for_it() {
+        use FileState::{Right, Unproven, Unreadable};
+        let instead = |make: fn(&std::path::Path)| {
+            let reports = reports(|top| {
+                std::fs::remove_file(top.join("b")).unwrap();
+                make(&top.join("b"));
+            });
+            let states: Vec<_> = reports.iter().map(|r| r.state).collect();
+            assert_eq!(states, [Unproven, Unreadable, Unproven, Right, Right]);
+            assert!(reports.iter().all(|r| (r.missing, r.damaged) == (0, 0)), "{reports:?}");
+            reports[1].cause.clone().unwrap()
+        };
+        let pipe = instead(|at| {
+            assert!(std::process::Command::new("mkfifo").arg(at).status().unwrap().success());
+        });
+        assert!(pipe.contains("neither a file nor a folder"), "{pipe}");
+        let folder = instead(|at| std::fs::create_dir(at).unwrap());
+        assert!(folder.contains("a folder stands"), "{folder}");
+        let link = instead(|at| std::os::unix::fs::symlink("a", at).unwrap());
+        assert!(link.contains("a symbolic link stands"), "{link}");
     }
 }

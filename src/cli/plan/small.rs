@@ -63,8 +63,10 @@ pub(super) fn verify(args: &VerifyArgs, env: &Env) -> Result<VerifyPlan, CliErro
         return Err(CliError::new(Code::BadTarget, message)
             .hint("fetch the metadata first: dhtget info TARGET --torrent OUT, then dhtget verify OUT"));
     };
+    let named = given.is_some();
     let mut path = given.unwrap_or_else(|| env.cwd.join(info.name()));
-    if !info.is_multi_file() && path.is_dir() {
+    // A folder that nobody named is not where the file lies but in its place.
+    if named && !info.is_multi_file() && path.is_dir() {
         path.push(info.name());
     }
     Ok(VerifyPlan { info, path })
