@@ -109,9 +109,10 @@ impl From<ChoiceError> for CliError {
             ChoiceError::Pattern(..) => {
                 "give numbers as `dhtget info` lists them (1,3-5), or a glob (`*.iso`, `docs/**`)"
             }
-            ChoiceError::NoSuchNumber { .. } | ChoiceError::NoMatch(_) | ChoiceError::Nothing(_) => {
-                "`dhtget info TARGET` lists the files with their numbers"
-            }
+            ChoiceError::NoSuchNumber { .. }
+            | ChoiceError::NoFile { .. }
+            | ChoiceError::NoMatch(_)
+            | ChoiceError::Nothing(_) => "`dhtget info TARGET` lists the files with their numbers",
             ChoiceError::NotOne(_) => "choose one with --select-file N; `dhtget info TARGET` lists them",
         };
         Self::new(Code::BadOption, error.to_string()).hint(hint)

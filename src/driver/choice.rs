@@ -34,6 +34,16 @@ pub enum ChoiceError {
         /// How many there are, in words.
         files: String,
     },
+    /// Numbers that are no files to fetch.
+    #[error("{numbers}: {what}, not a file to fetch; the torrent has {files}")]
+    NoFile {
+        /// The numbers, in words.
+        numbers: String,
+        /// What they are.
+        what: &'static str,
+        /// How many files there are, in words.
+        files: String,
+    },
     /// A pattern that no file matches.
     #[error("no file matches `{0}`")]
     NoMatch(String),
@@ -111,10 +121,24 @@ impl Pattern {
         for (at, _) in info.files().iter().enumerate().take(inside.end).skip(inside.start).filter(regular) {
             (marks[at], found) = (true, true);
         }
-        // Only padding, or a link.
-        let nobody = ChoiceError::NoSuchNumber { number: first + 1, files: files_of(info) };
-        if numbered && !found { Err(nobody) } else { Ok(()) }
+        if numbered && !found { Err(no_file(info, first, last)) } else { Ok(()) }
     }
+}
+
+/// These places of the list hold only padding, or links.
+fn no_file(info: &Info, first: u64, last: u64) -> ChoiceError {
+    let inside = info.files().iter().skip(first as usize).take((last - first) as usize + 1);
+    let pads = inside.clone().all(|file| file.kind == FileKind::Pad);
+    let what = match (pads, inside.clone().any(|file| file.kind == FileKind::Pad)) {
+        (true, _) => "padding (BEP 47)",
+        (_, true) => "padding and symbolic links (BEP 47)",
+        _ => "a symbolic link (BEP 47)",
+    };
+    let numbers = match last - first {
+        0 => format!("number {}", last + 1),
+        _ => format!("numbers {}-{}", first + 1, last + 1),
+    };
+    ChoiceError::NoFile { numbers, what, files: files_of(info) }
 }
 
 fn matches(glob: &GlobMatcher, info: &Info, file: &FileEntry) -> bool {
@@ -237,7 +261,8 @@ mod tests {
         let info = info(&["a", "", "b"]);
         for (pattern, words) in [
             ("4", "no file 4: the torrent has 2 files"),
-            ("2", "no file 2"),
+            ("2", "number 2: padding (BEP 47), not a file to fetch; the torrent has 2 files"),
+            ("2-2", "number 2: padding"),
             ("1-18446744073709551615", "no file 18446744073709551615"),
             ("18446744073709551616", "too large"),
             ("0", "counted from 1"),
