@@ -29,8 +29,8 @@ pub use crate::driver::stream::Sink;
 use crate::driver::tcp::{Doors, Links};
 use crate::driver::throttle::Throttle;
 pub use crate::driver::transfer::{
-    Allocation, Bottleneck, DiskOptions, Finding, Job, Placement, Source, Stage, Status, TransferError,
-    TransferEvent,
+    Allocation, Bottleneck, DhtTrouble, DiskOptions, Finding, Job, Placement, Source, Stage, Status,
+    TransferError, TransferEvent,
 };
 use crate::driver::{Dht, clock, place, state};
 use crate::id::InfoHash;
@@ -242,6 +242,9 @@ impl Client {
         let seed = self.seeds.lock().unwrap_or_else(std::sync::PoisonError::into_inner).child();
         let peers = std::mem::take(&mut job.peers);
         let ends = download::spawn(job, choice, self.around.clone(), seed);
+        if !self.around.dht {
+            ends.finding.send_modify(|finding| finding.trouble = Some(DhtTrouble::Unused));
+        }
         // Whoever shares a torrent most likely runs a node on the same port.
         let dht = (!private && self.around.dht).then(|| self.dht.clone());
         let named = resolve_peers(peers, self.around.links.allow.clone(), ends.candidates.clone(), dht);

@@ -339,3 +339,17 @@ fn verify_tells_what_cannot_be_read_from_what_is_damaged() {
     let (code, stdout, _) = run(dir.path(), &["verify", "a.torrent"]);
     assert!(code == 32 && stdout.contains("(cannot be read: Permission denied"), "{stdout}");
 }
+
+#[test]
+fn without_the_dht_nothing_is_said_of_joining_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let given: Vec<&str> = [&[HEX, "--stop-timeout", "3", "--json"], &ALONE[..]].concat();
+    let (code, stdout, stderr) = run(dir.path(), &given);
+    assert_eq!(code, 3);
+    let all = format!("{stdout}{stderr}");
+    assert!(all.contains("the DHT is not used") && !all.contains("joining"), "{all}");
+    assert!(!all.contains("in the table"), "{all}");
+    assert!(stderr.contains("hint: name a peer"), "{stderr}");
+    let (_, _, stderr) = run(dir.path(), &[&given[..], &["--peer", "127.0.0.1:9"]].concat());
+    assert!(stderr.contains("hint: is the peer that was named there"), "{stderr}");
+}

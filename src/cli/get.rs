@@ -12,7 +12,7 @@ use super::error::{CliError, Code};
 use super::json::{Event, MetadataEvent};
 use super::plan::{GetPlan, SeedGoal};
 use super::pointer;
-use super::progress::{Patience, bytes, count, ratio, seconds};
+use super::progress::{Patience, bytes, count, is_told, ratio, seconds};
 use super::report::Reporter;
 use super::signals::Signals;
 use super::text::visible;
@@ -66,7 +66,7 @@ pub async fn run(plan: &GetPlan, reporter: &mut Reporter, signals: &mut Signals)
     };
     let mut transfer = client.add_chosen(job, plan.choice.clone());
     let name = plan.target.name().map(visible);
-    let patience = Patience::new(plan.stop_timeout, clock::now());
+    let patience = Patience::new(plan.stop_timeout, clock::now()).with_peers(!plan.peers.is_empty());
     let mut run = Run { plan, reporter, name, path: None, patience, complete: None };
     let result = run.watch(&mut transfer, signals).await;
     run.reporter.clear();
@@ -189,6 +189,9 @@ impl Run<'_> {
 
     /// True once a seed has served enough.
     fn on_tick(&mut self, now: Instant, status: &Status) -> Result<bool, CliError> {
+        if !is_told(status, self.plan.client.no_dht) {
+            return Ok(false);
+        }
         self.reporter.status(now, status, self.name.as_deref());
         match self.complete {
             Some(since) => {

@@ -15,7 +15,7 @@ use super::get::goodbye;
 use super::json::{Event, MetadataEvent};
 use super::plan::InfoPlan;
 use super::pointer;
-use super::progress::{Patience, bytes};
+use super::progress::{Patience, bytes, is_told};
 use super::report::Reporter;
 use super::signals::Signals;
 use super::target::Target;
@@ -86,7 +86,7 @@ async fn wait(
     signals: &mut Signals,
 ) -> Result<Arc<Info>, CliError> {
     let status = transfer.status();
-    let mut patience = Patience::new(plan.stop_timeout, clock::now());
+    let mut patience = Patience::new(plan.stop_timeout, clock::now()).with_peers(!plan.peers.is_empty());
     let name = plan.target.name().map(visible);
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -102,6 +102,9 @@ async fn wait(
             },
             _ = tick.tick() => {
                 let (now, status) = (clock::now(), status.borrow().clone());
+                if !is_told(&status, plan.client.no_dht) {
+                    continue;
+                }
                 reporter.status(now, &status, name.as_deref());
                 patience.check(now, &status)?;
             }

@@ -315,7 +315,7 @@ impl ProgressEvent {
     /// The event of `status`.
     pub fn new(status: &Status) -> Self {
         Self {
-            stage: super::progress::stage_name(status.stage),
+            stage: super::progress::stage_name(status),
             why: super::progress::words(status),
             verified: status.verified,
             total: status.total,

@@ -6,14 +6,19 @@
 use std::time::{Duration, Instant};
 
 use super::error::{CliError, Code};
-use crate::client::{Stage, Status};
+use crate::client::{DhtTrouble, Stage, Status};
 
 /// Quiet for this long while connected is worth a word; shorter gaps are normal between requests.
 const SILENCE: Duration = Duration::from_secs(5);
 
+/// Where nobody asks the DHT.
+const WITHOUT_DHT: &str = "waiting for peers: the DHT is not used, so only those that are named (`--peer`, `x.pe`), \
+                           the local network and whoever connects to us count";
+
 /// The stage as JSON names it.
-pub fn stage_name(stage: Stage) -> &'static str {
-    match stage {
+pub fn stage_name(status: &Status) -> &'static str {
+    match status.stage {
+        Stage::JoiningDht if status.dht_trouble == Some(DhtTrouble::Unused) => "looking_for_peers",
         Stage::JoiningDht => "joining_dht",
         Stage::LookingForPeers => "looking_for_peers",
         Stage::Connecting => "connecting",
@@ -23,6 +28,12 @@ pub fn stage_name(stage: Stage) -> &'static str {
         Stage::Seeding => "seeding",
         Stage::Finished => "finished",
     }
+}
+
+/// Whether these are figures yet: of a run without the DHT, what stands there before the first of them would say that it is
+/// being joined.
+pub fn is_told(status: &Status, no_dht: bool) -> bool {
+    !no_dht || status.dht_trouble.is_some()
 }
 
 /// One sentence: what happens now, or why nothing does.
@@ -64,7 +75,8 @@ fn stage_words(status: &Status) -> String {
 fn joining(status: &Status) -> String {
     let nodes = count(status.dht_nodes, "node");
     match &status.dht_trouble {
-        Some(trouble) => format!("joining the DHT ({nodes}; {trouble})"),
+        Some(DhtTrouble::Unused) => looking(status),
+        Some(DhtTrouble::Unreachable(trouble)) => format!("joining the DHT ({nodes}; {trouble})"),
         None => format!("joining the DHT ({nodes})"),
     }
 }
@@ -76,7 +88,10 @@ fn looking(status: &Status) -> String {
     let (asked, answered) = status.dht_asked;
     let asked_words = count(asked as usize, "node");
     match (asked, answered, &status.dht_trouble) {
-        (0, _, Some(trouble)) => format!("looking for peers: the DHT is out of reach ({trouble})"),
+        (_, _, Some(DhtTrouble::Unused)) => WITHOUT_DHT.to_owned(),
+        (0, _, Some(DhtTrouble::Unreachable(trouble))) => {
+            format!("looking for peers: the DHT is out of reach ({trouble})")
+        }
         (0, _, None) => format!("looking for peers ({} in the table)", count(status.dht_nodes, "node")),
         (_, 0, _) => format!("looking for peers: {asked_words} asked, none has answered yet"),
         _ => format!("looking for peers: {asked_words} asked, none has seen this hash"),
@@ -88,8 +103,11 @@ fn connecting(status: &Status) -> String {
     let Some(failed) = Some(status.dials_failed).filter(|failed| *failed > 0) else {
         return format!("connecting to {known}");
     };
-    let trouble = status.dht_trouble.as_ref();
-    let trouble = trouble.map(|t| format!("; the DHT is out of reach ({t})")).unwrap_or_default();
+    let trouble = match &status.dht_trouble {
+        Some(DhtTrouble::Unused) => "; the DHT, which might know more, is not used".to_owned(),
+        Some(DhtTrouble::Unreachable(trouble)) => format!("; the DHT is out of reach ({trouble})"),
+        None => String::new(),
+    };
     format!("connecting: {known} known, {} failed{trouble}", count(failed, "dial"))
 }
 
@@ -190,6 +208,8 @@ pub fn ratio(uploaded: u64, total: u64) -> f64 {
 #[derive(Debug)]
 pub struct Patience {
     limit: Option<Duration>,
+    /// Peers were named.
+    named: bool,
     since: Instant,
     seen: (u64, u64, u64, (u32, u32)),
 }
@@ -197,7 +217,12 @@ pub struct Patience {
 impl Patience {
     /// Begins to wait; no limit means for ever.
     pub fn new(limit: Option<Duration>, now: Instant) -> Self {
-        Self { limit, since: now, seen: Default::default() }
+        Self { limit, named: false, since: now, seen: Default::default() }
+    }
+
+    /// The same, of a run that was given peers, or none.
+    pub fn with_peers(self, named: bool) -> Self {
+        Self { named, ..self }
     }
 
     /// Takes note of `status`; an error once nothing has changed for the limit.
@@ -222,6 +247,16 @@ impl Patience {
             Code::Timeout if status.unreadable.is_some() => {
                 "see to the disk, and run the same command again: it continues where it stopped"
             }
+            Code::NotFound if status.dht_trouble == Some(DhtTrouble::Unused) && !status.private => {
+                if self.named {
+                    "is the peer that was named there, with this torrent? Without --no-dht the DHT is asked for others"
+                } else {
+                    "name a peer that has it with `--peer HOST:PORT`, or leave --no-dht out"
+                }
+            }
+            Code::NotFound if self.named => {
+                "is anybody sharing it now, and is the peer that was named there?"
+            }
             Code::NotFound => "is anybody sharing it now? `--peer HOST:PORT` dials a peer that you know",
             _ => "run the same command again later: it continues where it stopped",
         };
@@ -237,11 +272,18 @@ mod tests {
     #[test]
     fn each_standstill_has_its_sentence() {
         let s = |stage| Status { stage, ..Status::default() };
-        let trouble = Some("router.example did not resolve".to_owned());
+        let trouble = Some(DhtTrouble::Unreachable("router.example did not resolve".to_owned()));
+        let unused = Some(DhtTrouble::Unused);
         for (status, wanted) in [
             (
                 Status { dht_trouble: trouble, ..s(Stage::JoiningDht) },
                 "joining the DHT (0 nodes; router.example did not resolve)",
+            ),
+            (Status { dht_trouble: unused.clone(), ..s(Stage::JoiningDht) }, WITHOUT_DHT),
+            (Status { dht_trouble: unused.clone(), ..s(Stage::Downloading) }, WITHOUT_DHT),
+            (
+                Status { dht_trouble: unused, peers_known: 1, dials_failed: 2, ..s(Stage::Connecting) },
+                "connecting: 1 peer known, 2 dials failed; the DHT, which might know more, is not used",
             ),
             (
                 Status { dht_asked: (41, 30), ..s(Stage::LookingForPeers) },
@@ -278,6 +320,23 @@ mod tests {
         ] {
             assert_eq!(words(&status), wanted);
         }
+    }
+
+    #[test]
+    fn without_the_dht_nobody_is_told_of_it() {
+        let status = Status { dht_trouble: Some(DhtTrouble::Unused), ..Status::default() };
+        assert_eq!(
+            (stage_name(&status), stage_name(&Status::default())),
+            ("looking_for_peers", "joining_dht")
+        );
+        let start = clock::now();
+        let hint = |named, status| {
+            let mut patience = Patience::new(Some(Duration::ZERO), start).with_peers(named);
+            patience.check(start, status).unwrap_err().hint.unwrap()
+        };
+        assert!(hint(true, &status).contains("Without --no-dht") && !hint(true, &status).contains("`--peer"));
+        assert!(hint(false, &status).contains("`--peer HOST:PORT`"));
+        assert!(!hint(true, &Status::default()).contains("--"));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use super::get::{goodbye, has_served};
 use super::info::write_torrent;
 use super::json::{Event, MetadataEvent};
 use super::plan::SharePlan;
-use super::progress::{bytes, count, ratio};
+use super::progress::{bytes, count, is_told, ratio};
 use super::report::Reporter;
 use super::signals::Signals;
 use crate::client::{Client, Job, Placement, Source, Status, Transfer, TransferEvent};
@@ -194,7 +194,10 @@ async fn serve(
             },
             _ = tick.tick() => {
                 let now = clock::now();
-                reporter.status(now, &sum(transfers), None);
+                let figures = sum(transfers);
+                if is_told(&figures, plan.client.no_dht) {
+                    reporter.status(now, &figures, None);
+                }
                 let served = now.saturating_duration_since(start);
                 let enough = |t: &Transfer| {
                     let status = t.status();

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tracing::debug;
 
-use crate::driver::transfer::{Finding, Stage, Status};
+use crate::driver::transfer::{DhtTrouble, Finding, Stage, Status};
 use crate::driver::{Dht, SearchEvent, clock};
 use crate::id::InfoHash;
 use crate::swarm::{Origin, Rhythm, Standing};
@@ -169,7 +169,7 @@ impl Finder {
         let said = parts.into_iter().filter(|(_, who)| !who.is_empty());
         let said = said.map(|(what, who)| format!("{who} {what}"));
         let said: Vec<String> = said.chain(status.bad_bootstrap).chain(clock).collect();
-        let trouble = (nodes == 0 && !said.is_empty()).then(|| said.join("; "));
+        let trouble = (nodes == 0 && !said.is_empty()).then(|| DhtTrouble::Unreachable(said.join("; ")));
         self.finding.send_if_modified(|f| {
             let changed = f.nodes != nodes || f.trouble != trouble || f.external != status.external;
             (f.nodes, f.trouble, f.external) = (nodes, trouble, status.external);

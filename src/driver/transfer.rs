@@ -156,8 +156,8 @@ pub struct Status {
     pub checked: (u64, u64),
     /// DHT nodes in the table.
     pub dht_nodes: usize,
-    /// Bootstrap entries that did not resolve or answer, in words.
-    pub dht_trouble: Option<String>,
+    /// Why the DHT finds nobody, where that is known.
+    pub dht_trouble: Option<DhtTrouble>,
     /// DHT nodes asked and answered in the current or last search.
     pub dht_asked: (u32, u32),
     /// Nodes that hold our announce.
@@ -252,13 +252,22 @@ pub fn disk_full(error: &std::io::Error) -> bool {
     matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
 }
 
+/// Why the DHT finds nobody.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DhtTrouble {
+    /// This run stays out of it.
+    Unused,
+    /// Bootstrap entries that did not resolve or answer, in words.
+    Unreachable(String),
+}
+
 /// How the search for peers goes, and what it taught us; the client fills it in.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Finding {
     /// DHT nodes in the table.
     pub nodes: usize,
-    /// Bootstrap entries that did not resolve or answer, in words.
-    pub trouble: Option<String>,
+    /// Why the DHT finds nobody, where that is known.
+    pub trouble: Option<DhtTrouble>,
     /// Nodes asked and answered in the current or last search.
     pub asked: (u32, u32),
     /// Nodes that hold our announce.
