@@ -353,3 +353,34 @@ fn without_the_dht_nothing_is_said_of_joining_it() {
     let (_, _, stderr) = run(dir.path(), &[&given[..], &["--peer", "127.0.0.1:9"]].concat());
     assert!(stderr.contains("hint: is the peer that was named there"), "{stderr}");
 }
+
+/// What a command ends with that writes to a pipe which nobody reads.
+fn unread(dir: &Path, args: &[&str]) -> (Option<i32>, String) {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = std::process::Command::new(assert_cmd::cargo::cargo_bin!("dhtget"));
+    command.current_dir(dir).env("XDG_STATE_HOME", dir.join("state")).env("HOME", dir);
+    let output = command.args(args).stdout(writer).stderr(Stdio::piped()).output().unwrap();
+    (output.status.code(), String::from_utf8(output.stderr).unwrap())
+}
+
+#[test]
+fn a_closed_stdout_ends_what_only_prints_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    folder(dir.path());
+    let quietly = (Some(141), String::new());
+    for args in [
+        &["info", "a.torrent"][..],
+        &["info", "a.torrent", "--json"],
+        &["verify", "a.torrent", "-v"],
+        &["verify", "a.torrent", "--json"],
+    ] {
+        assert_eq!(unread(dir.path(), args), quietly, "{args:?}");
+    }
+    for json in [&[][..], &["--json"]] {
+        let args = [&["share", "top", "--seed-time", "1"], &ALONE[..], json].concat();
+        let (code, stderr) = unread(dir.path(), &args);
+        assert_eq!(code, Some(0), "{stderr}");
+        assert!(stderr.contains("the link is magnet:?xt=") && stderr.contains("seeded: "), "{stderr}");
+    }
+}

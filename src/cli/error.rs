@@ -41,6 +41,9 @@ pub enum Code {
     Terminated = 143,
 }
 
+/// What a hint says of runs that can be continued.
+pub const CONTINUES: &str = "it continues where it stopped";
+
 /// What ends a command before its work is done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CliError {
@@ -61,6 +64,21 @@ impl CliError {
     /// The same with a hint.
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
+        self
+    }
+
+    /// Nothing more can be written to stdout.
+    pub fn of_stdout(error: &std::io::Error) -> Self {
+        if error.kind() == std::io::ErrorKind::BrokenPipe {
+            return Self::new(Code::ReaderGone, "nobody reads stdout");
+        }
+        Self::new(Code::Unknown, format!("stdout: {error}"))
+    }
+
+    /// The same, of a run that writes a file to stdout and keeps nothing of it.
+    pub fn of_a_stream(mut self) -> Self {
+        let anew = "it begins anew, because `-o -` keeps nothing";
+        self.hint = self.hint.map(|hint| hint.replace(CONTINUES, anew));
         self
     }
 }
@@ -183,6 +201,10 @@ mod tests {
         assert_eq!(CliError::from(disk(true)).code, Code::DiskFull);
         assert_eq!(CliError::from(disk(false)).code, Code::Unknown);
         assert_eq!(CliError::from(exists).code, Code::TargetExists);
+        let gone = std::io::Error::from(std::io::ErrorKind::BrokenPipe);
+        let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
+        assert_eq!(CliError::of_stdout(&gone).code, Code::ReaderGone);
+        assert_eq!(CliError::of_stdout(&full).code, Code::Unknown);
         let output = |full| TransferError::Output { cause: "c".into(), full };
         assert_eq!(CliError::from(output(true)).code, Code::DiskFull);
         assert_eq!(CliError::from(output(false)).code, Code::Unknown);

@@ -37,14 +37,12 @@ pub async fn run(plan: &InfoPlan, reporter: &mut Reporter, signals: &mut Signals
         }
         _ => ask_peers(plan, reporter, signals).await?,
     };
-    reporter.tell(&Event::Metadata(MetadataEvent::new(&info, true)));
+    let told = reporter.event(&Event::Metadata(MetadataEvent::new(&info, true)));
     if let Some(out) = &plan.torrent {
         write_torrent(&info, out, plan.overwrite)?;
         reporter.note(&format!("wrote {}", out.display()));
     }
-    reporter
-        .data(description(&info).trim_end())
-        .map_err(|e| CliError::new(Code::Unknown, format!("stdout: {e}")))
+    told.and_then(|()| reporter.data(description(&info).trim_end())).map_err(|e| CliError::of_stdout(&e))
 }
 
 fn started(plan: &InfoPlan, reporter: &Reporter, port: Option<u16>) {

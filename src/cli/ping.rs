@@ -143,7 +143,7 @@ fn print(addr: SocketAddr, reply: &PingReply, reporter: &Reporter) -> Result<(),
     };
     let line = format!("id {}, rtt {rtt_ms:.1} ms, version {shown}", reply.id);
     let printed = reporter.data(&line).and_then(|()| reporter.event(&event));
-    printed.map_err(|e| CliError::new(Code::Unknown, format!("stdout: {e}")))
+    printed.map_err(|e| CliError::of_stdout(&e))
 }
 
 /// `v` is two letters and two numbers by habit (BEP 20); a stranger's bytes stay harmless.

@@ -170,7 +170,14 @@ fn announce(
     let (shown, size) = (count(files, "file"), bytes(info.layout().total()));
     reporter.note(&format!("sharing {}: {shown}, {size}; Ctrl-C ends it", info.name()));
     let printed = if reporter.json() { reporter.event(&event) } else { reporter.data(&magnet.to_string()) };
-    printed.map_err(|e| CliError::new(Code::Unknown, format!("stdout: {e}")))
+    match printed.map_err(|e| CliError::of_stdout(&e)) {
+        // Sharing is what was asked for; the link is still told to whoever reads stderr.
+        Err(error) if error.code == Code::ReaderGone => {
+            reporter.note(&format!("nobody reads stdout; the link is {magnet}"));
+            Ok(())
+        }
+        other => other,
+    }
 }
 
 /// Until every torrent has served enough.

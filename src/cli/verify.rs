@@ -63,7 +63,7 @@ pub async fn run(plan: &VerifyPlan, reporter: &mut Reporter, signals: &mut Signa
         Ok(None) => return Err(signals.clone().next().await),
         Err(panic) => return Err(CliError::new(Code::Unknown, format!("verifying failed: {panic}"))),
     };
-    tell(&files, reporter).map_err(|e| CliError::new(Code::Unknown, format!("stdout: {e}")))?;
+    tell(&files, reporter).map_err(|e| CliError::of_stdout(&e))?;
     let took = clock::now().saturating_duration_since(begun).as_secs_f64().max(0.001);
     let bad = files.iter().filter(|f| f.state != FileState::Right).count();
     reporter.tell(&Event::Verified { files: files.len(), bad, bytes: total });
