@@ -238,7 +238,7 @@ fn a_file_of_another_content_is_13_and_untouched() {
         let lab = Lab::new(&torrent);
         fs::write(lab.here().join("data.bin"), vec![b'm'; length]).unwrap();
         let before = lab.snapshot();
-        lab.fails(&["a.torrent"], 13, "here/data.bin");
+        assert!(lab.fails(&["a.torrent"], 13, "here/data.bin").contains("--overwrite"));
         assert!(lab.snapshot() == before, "a stranger's file of {length} bytes was changed");
     }
 }
@@ -465,7 +465,8 @@ fn a_symbolic_link_in_the_way_is_13_and_nothing_is_written_behind_it() {
             let peer = torrent.serve(torrent.raw.clone()).to_string();
             for args in [&["a.torrent", "--peer", &peer][..], &["a.torrent", "--overwrite", "--peer", &peer]]
             {
-                lab.fails(args, 13, "here/top");
+                let stderr = lab.fails(args, 13, "here/top");
+                assert!(stderr.contains("hint: move away") && !stderr.contains("--overwrite"), "{stderr}");
                 assert_eq!(lab.snapshot(), before, "{link}");
                 assert_eq!(outside.exists(), !dangling);
                 if outside.is_file() {

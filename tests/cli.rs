@@ -63,6 +63,7 @@ fn a_bad_target_is_27_and_has_a_hint() {
         ("0123456789abcdef0123456789abcdef0123456", "this one has 39"),
         ("absent.torrent", "No such file"),
         ("damaged.torrent", "not a usable .torrent"),
+        ("", "TARGET is empty"),
         ("large.torrent", "larger than"),
         ("folder", "a folder"),
     ] {
@@ -383,4 +384,29 @@ fn a_closed_stdout_ends_what_only_prints_and_nothing_else() {
         assert_eq!(code, Some(0), "{stderr}");
         assert!(stderr.contains("the link is magnet:?xt=") && stderr.contains("seeded: "), "{stderr}");
     }
+}
+
+#[test]
+fn a_stream_that_is_stopped_is_not_said_to_continue() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = std::process::Command::new(assert_cmd::cargo::cargo_bin!("dhtget"));
+    command.current_dir(dir.path()).args([HEX, "-o", "-", "-v"]).args(ALONE);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().contains("listening on port")));
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    let rest: Vec<String> = lines.map(Result::unwrap).collect();
+    assert!(rest.iter().any(|line| line.contains("it begins anew, because `-o -`")), "{rest:?}");
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+}
+
+#[test]
+fn share_never_suggests_an_option_that_it_lacks() {
+    let dir = tempfile::tempdir().unwrap();
+    folder(dir.path());
+    std::fs::write(dir.path().join("mine"), "mine").unwrap();
+    let args = [&["share", "top", "--torrent", "mine"], &ALONE[..]].concat();
+    let (code, _, stderr) = run(dir.path(), &args);
+    assert_eq!(code, 13, "{stderr}");
+    assert!(stderr.contains("hint: ") && !stderr.contains("--overwrite"), "{stderr}");
 }

@@ -8,6 +8,7 @@ use super::text::visible;
 use crate::client::{ChoiceError, StartError, TransferError};
 use crate::driver::create::CreateError;
 use crate::driver::listen::ListenError;
+use crate::driver::storage::Present;
 
 /// Exit codes; the meanings are aria2's where it has one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,6 +103,10 @@ impl From<TransferError> for CliError {
     fn from(error: TransferError) -> Self {
         let message = error.to_string();
         match error {
+            TransferError::TargetExists { ref what, .. } if !Present::is_a_file(what) => {
+                Self::new(Code::TargetExists, message)
+                    .hint("move away what stands there, or choose another place with --dir or --output")
+            }
             TransferError::TargetExists { .. } => Self::new(Code::TargetExists, message)
                 .hint("choose another place with --dir or --output, or give --overwrite to write over it"),
             TransferError::Disk { full: true, .. } => Self::new(Code::DiskFull, message)

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use super::error::{CliError, Code};
+use super::error::{CONTINUES, CliError, Code};
 use super::json::{Event, MetadataEvent};
 use super::plan::{GetPlan, SeedGoal};
 use super::pointer;
@@ -69,6 +69,8 @@ pub async fn run(plan: &GetPlan, reporter: &mut Reporter, signals: &mut Signals)
     let patience = Patience::new(plan.stop_timeout, clock::now()).with_peers(!plan.peers.is_empty());
     let mut run = Run { plan, reporter, name, path: None, patience, complete: None };
     let result = run.watch(&mut transfer, signals).await;
+    let is_stream = matches!(plan.placement, Placement::Stream { .. });
+    let result = result.map_err(|error| if is_stream { error.of_a_stream() } else { error });
     run.reporter.clear();
     let status = transfer.status().borrow().clone();
     goodbye(client, vec![transfer]).await;
@@ -205,7 +207,7 @@ impl Run<'_> {
     fn stopped(&self, stop: CliError) -> CliError {
         match self.complete {
             Some(_) => stop,
-            None => stop.hint("run the same command again: it continues where it stopped"),
+            None => stop.hint(format!("run the same command again: {CONTINUES}")),
         }
     }
 }

@@ -137,12 +137,15 @@ fn description(info: &Info) -> String {
 /// Writes a `.torrent` beside its place and moves it there, so that no half file is ever seen.
 pub fn write_torrent(info: &Info, out: &Path, overwrite: bool) -> Result<(), CliError> {
     let bytes = Metainfo::emit(info);
-    if out.is_dir() || (!overwrite && out.exists() && std::fs::read(out).ok().as_deref() != Some(&bytes)) {
-        let what = if out.is_dir() { "a folder" } else { "a different file" };
+    // A pipe would be read without end.
+    let is_ours = || out.is_file() && std::fs::read(out).ok().as_deref() == Some(&bytes);
+    if out.is_dir() || (!overwrite && out.exists() && !is_ours()) {
+        let (what, hint) = match out.is_dir() {
+            true => ("a folder", "choose another name, or move the folder away"),
+            false => ("a different file", "choose another name, or give --overwrite"),
+        };
         let message = format!("--torrent {}: {what} stands there already", out.display());
-        return Err(
-            CliError::new(Code::TargetExists, message).hint("choose another name, or give --overwrite")
-        );
+        return Err(CliError::new(Code::TargetExists, message).hint(hint));
     }
     let failed = |error: std::io::Error| {
         let full =

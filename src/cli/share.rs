@@ -70,8 +70,13 @@ async fn share_all(
         let info = Arc::new(hash(content, reporter, signals).await?);
         if let Some(out) = out {
             // Our own of the last run, or another torrent: replaced. Anything else is somebody's file.
-            let torrent = std::fs::read(out).is_ok_and(|old| Metainfo::parse(&old.into()).is_ok());
-            write_torrent(&info, out, torrent)?;
+            let is_torrent = |old: Vec<u8>| Metainfo::parse(&old.into()).is_ok();
+            let replace = out.is_file() && std::fs::read(out).is_ok_and(is_torrent);
+            write_torrent(&info, out, replace).map_err(|error| match error.code {
+                // There is no `--overwrite` here.
+                Code::TargetExists => error.hint("choose another name, or move away what stands there"),
+                _ => error,
+            })?;
         }
         transfers.push(client.add(Job {
             source: Source::Info(Arc::clone(&info)),

@@ -14,8 +14,13 @@ use super::progress::bytes as bytes_in_words;
 use crate::client::Source;
 use crate::id::InfoHash;
 use crate::wire::magnet::{Magnet, MagnetError};
-use crate::wire::metainfo::{Info, MAX_TORRENT_BYTES, Metainfo};
+use crate::wire::metainfo::{Info, MAX_TORRENT_BYTES, Metainfo, MetainfoError};
 use crate::wire::pointer::Pointer;
+
+/// What may stand there.
+const WHAT_IT_IS: &str = "TARGET is a magnet link (in quotes), an info-hash, or the path of a .torrent file";
+/// What helps where the file is damaged.
+const AGAIN: &str = "get the .torrent file again, or use its magnet link";
 
 /// A torrent that was named on the command line.
 #[derive(Debug, Clone)]
@@ -57,6 +62,9 @@ impl Target {
             if let Ok(hash) = text.trim().parse() {
                 return Ok(Self::Hash(hash));
             }
+        }
+        if text.to_string_lossy().trim().is_empty() {
+            return Err(CliError::new(Code::BadTarget, "TARGET is empty").hint(WHAT_IT_IS));
         }
         let path = cwd.join(text);
         match std::fs::metadata(&path) {
@@ -156,26 +164,38 @@ fn no_target(text: &OsStr, cause: &std::io::Error) -> CliError {
         )
     } else {
         let message = format!("`{shown}`: neither a magnet link nor an info-hash, and as a path: {cause}");
-        (message, "TARGET is a magnet link (in quotes), an info-hash, or the path of a .torrent file")
+        (message, WHAT_IT_IS)
     };
     CliError::new(Code::BadTarget, message).hint(hint)
 }
 
 fn read_torrent(path: &Path) -> Result<Target, CliError> {
-    let refuse = |why: String| {
-        CliError::new(Code::BadTarget, format!("{}: {why}", path.display()))
-            .hint("get the .torrent file again, or use its magnet link")
+    let refuse = |why: String, hint: &str| {
+        CliError::new(Code::BadTarget, format!("{}: {why}", path.display())).hint(hint)
     };
+    let unread = |error: std::io::Error| refuse(error.to_string(), AGAIN);
     let mut bytes = Vec::new();
-    let file = File::open(path).map_err(|e| refuse(e.to_string()))?;
-    file.take(MAX_TORRENT_BYTES + 1).read_to_end(&mut bytes).map_err(|e| refuse(e.to_string()))?;
+    let file = File::open(path).map_err(unread)?;
+    file.take(MAX_TORRENT_BYTES + 1).read_to_end(&mut bytes).map_err(unread)?;
     if bytes.len() as u64 > MAX_TORRENT_BYTES {
         let most = bytes_in_words(MAX_TORRENT_BYTES);
-        return Err(refuse(format!("larger than {most}, the most that is read of a .torrent file")));
+        return Err(refuse(format!("larger than {most}, the most that is read of a .torrent file"), AGAIN));
     }
-    let metainfo =
-        Metainfo::parse(&bytes.into()).map_err(|e| refuse(format!("not a usable .torrent file: {e}")))?;
+    let metainfo = Metainfo::parse(&bytes.into())
+        .map_err(|e| refuse(format!("not a usable .torrent file: {e}"), torrent_hint(&e)))?;
     Ok(Target::Torrent { info: Arc::new(metainfo.info), nodes: metainfo.nodes })
+}
+
+/// What helps; another copy of the same torrent does not where it was made like this.
+fn torrent_hint(error: &MetainfoError) -> &'static str {
+    match error {
+        MetainfoError::V2Only => "look for a BitTorrent v1 or hybrid torrent of the same content",
+        MetainfoError::UnsafePath(_) => {
+            "the torrent itself is made like this and cannot be used: it would write outside its folder, or under no name; \
+             another torrent of the same content may do"
+        }
+        _ => AGAIN,
+    }
 }
 
 #[cfg(test)]
@@ -203,7 +223,8 @@ mod tests {
             (&"a".repeat(64), "this one has 64"),
             ("https://example.org/a.torrent", "web address"),
             ("absent.torrent", "neither a magnet link"),
-            ("", "folder"),
+            ("", "TARGET is empty"),
+            (" \n", "TARGET is empty"),
             (".", "folder"),
             ("bad.torrent", "no valid `info`"),
             ("large.torrent", "larger than"),
@@ -249,5 +270,16 @@ mod tests {
         let target = Target::resolve(OsStr::new(&link), cwd).unwrap();
         assert!(matches!(target, Target::Pointer(_)) && target.torrent().is_none());
         assert!(matches!(Target::resolve(OsStr::new(hex), cwd), Ok(Target::Hash(_))));
+    }
+
+    #[test]
+    fn a_torrent_that_can_never_be_used_is_not_to_be_fetched_again() {
+        for (error, words) in [
+            (MetainfoError::V2Only, "v1 or hybrid"),
+            (MetainfoError::UnsafePath("..".into()), "cannot be used"),
+            (MetainfoError::Missing("info"), "again"),
+        ] {
+            assert!(torrent_hint(&error).contains(words), "{error}");
+        }
     }
 }

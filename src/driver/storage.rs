@@ -76,6 +76,13 @@ pub enum Present {
     InTheWay(String),
 }
 
+impl Present {
+    /// Whether these words, of a place that is taken, are about a file: that can be written over, and nothing else can.
+    pub fn is_a_file(what: &str) -> bool {
+        what.starts_with("a file")
+    }
+}
+
 /// What a file is opened for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
