@@ -326,7 +326,7 @@ pub fn magnet(data: &[u8]) {
     assert!(link.select.iter().all(|range| !range.is_empty()));
     assert!(link.name.as_ref().is_none_or(|n| !n.is_empty() && n.len() <= magnet::MAX_NAME_BYTES));
     let mut again: Magnet = link.to_string().parse().expect("what we write, we read");
-    again.ignored = link.ignored;
+    again.ignored = link.ignored.clone();
     assert_eq!(again, link);
 }
 

@@ -342,17 +342,21 @@ fn verify_tells_what_cannot_be_read_from_what_is_damaged() {
 }
 
 #[test]
-fn without_the_dht_nothing_is_said_of_joining_it() {
+fn a_link_is_not_misread_in_silence() {
     let dir = tempfile::tempdir().unwrap();
-    let given: Vec<&str> = [&[HEX, "--stop-timeout", "3", "--json"], &ALONE[..]].concat();
-    let (code, stdout, stderr) = run(dir.path(), &given);
-    assert_eq!(code, 3);
-    let all = format!("{stdout}{stderr}");
-    assert!(all.contains("the DHT is not used") && !all.contains("joining"), "{all}");
-    assert!(!all.contains("in the table"), "{all}");
-    assert!(stderr.contains("hint: name a peer"), "{stderr}");
-    let (_, _, stderr) = run(dir.path(), &[&given[..], &["--peer", "127.0.0.1:9"]].concat());
-    assert!(stderr.contains("hint: is the peer that was named there"), "{stderr}");
+    let notes = |more: &str, args: &[&str]| {
+        let link = format!("magnet:?xt=urn:btih:{HEX}{more}");
+        let (code, _, stderr) =
+            run(dir.path(), &[&[&link, "--stop-timeout", "1"], &ALONE[..], args].concat());
+        assert_eq!(code, 3, "{stderr}");
+        stderr
+    };
+    let stderr = notes("&so=3-1", &[]);
+    assert!(stderr.contains("warning: `so=`") && stderr.contains("`3-1`"), "{stderr}");
+    assert!(stderr.contains("every file is meant"), "{stderr}");
+    assert!(!notes("&so=3-1", &["--select-file", "1"]).contains("so="));
+    assert!(notes("&x.pe=nowhere", &[]).contains("`x.pe`: `nowhere`"));
+    assert!(!notes("&so=0,2-4&x.pe=127.0.0.1:9&tr=http://a", &[]).contains("warning: `so=`"));
 }
 
 /// What a command ends with that writes to a pipe which nobody reads.
@@ -409,4 +413,18 @@ fn share_never_suggests_an_option_that_it_lacks() {
     let (code, _, stderr) = run(dir.path(), &args);
     assert_eq!(code, 13, "{stderr}");
     assert!(stderr.contains("hint: ") && !stderr.contains("--overwrite"), "{stderr}");
+}
+
+#[test]
+fn without_the_dht_nothing_is_said_of_joining_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let given: Vec<&str> = [&[HEX, "--stop-timeout", "3", "--json"], &ALONE[..]].concat();
+    let (code, stdout, stderr) = run(dir.path(), &given);
+    assert_eq!(code, 3);
+    let all = format!("{stdout}{stderr}");
+    assert!(all.contains("the DHT is not used") && !all.contains("joining"), "{all}");
+    assert!(!all.contains("in the table"), "{all}");
+    assert!(stderr.contains("hint: name a peer"), "{stderr}");
+    let (_, _, stderr) = run(dir.path(), &[&given[..], &["--peer", "127.0.0.1:9"]].concat());
+    assert!(stderr.contains("hint: is the peer that was named there"), "{stderr}");
 }

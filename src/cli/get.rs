@@ -41,6 +41,7 @@ struct Run<'a> {
 
 /// Fetches `plan`.
 pub async fn run(plan: &GetPlan, reporter: &mut Reporter, signals: &mut Signals) -> Result<(), CliError> {
+    plan.lost.iter().for_each(|n| reporter.note(n));
     plan.target.unused().iter().for_each(|n| reporter.detail(n));
     let client = Client::start(plan.client.clone()).await?;
     reporter.tell(&Event::Started {

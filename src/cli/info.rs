@@ -30,6 +30,7 @@ const TICK: Duration = Duration::from_millis(250);
 
 /// Describes `plan`.
 pub async fn run(plan: &InfoPlan, reporter: &mut Reporter, signals: &mut Signals) -> Result<(), CliError> {
+    plan.target.lost().iter().for_each(|n| reporter.note(n));
     let info = match &plan.target {
         Target::Torrent { info, .. } => {
             started(plan, reporter, None);

@@ -108,6 +108,8 @@ pub struct GetPlan {
     pub placement: Placement,
     /// Which files, and in what order.
     pub choice: Choice,
+    /// What of the link would have been used if it could be read, in words.
+    pub lost: Vec<String>,
     /// Peers to dial at once, the link's own too.
     pub peers: Vec<String>,
     /// Whether and how long to seed.
@@ -312,7 +314,7 @@ fn needs_dht(network: &NetworkArgs) -> Result<(), CliError> {
 }
 
 fn needs_dht_to_follow(target: &Target, network: &NetworkArgs) -> Result<(), CliError> {
-    if matches!(target, Target::Pointer(_)) { needs_dht(network) } else { Ok(()) }
+    if matches!(target, Target::Pointer(..)) { needs_dht(network) } else { Ok(()) }
 }
 
 fn get(args: &GetArgs, env: &Env) -> Result<GetPlan, CliError> {
@@ -327,10 +329,14 @@ fn get(args: &GetArgs, env: &Env) -> Result<GetPlan, CliError> {
     client.presence = if seed.is_some() { Presence::Serving } else { Presence::ServingIfReachable };
     let peers = peers(&args.transfer.peer, &target);
     let choice = select::choice(&args.selection, &target)?;
+    // What is typed beats the link.
+    let selection = if args.selection.select_file.is_empty() { target.lost_selection() } else { None };
+    let lost = target.lost().into_iter().chain(selection).collect();
     Ok(GetPlan {
         target,
         placement,
         choice,
+        lost,
         peers,
         seed,
         super_seed: args.seeding.super_seed,

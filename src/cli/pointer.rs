@@ -37,7 +37,7 @@ pub async fn settle(
     signals: &mut Signals,
 ) -> Result<Torrent, CliError> {
     let pointer = match target {
-        Target::Pointer(pointer) => pointer,
+        Target::Pointer(pointer, _) => pointer,
         _ => {
             return target
                 .torrent()

@@ -26,7 +26,7 @@ pub struct SelectArgs {
 /// What was asked for; a link's own selection counts where nothing was typed.
 pub fn choice(args: &SelectArgs, target: &Target) -> Result<Choice, CliError> {
     let mut files = patterns("--select-file", &args.select_file)?;
-    if let (true, Target::Magnet(magnet)) = (files.is_empty(), target) {
+    if let (true, Some(magnet)) = (files.is_empty(), target.link()) {
         files = magnet.select.iter().cloned().map(Pattern::Indices).collect();
     }
     let first = patterns("--priority-high", &args.priority_high)?;
@@ -103,6 +103,10 @@ mod tests {
             super::choice(&SelectArgs { select_file, ..SelectArgs::default() }, &target)
         };
         assert!(matches!(choice(&[]).unwrap().files[..], [Pattern::Indices(_), Pattern::Indices(_)]));
+        let link = format!("magnet:?xs=urn:btpk:{}&so=0,2", "ab".repeat(32));
+        let pointer = Target::resolve(link.as_ref(), "/".as_ref()).unwrap();
+        let files = super::choice(&SelectArgs::default(), &pointer).unwrap().files;
+        assert!(matches!(files[..], [Pattern::Indices(_), Pattern::Indices(_)]));
         assert!(matches!(choice(&["1"]).unwrap().files[..], [Pattern::Numbers(_)]));
         let error = choice(&["1,"]).unwrap_err();
         assert!(error.code == Code::BadOption && error.message.starts_with("--select-file: "), "{error}");

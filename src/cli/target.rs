@@ -10,10 +10,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::error::{CliError, Code};
-use super::progress::bytes as bytes_in_words;
+use super::progress::{bytes as bytes_in_words, count};
+use super::text::visible;
 use crate::client::Source;
 use crate::id::InfoHash;
-use crate::wire::magnet::{Magnet, MagnetError};
+use crate::wire::magnet::{Ignored, LeftOut, MAX_RANGES, Magnet, MagnetError};
 use crate::wire::metainfo::{Info, MAX_TORRENT_BYTES, Metainfo, MetainfoError};
 use crate::wire::pointer::Pointer;
 
@@ -27,8 +28,8 @@ const AGAIN: &str = "get the .torrent file again, or use its magnet link";
 pub enum Target {
     /// A magnet link.
     Magnet(Magnet),
-    /// A pointer to a torrent that may change (BEP 46).
-    Pointer(Pointer),
+    /// A pointer to a torrent that may change (BEP 46), and what else its link says.
+    Pointer(Pointer, Magnet),
     /// A bare info-hash.
     Hash(InfoHash),
     /// A `.torrent` file.
@@ -54,8 +55,8 @@ impl Target {
     pub fn resolve(text: &OsStr, cwd: &Path) -> Result<Self, CliError> {
         if let Some(text) = text.to_str() {
             if Magnet::looks_like(text) {
-                if let Some(pointer) = Pointer::in_magnet(text).map_err(|e| bad_magnet(&e))? {
-                    return Ok(Self::Pointer(pointer));
+                if let Some((pointer, link)) = Pointer::with_link(text).map_err(|e| bad_magnet(&e))? {
+                    return Ok(Self::Pointer(pointer, link));
                 }
                 return text.parse().map(Self::Magnet).map_err(|e| bad_magnet(&e));
             }
@@ -80,7 +81,7 @@ impl Target {
     /// The torrent; none of a pointer, which has to be followed first.
     pub fn torrent(&self) -> Option<Torrent> {
         let (hash, source) = match self {
-            Self::Pointer(_) => return None,
+            Self::Pointer(..) => return None,
             Self::Magnet(magnet) => (magnet.hash, Source::Hash(magnet.hash)),
             Self::Hash(hash) => (*hash, Source::Hash(*hash)),
             Self::Torrent { info, .. } => (info.hash(), Source::Info(Arc::clone(info))),
@@ -88,21 +89,25 @@ impl Target {
         Some(Torrent { hash, source })
     }
 
+    /// The link, where it is one.
+    pub fn link(&self) -> Option<&Magnet> {
+        match self {
+            Self::Magnet(magnet) | Self::Pointer(_, magnet) => Some(magnet),
+            Self::Hash(_) | Self::Torrent { .. } => None,
+        }
+    }
+
     /// The name, where it is known; in a magnet link it is a stranger's claim.
     pub fn name(&self) -> Option<&str> {
         match self {
-            Self::Magnet(magnet) => magnet.name.as_deref(),
-            Self::Hash(_) | Self::Pointer(_) => None,
             Self::Torrent { info, .. } => Some(info.name()),
+            _ => self.link().and_then(|link| link.name.as_deref()),
         }
     }
 
     /// Peers that the link names.
     pub fn peers(&self) -> Vec<String> {
-        match self {
-            Self::Magnet(magnet) => magnet.peers.iter().map(ToString::to_string).collect(),
-            _ => Vec::new(),
-        }
+        self.link().iter().flat_map(|link| &link.peers).map(ToString::to_string).collect()
     }
 
     /// DHT nodes that the torrent file names.
@@ -115,14 +120,61 @@ impl Target {
 
     /// What of the link is not used, in a sentence.
     pub fn unused(&self) -> Option<String> {
-        let Self::Magnet(magnet) = self else { return None };
-        let ignored = magnet.ignored;
+        let ignored = &self.link()?.ignored;
+        let malformed = [&ignored.peers, &ignored.ranges].map(|left| left.unread + left.excess);
         let note = format!(
             "not used of the magnet link: {} trackers, {} web seeds, {} other hashes, {} malformed parts",
-            ignored.trackers, ignored.web_seeds, ignored.topics, ignored.malformed
+            ignored.trackers,
+            ignored.web_seeds,
+            ignored.topics,
+            malformed.iter().sum::<usize>()
         );
-        (ignored != Default::default()).then_some(note)
+        (*ignored != Ignored::default()).then_some(note)
     }
+
+    /// What of the link would have been used if it could be, for whoever expects it to be: another torrent, and peers
+    /// that cannot be read.
+    pub fn lost(&self) -> Option<String> {
+        let ignored = &self.link()?.ignored;
+        let mut lost = Vec::new();
+        if ignored.torrents > 0 {
+            let more = count(ignored.torrents, "more torrent");
+            lost.push(format!("it names {more} (`xt`), and only the first is meant"));
+        }
+        if ignored.peers.unread > 0 {
+            lost.push(format!("`x.pe`: {}", left_out(&ignored.peers, "HOST:PORT")));
+        }
+        (!lost.is_empty()).then(|| format!("warning: the magnet link: {}", lost.join("; ")))
+    }
+
+    /// What of the link's own selection of files is left out, and what that means.
+    pub fn lost_selection(&self) -> Option<String> {
+        let link = self.link()?;
+        let ranges = &link.ignored.ranges;
+        let mut lost = Vec::new();
+        if ranges.unread > 0 {
+            lost.push(left_out(ranges, "numbers of files"));
+        }
+        if ranges.excess > 0 {
+            lost.push(format!("the first {MAX_RANGES} parts count, {} more are left out", ranges.excess));
+        }
+        if link.select.is_empty() {
+            lost.push("nothing of the selection can be read, so every file is meant".to_owned());
+        }
+        let any = ranges.unread + ranges.excess > 0;
+        any.then(|| format!("warning: `so=` of the magnet link: {}", lost.join("; ")))
+    }
+}
+
+/// The first of them by their words.
+fn left_out(left: &LeftOut, wanted: &str) -> String {
+    let examples: Vec<String> = left.examples.iter().map(|text| format!("`{}`", visible(text))).collect();
+    let more = match left.unread.saturating_sub(left.examples.len()) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let are = if left.unread == 1 { "is" } else { "are" };
+    format!("{}{more} {are} not understood as {wanted}, and left out", examples.join(", "))
 }
 
 fn bad_magnet(error: &MagnetError) -> CliError {
@@ -266,10 +318,34 @@ mod tests {
         let hash = target.torrent().unwrap().hash.to_string();
         assert_eq!((hash.as_str(), target.peers()), (hex, vec!["1.2.3.4:5".to_owned()]));
         assert!(target.unused().unwrap().contains("1 trackers"));
-        let link = format!("magnet:?xs=urn:btpk:{}", "ab".repeat(32));
+        let link = format!("magnet:?xs=urn:btpk:{}&x.pe=1.2.3.4:5", "ab".repeat(32));
         let target = Target::resolve(OsStr::new(&link), cwd).unwrap();
-        assert!(matches!(target, Target::Pointer(_)) && target.torrent().is_none());
+        assert!(matches!(target, Target::Pointer(..)) && target.torrent().is_none());
+        assert_eq!(target.peers(), ["1.2.3.4:5"]);
         assert!(matches!(Target::resolve(OsStr::new(hex), cwd), Ok(Target::Hash(_))));
+    }
+
+    #[test]
+    fn what_of_a_link_cannot_be_read_is_named() {
+        let hex = "0123456789abcdef0123456789abcdef01234567";
+        let target = |rest: &str| {
+            let link = format!("magnet:?xt=urn:btih:{hex}{rest}");
+            Target::resolve(OsStr::new(&link), Path::new("/")).unwrap()
+        };
+        let selection = |rest: &str| target(rest).lost_selection();
+        let all = "nothing of the selection can be read, so every file is meant";
+        for (rest, part) in [("&so=a", "`a` is"), ("&so=0-", "`0-` is"), ("&so=3-1", "`3-1` is")] {
+            let note = selection(rest).unwrap();
+            assert!(note.contains(part) && note.ends_with(all), "{note}");
+        }
+        let note = selection("&so=0,zz").unwrap();
+        assert!(note.contains("`zz` is not understood") && !note.contains(all), "{note}");
+        let note = selection("&so=a,b,c,d,e,f%1b[0m").unwrap();
+        assert!(note.contains("`a`, `b`, `c`, `d` and 2 more are not"), "{note}");
+        assert_eq!((selection("&so=0,2-4"), selection("&so=")), (None, None));
+        assert_eq!(target("&so=a&tr=http://a&xt=urn:btmh:1220aa").lost(), None);
+        let note = target(&format!("&xt=urn:btih:{}&x.pe=1.2.3.4", "f".repeat(40))).lost().unwrap();
+        assert!(note.contains("1 more torrent (`xt`)") && note.contains("`1.2.3.4` is not"), "{note}");
     }
 
     #[test]

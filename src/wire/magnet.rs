@@ -22,6 +22,10 @@ pub const MAX_PEERS: usize = 128;
 pub const MAX_RANGES: usize = 1024;
 /// Bytes kept of the display name; it is only shown until the metadata names the torrent.
 pub const MAX_NAME_BYTES: usize = 1024;
+/// Parts that cannot be read of which the words are kept, to be shown.
+pub const MAX_EXAMPLES: usize = 4;
+/// Bytes kept of each.
+const MAX_EXAMPLE_BYTES: usize = 64;
 /// Bytes of a host name (RFC 1035, 2.3.4).
 const MAX_HOST_BYTES: usize = 253;
 
@@ -41,7 +45,7 @@ pub struct Magnet {
 }
 
 /// Parts of a link that are not used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Ignored {
     /// Trackers (`tr`): peers come from the DHT.
     pub trackers: usize,
@@ -49,8 +53,32 @@ pub struct Ignored {
     pub web_seeds: usize,
     /// Other info-hashes than the first, v2 hashes beside a v1 hash.
     pub topics: usize,
-    /// Peers or ranges that are malformed or over their bound.
-    pub malformed: usize,
+    /// Those of them that name another v1 torrent.
+    pub torrents: usize,
+    /// Peers (`x.pe`).
+    pub peers: LeftOut,
+    /// Parts of the selection (`so`).
+    pub ranges: LeftOut,
+}
+
+/// Values of a parameter that are left out.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LeftOut {
+    /// How many cannot be read.
+    pub unread: usize,
+    /// The first of them, at most [`MAX_EXAMPLES`], cut to a length that can be shown.
+    pub examples: Vec<String>,
+    /// How many are over the bound.
+    pub excess: usize,
+}
+
+impl LeftOut {
+    fn on_unread(&mut self, text: &str) {
+        self.unread += 1;
+        if self.examples.len() < MAX_EXAMPLES {
+            self.examples.push(text[..text.floor_char_boundary(MAX_EXAMPLE_BYTES)].to_owned());
+        }
+    }
 }
 
 /// Why a text is no usable magnet link.
@@ -90,6 +118,17 @@ impl Magnet {
         text.trim_start().get(..7).is_some_and(|head| head.eq_ignore_ascii_case("magnet:"))
     }
 
+    /// All that the link says beside its topic; for links that name their torrent in another way (BEP 46).
+    pub(super) fn beside_topic(text: &str) -> Self {
+        let mut magnet = Self::new(InfoHash::ZERO);
+        let query = text.trim().split_once('?').map_or("", |(_, query)| query);
+        for part in query.split('&') {
+            let (key, value) = part.split_once('=').unwrap_or((part, ""));
+            magnet.on_param(&plain_key(key), value);
+        }
+        magnet
+    }
+
     /// Takes in every parameter except the topics.
     fn on_param(&mut self, key: &str, value: &str) {
         match key {
@@ -101,10 +140,13 @@ impl Magnet {
             "x.pe" => match percent_decode(value).parse() {
                 Ok(peer) if self.peers.contains(&peer) => {}
                 Ok(peer) if self.peers.len() < MAX_PEERS => self.peers.push(peer),
-                _ => self.ignored.malformed += 1,
+                Ok(_) => self.ignored.peers.excess += 1,
+                Err(_) => self.ignored.peers.on_unread(&percent_decode(value)),
             },
             "so" => self.on_selection(&percent_decode(value)),
             "tr" => self.ignored.trackers += 1,
+            // A key, which `Pointer` reads.
+            "xs" if percent_decode(value).to_ascii_lowercase().starts_with("urn:btpk:") => {}
             "ws" | "as" | "xs" => self.ignored.web_seeds += 1,
             _ => {}
         }
@@ -115,7 +157,8 @@ impl Magnet {
         for item in value.split(',').filter(|item| !item.is_empty()) {
             match parse_range(item) {
                 Some(range) if self.select.len() < MAX_RANGES => self.select.push(range),
-                _ => self.ignored.malformed += 1,
+                Some(_) => self.ignored.ranges.excess += 1,
+                None => self.ignored.ranges.on_unread(item),
             }
         }
     }
@@ -136,6 +179,8 @@ struct Topics {
     broken: Option<ParseIdError>,
     v2: bool,
     ignored: usize,
+    /// Of these, other v1 torrents.
+    others: usize,
 }
 
 impl Topics {
@@ -149,7 +194,10 @@ impl Topics {
             match (body.trim().parse(), self.hash) {
                 (Ok(hash), None) => self.hash = Some(hash),
                 (Ok(hash), Some(first)) if hash == first => {}
-                (Ok(_), Some(_)) => self.ignored += 1,
+                (Ok(_), Some(_)) => {
+                    self.ignored += 1;
+                    self.others += 1;
+                }
                 (Err(error), _) => {
                     self.ignored += 1;
                     self.broken.get_or_insert(error);
@@ -158,9 +206,9 @@ impl Topics {
         }
     }
 
-    fn into_hash(self) -> Result<(InfoHash, usize), MagnetError> {
+    fn into_hash(self) -> Result<InfoHash, MagnetError> {
         match (self.hash, self.broken) {
-            (Some(hash), _) => Ok((hash, self.ignored)),
+            (Some(hash), _) => Ok(hash),
             (None, Some(error)) => Err(error.into()),
             (None, None) if self.v2 => Err(MagnetError::V2Only),
             (None, None) => Err(MagnetError::NoTopic),
@@ -202,7 +250,8 @@ impl FromStr for Magnet {
                 key => magnet.on_param(key, value),
             }
         }
-        (magnet.hash, magnet.ignored.topics) = topics.into_hash()?;
+        (magnet.ignored.topics, magnet.ignored.torrents) = (topics.ignored, topics.others);
+        magnet.hash = topics.into_hash()?;
         Ok(magnet)
     }
 }
@@ -398,6 +447,8 @@ mod tests {
         let other = "f".repeat(40);
         let magnet = parse(&format!("&xt.2=urn:btih:{other}"));
         assert_eq!((magnet.hash.to_string().as_str(), magnet.ignored.topics), (HEX, 1));
+        assert_eq!(magnet.ignored.torrents, 1);
+        assert_eq!(parse("&xt=urn:btmh:1220aa&xt=urn:btih:short").ignored.torrents, 0);
     }
 
     #[test]
@@ -418,7 +469,8 @@ mod tests {
         assert_eq!(peers, ["1.2.3.4:5", "[2001:db8::1]:6881", "[::1]:7", "a.example:80"]);
         let magnet =
             parse("&x.pe=1.2.3.4&x.pe=::1:80&x.pe=a:0&x.pe=:5&x.pe=999.1.1.1:5&x.pe=a:65536&x.pe=a:+5");
-        assert_eq!((magnet.peers.len(), magnet.ignored.malformed), (0, 7));
+        assert_eq!((magnet.peers.len(), magnet.ignored.peers.unread), (0, 7));
+        assert_eq!(magnet.ignored.peers.examples, ["1.2.3.4", "::1:80", "a:0", ":5"]);
     }
 
     #[test]
@@ -426,7 +478,10 @@ mod tests {
         let many: String = (0..1000).map(|i| format!("&x.pe=h{i}:1")).collect();
         assert_eq!(parse(&many).peers.len(), MAX_PEERS);
         let many = format!("&so={}", "1,".repeat(5000));
-        assert_eq!(parse(&many).select.len(), MAX_RANGES);
+        let magnet = parse(&many);
+        assert_eq!((magnet.select.len(), magnet.ignored.ranges.excess), (MAX_RANGES, 5000 - MAX_RANGES));
+        let ranges = parse(&format!("&so={}", format!("{},", "ä".repeat(5000)).repeat(9))).ignored.ranges;
+        assert_eq!((ranges.unread, ranges.examples.len(), ranges.examples[0].len()), (9, MAX_EXAMPLES, 64));
         let long = format!("magnet:?xt=urn:btih:{HEX}&dn={}", "a".repeat(MAX_MAGNET_BYTES));
         assert!(matches!(long.parse::<Magnet>(), Err(MagnetError::TooLong(_))));
         assert!(parse(&format!("&x.pe={}:1", "a.".repeat(200))).peers.is_empty());
@@ -436,7 +491,8 @@ mod tests {
     fn a_selection_is_never_expanded() {
         let magnet = parse("&so=0-18446744073709551615,3,7-9,9-7,x,-1,18446744073709551616,&so=11");
         assert_eq!(magnet.select, [0..=u64::MAX, 3..=3, 7..=9, 11..=11]);
-        assert_eq!(magnet.ignored.malformed, 4);
+        assert_eq!(magnet.ignored.ranges.examples, ["9-7", "x", "-1", "18446744073709551616"]);
+        assert_eq!((magnet.ignored.ranges.unread, magnet.ignored.ranges.excess), (4, 0));
     }
 
     #[test]

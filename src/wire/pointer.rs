@@ -27,6 +27,11 @@ impl Pointer {
         item::mutable_target(&self.key, &self.salt)
     }
 
+    /// The pointer in a magnet link, and what else that says (peers, files); none in one that names a torrent itself.
+    pub fn with_link(text: &str) -> Result<Option<(Self, Magnet)>, MagnetError> {
+        Ok(Self::in_magnet(text)?.map(|pointer| (pointer, Magnet::beside_topic(text))))
+    }
+
     /// The pointer in a magnet link; none in one that names a torrent itself.
     pub fn in_magnet(text: &str) -> Result<Option<Self>, MagnetError> {
         if text.len() > MAX_MAGNET_BYTES || !Magnet::looks_like(text) {
@@ -127,6 +132,19 @@ mod tests {
         }
         let shouted = format!("MAGNET:?XS=URN:BTPK:{}&S=6E", key.to_uppercase());
         assert_eq!(shouted.parse::<Pointer>().unwrap().salt, b"n");
+    }
+
+    #[test]
+    fn what_else_the_link_says_counts() {
+        let key = "8543d3e6115f0f98c944077a4493dcd543e49c739fd998550a1f614ab36ed63e";
+        let link = format!("magnet:?xs=urn:btpk:{key}&s=6e&dn=a&so=1,3-4,x&x.pe=1.2.3.4:5&x.pe=bad");
+        let (pointer, link) = Pointer::with_link(&link).unwrap().unwrap();
+        assert_eq!((pointer.salt.as_slice(), link.name.as_deref()), (&b"n"[..], Some("a")));
+        assert_eq!((link.peers[0].to_string().as_str(), link.select), ("1.2.3.4:5", vec![1..=1, 3..=4]));
+        assert_eq!(
+            (link.ignored.ranges.unread, link.ignored.peers.unread, link.ignored.web_seeds),
+            (1, 1, 0)
+        );
     }
 
     #[test]
