@@ -84,7 +84,8 @@ fn a_hundred_looks_in_vain(bencher: divan::Bencher<'_, '_>, pieces: usize) {
             Action::Send(_, bytes) => Some(bytes),
             _ => None,
         };
-        let sent: Vec<u8> = std::iter::from_fn(|| swarm.poll_action()).filter_map(requested).flatten().collect();
+        let sent: Vec<u8> =
+            std::iter::from_fn(|| swarm.poll_action()).filter_map(requested).flatten().collect();
         // The first request's piece, behind its length and kind.
         let at = sent.windows(5).position(|w| w == [0, 0, 0, 13, 6]).expect("a request");
         let index = u32::from_be_bytes(sent[at + 5..at + 9].try_into().expect("four bytes"));

@@ -60,19 +60,8 @@ type Said = (&'static str, String, Vec<(&'static str, u64)>);
 fn explain(bottleneck: &Bottleneck) -> Said {
     match *bottleneck {
         Bottleneck::NoPeers => ("no_peers", "no peer is connected".into(), vec![]),
-        Bottleneck::NobodyHas { peers, missing } => {
-            let (peers_words, pieces) = (connected(peers), count(missing as usize, "missing piece"));
-            let sentence =
-                format!("{peers_words}, and none has any of the {pieces}: somebody who does must come");
-            ("nobody_has", sentence, vec![("missing_pieces", u64::from(missing))])
-        }
-        Bottleneck::Choked { peers } => {
-            let whom = if peers == 1 { "the one peer that has" } else { "all the peers that have" };
-            let sentence = format!(
-                "{whom} what is missing ({peers}) choke us: they serve others first, and look again each ten seconds"
-            );
-            ("choked", sentence, vec![("choking", peers as u64)])
-        }
+        Bottleneck::NobodyHas { peers, missing } => nobody_has(peers, missing),
+        Bottleneck::Choked { peers } => choked(peers),
         Bottleneck::Refused { peers } => {
             let sentence = format!(
                 "{} turned our requests down; they are asked again within seconds",
@@ -80,14 +69,7 @@ fn explain(bottleneck: &Bottleneck) -> Said {
             );
             ("refused", sentence, vec![("refusing", peers as u64)])
         }
-        Bottleneck::Silent { peers, blocks } => {
-            let sentence = format!(
-                "{} that {} asked for; nothing comes yet",
-                count(blocks, "block"),
-                if peers == 1 { "one peer was".to_owned() } else { format!("{peers} peers were") }
-            );
-            ("silent", sentence, vec![("asked", peers as u64), ("blocks", blocks as u64)])
-        }
+        Bottleneck::Silent { peers, blocks } => silent(peers, blocks),
         Bottleneck::DownloadLimit { rate, limit } => limited("--limit-rate", "download_limit", rate, limit),
         Bottleneck::UploadLimit { rate, limit } => limited("--limit-upload", "upload_limit", rate, limit),
         Bottleneck::LastBlocks { blocks, peers } => {
@@ -95,13 +77,7 @@ fn explain(bottleneck: &Bottleneck) -> Said {
                 format!("the end: {} on the way from {}", count(blocks, "last block"), count(peers, "peer"));
             ("last_blocks", sentence, vec![("blocks", blocks as u64), ("asked", peers as u64)])
         }
-        Bottleneck::NothingToAsk { peers } => {
-            let sentence = format!(
-                "{} would send, and what is missing is asked of others, or being verified",
-                count(peers, "peer")
-            );
-            ("nothing_to_ask", sentence, vec![("idle", peers as u64)])
-        }
+        Bottleneck::NothingToAsk { peers } => nothing_to_ask(peers),
         Bottleneck::Reader { unread } => {
             let sentence = format!("whoever reads stdout: {} are ready and not taken", bytes(unread));
             ("reader", sentence, vec![("unread", unread)])
@@ -122,28 +98,63 @@ fn explain(bottleneck: &Bottleneck) -> Said {
         }
         Bottleneck::Pipeline { peers, depth, round_trip, rate } => pipeline(peers, depth, round_trip, rate),
         Bottleneck::Senders { peers, rate, fastest, choking } => senders(peers, rate, fastest, choking),
-        Bottleneck::NobodyAsks { peers } => {
-            let sentence = match peers {
-                0 => "nobody is connected".to_owned(),
-                _ => format!("{}, and none asks for anything", connected(peers)),
-            };
-            ("nobody_asks", sentence, vec![])
-        }
-        Bottleneck::PassingOn { peers } => {
-            let sentence = format!(
-                "super-seeding: {} must pass on what we have shown before more is shown",
-                count(peers, "peer")
-            );
-            ("passing_on", sentence, vec![("passing_on", peers as u64)])
-        }
-        Bottleneck::Receivers { peers, rate, waiting } => {
-            let wait =
-                if waiting == 0 { String::new() } else { format!("; {waiting} more wait for their turn") };
-            let sentence =
-                format!("{} take what they can, {}/s in all{wait}", count(peers, "peer"), bytes(rate));
-            ("receivers", sentence, vec![("served", peers as u64), ("waiting", waiting as u64)])
-        }
+        Bottleneck::NobodyAsks { peers } => nobody_asks(peers),
+        Bottleneck::PassingOn { peers } => passing_on(peers),
+        Bottleneck::Receivers { peers, rate, waiting } => receivers(peers, rate, waiting),
     }
+}
+
+fn nobody_has(peers: usize, missing: u32) -> Said {
+    let (peers_words, pieces) = (connected(peers), count(missing as usize, "missing piece"));
+    let sentence = format!("{peers_words}, and none has any of the {pieces}: somebody who does must come");
+    ("nobody_has", sentence, vec![("missing_pieces", u64::from(missing))])
+}
+
+fn choked(peers: usize) -> Said {
+    let whom = if peers == 1 { "the one peer that has" } else { "all the peers that have" };
+    let sentence = format!(
+        "{whom} what is missing ({peers}) choke us: they serve others first, and look again each ten seconds"
+    );
+    ("choked", sentence, vec![("choking", peers as u64)])
+}
+
+fn silent(peers: usize, blocks: usize) -> Said {
+    let sentence = format!(
+        "{} that {} asked for; nothing comes yet",
+        count(blocks, "block"),
+        if peers == 1 { "one peer was".to_owned() } else { format!("{peers} peers were") }
+    );
+    ("silent", sentence, vec![("asked", peers as u64), ("blocks", blocks as u64)])
+}
+
+fn nothing_to_ask(peers: usize) -> Said {
+    let sentence = format!(
+        "{} would send, and what is missing is asked of others, or being verified",
+        count(peers, "peer")
+    );
+    ("nothing_to_ask", sentence, vec![("idle", peers as u64)])
+}
+
+fn nobody_asks(peers: usize) -> Said {
+    let sentence = match peers {
+        0 => "nobody is connected".to_owned(),
+        _ => format!("{}, and none asks for anything", connected(peers)),
+    };
+    ("nobody_asks", sentence, vec![])
+}
+
+fn passing_on(peers: usize) -> Said {
+    let sentence = format!(
+        "super-seeding: {} must pass on what we have shown before more is shown",
+        count(peers, "peer")
+    );
+    ("passing_on", sentence, vec![("passing_on", peers as u64)])
+}
+
+fn receivers(peers: usize, rate: u64, waiting: usize) -> Said {
+    let wait = if waiting == 0 { String::new() } else { format!("; {waiting} more wait for their turn") };
+    let sentence = format!("{} take what they can, {}/s in all{wait}", count(peers, "peer"), bytes(rate));
+    ("receivers", sentence, vec![("served", peers as u64), ("waiting", waiting as u64)])
 }
 
 fn hashing(percent: u32, share: u32, rate: u64) -> Said {

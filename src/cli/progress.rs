@@ -122,6 +122,10 @@ fn metadata(status: &Status) -> String {
 
 fn downloading(status: &Status) -> String {
     let peers = count(status.peers_connected, "peer");
+    let has_all = status.total > 0 && status.verified >= status.total;
+    if status.unread > 0 && has_all {
+        return format!("waiting for whoever reads stdout, {} are ready", bytes(status.unread));
+    }
     if status.peers_connected == 0 {
         return if status.peers_known == 0 { looking(status) } else { connecting(status) };
     }
@@ -296,6 +300,10 @@ mod tests {
             (
                 Status { peers_known: 3, dials_failed: 1, ..s(Stage::Connecting) },
                 "connecting: 3 peers known, 1 dial failed",
+            ),
+            (
+                Status { unread: 1 << 20, total: 9, verified: 9, peers_known: 1, ..s(Stage::Downloading) },
+                "waiting for whoever reads stdout, 1.0 MiB are ready",
             ),
             (
                 Status { metadata_blocks: (2, 3), peers_connected: 2, ..s(Stage::Metadata) },

@@ -146,7 +146,7 @@ impl Pieces {
     ) -> Vec<BlockRef> {
         let has = |piece| held.has(piece);
         let mut out = Vec::with_capacity(count);
-        self.ask_open(peer, &has, count, &mut out, |o| o.owner == Some(peer));
+        self.ask_open(peer, has, count, &mut out, |o| o.owner == Some(peer));
         // Before what others have begun and left: it may be had elsewhere, what a seed names may not.
         while out.len() < count {
             let named = suggested.iter().copied().find(|p| self.picker.is_waiting(*p) && has(*p));
@@ -154,14 +154,14 @@ impl Pieces {
             self.begin_for(peer, piece, count, &mut out);
         }
         if help == Help::Suggested {
-            self.ask_failed(peer, &has, count, &mut out);
+            self.ask_failed(peer, has, count, &mut out);
             return out;
         }
-        self.ask_open(peer, &has, count, &mut out, |o| o.owner.is_none());
+        self.ask_open(peer, has, count, &mut out, |o| o.owner.is_none());
         if help == Help::Blocks {
-            self.ask_open(peer, &has, count, &mut out, |o| !o.exclusive);
+            self.ask_open(peer, has, count, &mut out, |o| !o.exclusive);
         } else {
-            self.ask_failed(peer, &has, count, &mut out);
+            self.ask_failed(peer, has, count, &mut out);
         }
         while out.len() < count {
             let next = if self.have.ones() < RANDOM_FIRST_PIECES {
@@ -173,8 +173,8 @@ impl Pieces {
             self.begin_for(peer, piece, count, &mut out);
         }
         // Nobody may help with those: who is slow takes one where nothing else is left.
-        self.ask_failed(peer, &has, count, &mut out);
-        self.ask_open(peer, &has, count, &mut out, |o| !o.exclusive);
+        self.ask_failed(peer, has, count, &mut out);
+        self.ask_open(peer, has, count, &mut out, |o| !o.exclusive);
         out
     }
 

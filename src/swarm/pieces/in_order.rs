@@ -135,9 +135,9 @@ impl Pieces {
         let count = if pace.own == 0 { count.min(MIN_DEPTH.saturating_sub(asked)) } else { count };
         let mut out = Vec::with_capacity(count);
         let window = self.window(pace.all);
-        self.ask_late(peer, &has, pace, &window, late, count, &mut out);
+        self.ask_late(peer, has, pace, &window, late, count, &mut out);
         let soon = due_within(&window, pace, DUE_SOON);
-        self.ask_soon(peer, &has, pace, soon, count, &mut out);
+        self.ask_soon(peer, has, pace, soon, count, &mut out);
         let later = |p: PieceIndex| has(p) && !soon.iter().any(|(s, _)| *s == p);
         self.ask_open(peer, later, count, &mut out, |o| o.owner == Some(peer));
         let waits = |p: PieceIndex| self.picker.is_waiting(p) && has(p);
