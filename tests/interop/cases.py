@@ -464,6 +464,17 @@ def super_seed_to_libtorrent(lab, folder):
 
 
 @case
+def super_seed_to_one_libtorrent(lab, folder):
+    """A single libtorrent has nobody to pass anything on to, and is shown one piece after the other all the same."""
+    torrent = torrents.large(lab.folder(folder, "payload"), folder, 8)
+    sharer = Dhtget(lab, folder, (), "sharer").share(torrent, "--no-dht", "--super-seed")
+    only = Libtorrent(lab, folder, (), "only").leech([torrent.magnet], [sharer.address])
+    only.wait_done([torrent], 40)
+    only.stop()
+    sharer.stop()
+
+
+@case
 def super_seed_to_transmission(lab, folder):
     """The same with two Transmissions, which take no address: the sharer dials both and names each to the other (BEP 11)."""
     # Few pieces: Transmission looks at what it may ask for, and says what it has, every ten seconds only.
