@@ -253,13 +253,25 @@ fn a_log_line_that_cannot_be_written_is_lost_and_the_run_goes_on() {
 
 /// Starts a command with events on stdout, and waits for the first of them.
 fn started(dir: &Path, args: &[&str]) -> (std::process::Child, std::io::Lines<BufReader<ChildStdout>>) {
-    let mut command = std::process::Command::new(assert_cmd::cargo::cargo_bin!("dhtget"));
+    let program = assert_cmd::cargo::cargo_bin!("dhtget");
+    let mut command = std::process::Command::new(program);
+    if hangups_are_ignored() {
+        command = std::process::Command::new("env");
+        command.arg("--default-signal=HUP").arg(program);
+    }
     command.current_dir(dir).env("XDG_STATE_HOME", dir.join("state")).env("HOME", dir);
     command.args(args).arg("--json").stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     assert!(lines.next().unwrap().unwrap().contains("\"started\""));
     (child, lines)
+}
+
+/// Whether the tests run under `nohup` or the like, which every child inherits (Linux; elsewhere they are taken not to).
+fn hangups_are_ignored() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 == 1)
 }
 
 /// As a terminal that is closed sends it, and the shell in it.

@@ -244,6 +244,23 @@ mod tests {
         assert_eq!(tried.len(), 8);
     }
 
+    /// BEP 3: who came within the last minute is thrice as likely to be tried.
+    #[test]
+    fn newcomers_are_tried_thrice_as_often() {
+        let (start, mut rng) = (Instant::now(), Rng::from_u64(4));
+        let now = start + NEWCOMER;
+        let mut crowd = contenders(start, &[5, 5, 5, 5, 0, 0]);
+        crowd[5].since = now;
+        let [mut old, mut new] = [0, 0];
+        for _ in 0..4000 {
+            // Each time the first draw of a choker.
+            let mut choker = Choker::new(now, UPLOAD_SLOTS);
+            let tried = choker.round(now, &crowd, &mut rng)[UPLOAD_SLOTS];
+            *(if tried == crowd[5].peer { &mut new } else { &mut old }) += 1;
+        }
+        assert!((2800..3200).contains(&new) && new + old == 4000, "{new} and {old} of 4000");
+    }
+
     #[test]
     fn a_free_slot_is_given_at_once_and_a_lost_one_freed() {
         let now = Instant::now();

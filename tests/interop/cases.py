@@ -4,8 +4,10 @@
 """
 
 import os
+import pty
 import random
 import re
+import select
 import shutil
 import socket
 import struct
@@ -510,6 +512,51 @@ def local_discovery_of_dhtget(lab, folder):
 
 
 # ---- ends: killed, interrupted, in vain ----
+
+
+@case
+def enter_explains(lab, folder):
+    """At a terminal, Enter is answered with what holds a fetch from libtorrent up, and Ctrl-C ends the run."""
+    torrent = torrents.large(lab.folder(folder, "payload"), folder, 8).pack(ODD_PIECE)
+    seeder = Libtorrent(lab, folder, (), "seeder").seed([torrent])
+    options = ("--no-dht", "--no-lsd", "--no-state", "--limit-rate", "64K", "--peer", seeder.address, "--dir", folder)
+    child, terminal = pty.fork()
+    if child == 0:
+        os.execve(dhtget_binary(), [dhtget_binary(), torrent.magnet, *options], {"HOME": folder, "TERM": "xterm"})
+    # The limit, or, while the mean of the last seconds is below it, the one who sends.
+    shown, answer = b"", re.compile(rb"our own limit|one peer sends all it can")
+
+    def watch(seconds, enough):
+        nonlocal shown
+        end = time.monotonic() + seconds
+        while not enough() and (left := end - time.monotonic()) > 0:
+            if select.select([terminal], [], [], left)[0]:
+                try:
+                    shown += os.read(terminal, 4096)
+                except OSError:
+                    # The other end is closed.
+                    return
+
+    try:
+        watch(10, lambda: b"downloading" in shown)
+        watch(2, lambda: False)
+        if answer.search(shown) or b"downloading" not in shown:
+            raise Failed(f"it should download, and explain nothing unasked: {shown[-300:]!r}")
+        os.write(terminal, b"\n")
+        watch(5, lambda: answer.search(shown))
+        if not answer.search(shown):
+            raise Failed(f"Enter was not answered: {shown[-300:]!r}")
+        os.write(terminal, b"\x03")
+        watch(5, lambda: False)
+        child, status = 0, os.waitpid(child, 0)[1]
+        if (code := os.waitstatus_to_exitcode(status)) != 130:
+            raise Failed(f"exit code {code}")
+    finally:
+        if child:
+            os.kill(child, SIGKILL)
+            os.waitpid(child, 0)
+        os.close(terminal)
+    seeder.stop()
 
 
 @case

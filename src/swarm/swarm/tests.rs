@@ -128,6 +128,27 @@ impl Table {
     }
 }
 
+/// Who owes us blocks and sends none for a minute snubs us: it has no slot but by chance.
+#[test]
+fn who_sends_nothing_for_a_minute_snubs_us() {
+    let mut table = Table::new();
+    let [mean, fair] = [1, 2].map(|id| table.join(id, Reserved::OURS));
+    let mut owed = Vec::new();
+    for second in 0..60 {
+        let snubs = |key| table.swarm.members[&key].snubs(table.now);
+        assert!(!snubs(mean) && !snubs(fair), "after {second} s");
+        owed.extend(table.requests().into_iter().filter(|(key, _)| *key == fair));
+        // One block each ten seconds is little, and something.
+        if second % 10 == 0 && !owed.is_empty() {
+            let (_, block) = owed.remove(0);
+            table.say(fair, &[Table::block(block)]);
+        }
+        table.pass(Duration::from_secs(1));
+    }
+    let snubs = |key| table.swarm.members[&key].snubs(table.now);
+    assert!(snubs(mean) && !snubs(fair));
+}
+
 /// A full disk is nobody's fault, however long somebody needs to make room.
 #[test]
 fn nobody_is_blamed_for_silence_while_nothing_is_read() {

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::swarm::explain::Bottleneck;
+use crate::swarm::{Sequence, Wanted};
 use crate::wire::extended::ExtendedHandshake;
 
 impl Table {
@@ -49,6 +50,57 @@ fn each_cause_is_named_when_it_is_the_one() {
     }
     assert!(table.is_complete());
     assert_eq!(table.why(), Bottleneck::NobodyAsks { peers: 0 }, "the other seed was of no more use");
+}
+
+/// The last blocks are told from what is only being verified, and a seed's receivers from those who wait for them.
+#[test]
+fn the_end_and_what_follows_are_told_apart() {
+    let mut table = Table::of(1);
+    let [first, second] = [1, 2].map(|id| table.join(id, Reserved::OURS));
+    let asked = table.requests();
+    let of = |who| asked.iter().filter(move |(key, _)| *key == who).map(|(_, block)| *block);
+    let giver = if of(first).count() > 0 { first } else { second };
+    let blocks: Vec<BlockRef> = of(giver).collect();
+    table.say(giver, &[Table::block(blocks[0])]);
+    let why = table.why();
+    assert!(matches!(why, Bottleneck::LastBlocks { blocks: 1.., peers: 1.. }), "{why:?}");
+    blocks[1..].iter().for_each(|block| table.say(giver, &[Table::block(*block)]));
+    assert_eq!(table.why(), Bottleneck::Verifying);
+    table.requests();
+    assert!(table.swarm.is_complete());
+    assert_eq!(table.why(), Bottleneck::NobodyAsks { peers: 0 }, "two seeds are of no more use");
+    // Who lacks it asks for it.
+    let taker = table.swarm.accept(table.now, SocketAddr::from(([10, 0, 0, 9], 7))).unwrap();
+    let mut hello = Vec::new();
+    let (info_hash, peer_id) = (table.info.hash(), Id160([9; 20]));
+    Handshake { reserved: Reserved::OURS, info_hash, peer_id }.emit(&mut hello);
+    [Message::HaveNone, Message::Interested].iter().for_each(|m| m.emit(&mut hello));
+    table.swarm.handle(table.now, Input::Received(taker, hello.into()));
+    assert!(matches!(table.why(), Bottleneck::Receivers { peers: 1, waiting: 0, .. }), "{:?}", table.why());
+}
+
+/// Nobody is asked for anything once whoever reads has as much ahead of him as he may.
+#[test]
+fn a_full_window_leaves_nothing_to_ask() {
+    let (now, info) = (Instant::now(), info_of(400));
+    let mut table = Table::with(info.clone());
+    table.swarm = Swarm::new(info.hash(), Config::new(Id160([1; 20])), [1; 32], now);
+    table.swarm.handle(now, Input::Info(info));
+    table.swarm.handle(now, Input::Wanted(Wanted::default().in_sequence(Sequence::Reader(1 << 20))));
+    table.swarm.handle(now, Input::DiskReady(Bitfield::none(400)));
+    table.now = now;
+    table.join(1, Reserved::OURS);
+    for _ in 0..200 {
+        for (key, block) in table.requests() {
+            table.say(key, &[Table::block(block)]);
+        }
+        table.pass(Duration::from_millis(100));
+    }
+    let had = table.swarm.stats(table.now).pieces;
+    assert!((16..=17).contains(&had), "{had} pieces of 64 KiB");
+    assert_eq!(table.why(), Bottleneck::NothingToAsk { peers: 1 });
+    table.swarm.handle(table.now, Input::Consumed(1 << 20));
+    assert!(!table.requests().is_empty(), "he has read on");
 }
 
 /// Under a low limit a block comes each eight seconds; between two of them nobody is silent.
