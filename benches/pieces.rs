@@ -75,8 +75,6 @@ fn ask_a_new_peer(bencher: divan::Bencher<'_, '_>, pieces: usize) {
 #[divan::bench(args = PIECES, max_time = 2)]
 fn a_hundred_looks_in_vain(bencher: divan::Bencher<'_, '_>, pieces: usize) {
     let (info, now) = (info(pieces & !7), Instant::now());
-    let mut hello = Vec::new();
-    Handshake { reserved: Reserved::OURS, info_hash: info.hash(), peer_id: Id160([3; 20]) }.emit(&mut hello);
     let inputs = || {
         let (mut swarm, first) = swarm(&info, now);
         swarm.handle(now, Input::Received(first, framed(&Message::Unchoke)));
@@ -89,11 +87,17 @@ fn a_hundred_looks_in_vain(bencher: divan::Bencher<'_, '_>, pieces: usize) {
         // The first request's piece, behind its length and kind.
         let at = sent.windows(5).position(|w| w == [0, 0, 0, 13, 6]).expect("a request");
         let index = u32::from_be_bytes(sent[at + 5..at + 9].try_into().expect("four bytes"));
-        let second = swarm.accept(now, SocketAddr::from(([9, 9, 9, 9], 6881))).expect("room for two");
-        swarm.handle(now, Input::Received(second, hello.clone().into()));
-        swarm.handle(now, Input::Received(second, framed(&Message::Have(index))));
-        swarm.handle(now, Input::Received(second, framed(&Message::Unchoke)));
-        (swarm, second)
+        // The first of these is asked for the rest of it.
+        let [_, idle] = [3, 4].map(|id| {
+            let peer = swarm.accept(now, SocketAddr::from(([9, 9, 9, id], 6881))).expect("room for three");
+            let mut said = Vec::new();
+            let peer_id = Id160([id; 20]);
+            Handshake { reserved: Reserved::OURS, info_hash: info.hash(), peer_id }.emit(&mut said);
+            [Message::Have(index), Message::Unchoke].iter().for_each(|m| m.emit(&mut said));
+            swarm.handle(now, Input::Received(peer, said.into()));
+            peer
+        });
+        (swarm, idle)
     };
     let word = framed(&Message::KeepAlive);
     bencher.with_inputs(inputs).bench_local_values(|(mut swarm, peer)| {

@@ -163,6 +163,9 @@ impl Picker {
         let Some(field) = peer.field() else {
             return self.ranks.iter().flat_map(|rank| &rank.order).copied().find(fits);
         };
+        let (all, waiting) = (self.waiting.len(), &self.waiting);
+        // Most vain searches end here.
+        waiting.common(field, 0, all).next()?;
         // What nobody is counted for, it has not.
         let seen = |rank: &Rank| rank.ends.first().map_or(0, |end| *end as usize);
         let mut rarest = self.ranks.iter().flat_map(|rank| &rank.order[seen(rank)..]).copied();
@@ -171,7 +174,7 @@ impl Picker {
         }
         // Where the order would go on: it is as random as any place.
         let from = rarest.next()?.get();
-        let common = self.waiting.common(field, from).chain(self.waiting.common(field, 0));
+        let common = waiting.common(field, from, all).chain(waiting.common(field, 0, from));
         let few = common.filter_map(|index| self.wanted_piece(index)).filter(fits).take(LOOKS);
         few.min_by_key(|p| (self.wanted.priority(*p), self.availability[p.at()]))
     }
