@@ -260,7 +260,6 @@ impl World {
             metadata_asked: VecDeque::new(),
         };
         self.peers.insert(key, peer);
-        assert!(self.peers.len() <= MAX_CONNECTIONS);
     }
 
     fn accept(&mut self, addr: SocketAddr) {
@@ -411,6 +410,8 @@ impl World {
             self.on_action(action);
         }
         assert!(count <= MAX_ACTIONS, "{count} actions at once");
+        // Who makes room for another is closed by then.
+        assert!(self.peers.len() <= MAX_CONNECTIONS);
         let stats = self.swarm.stats(self.now);
         assert!(stats.connected <= self.peers.len() && stats.verified <= TOTAL);
         if self.disk_ready {
