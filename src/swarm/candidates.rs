@@ -4,7 +4,6 @@
 
 mod order;
 
-use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -305,12 +304,7 @@ impl Banned {
         while self.order.len() > MAX_BANNED {
             let Some(oldest) = self.order.pop_front() else { return };
             self.addrs.remove(&oldest);
-            if let Entry::Occupied(mut count) = self.sites.entry(site(oldest.ip())) {
-                *count.get_mut() -= 1;
-                if *count.get() == 0 {
-                    count.remove();
-                }
-            }
+            take_one(&mut self.sites, site(oldest.ip()));
         }
     }
 
@@ -347,6 +341,16 @@ fn canonical(addr: SocketAddr) -> SocketAddr {
 fn usable(addr: SocketAddr) -> bool {
     let broadcast = matches!(addr.ip(), IpAddr::V4(v4) if v4.is_broadcast() || v4.octets()[0] == 0);
     addr.port() != 0 && !addr.ip().is_unspecified() && !addr.ip().is_multicast() && !broadcast
+}
+
+/// One less; says whether there was one.
+pub(super) fn take_one(counts: &mut BTreeMap<IpAddr, usize>, of: IpAddr) -> bool {
+    let Some(count) = counts.get_mut(&of) else { return false };
+    *count -= 1;
+    if *count == 0 {
+        counts.remove(&of);
+    }
+    true
 }
 
 /// Whether whoever has this address may have all of its /64: not in a local network, whose machines share one.

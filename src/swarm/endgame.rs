@@ -18,10 +18,6 @@ pub(super) fn is_late(other: Option<&Member>, now: Instant, own: Duration, least
     other.is_none_or(|o| o.backlog(now, 0) >= least.max(own.saturating_mul(2)))
 }
 
-fn requests_of(member: &Member) -> usize {
-    member.conn.as_ref().map_or(0, |c| c.requests())
-}
-
 impl Member {
     /// How long what it was asked for, and `more` blocks, will take at its rate; for ever where nothing comes.
     pub(super) fn backlog(&self, now: Instant, more: usize) -> Duration {
@@ -44,7 +40,7 @@ impl Member {
     /// when it last sent; that is no certainty, so that it is not said to be faster than what is asked ahead.
     pub(super) fn time_for(&self, now: Instant, blocks: usize) -> Duration {
         let time = self.backlog(now, blocks);
-        let idle = requests_of(self) == 0 && !self.stalled && self.mute_since.is_none();
+        let idle = self.requests() == 0 && !self.stalled && self.mute_since.is_none();
         if time < Duration::MAX || !idle {
             return time;
         }
@@ -78,7 +74,7 @@ impl Swarm {
     /// Endgame: an idle peer is asked for what slower ones were asked for.
     pub(super) fn ask_twice(&mut self, now: Instant, key: PeerKey) {
         let (Some(pieces), Some(member)) = (&mut self.pieces, self.members.get(&key)) else { return };
-        let requests = requests_of(member);
+        let requests = member.requests();
         // Half a second's worth: what is asked twice comes twice where the cancel is late.
         let soon = member.down.per_second(now, Duration::from_secs(5)) as usize / 2 / BLOCK_LEN as usize;
         let room = soon.clamp(1, ENDGAME_DEPTH).min(member.depth).saturating_sub(requests);
@@ -97,7 +93,7 @@ impl Swarm {
         if member.proven {
             // It fetches the whole piece: worth it only where that is twice as fast as the rest is.
             let slow = |other, left: u32, all: u32| {
-                let rest = |o: &Member| o.backlog(now, (left as usize).saturating_sub(requests_of(o)));
+                let rest = |o: &Member| o.backlog(now, (left as usize).saturating_sub(o.requests()));
                 let all = member.time_for(now, all as usize).max(ENDGAME_AFTER);
                 lost(other) || self.members.get(&other).is_none_or(|o| rest(o) > all.saturating_mul(2))
             };

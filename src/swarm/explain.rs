@@ -187,7 +187,7 @@ impl Swarm {
             return Some(rate);
         }
         let recent = |m: &Member| now.saturating_duration_since(m.last_block) < block_time * 2;
-        let asked = |m: &&Member| m.conn.as_ref().is_some_and(|c| c.requests() > 0);
+        let asked = |m: &&Member| m.requests() > 0;
         let flows = || self.members.values().filter(asked).any(recent);
         let few = self.down.total() < u64::from(BLOCKS_FOR_A_RATE * BLOCK_LEN);
         let rare = few || block_time * BLOCKS_FOR_A_RATE > LONG_WINDOW;
@@ -223,10 +223,9 @@ pub fn is_used_up(rate: u64, limit: u64) -> bool {
 
 /// Of those who have something for us, what keeps it from coming.
 fn fetching_bottleneck(now: Instant, pieces: &Pieces, having: &[&Member], rate: u64) -> Bottleneck {
-    let requests = |m: &Member| m.conn.as_ref().map_or(0, |c| c.requests());
     let choking = having.iter().filter(|m| m.conn.as_ref().is_some_and(|c| c.is_choked())).count();
-    let asked: Vec<&&Member> = having.iter().filter(|m| requests(m) > 0).collect();
-    let blocks = asked.iter().map(|m| requests(m)).sum();
+    let asked: Vec<&&Member> = having.iter().filter(|m| m.requests() > 0).collect();
+    let blocks = asked.iter().map(|m| m.requests()).sum();
     let sends = |m: &Member| m.down.per_second(now, WINDOW);
     let silent = |m: &Member| now.saturating_duration_since(m.last_block) >= SILENCE;
     if asked.is_empty() {
@@ -247,7 +246,7 @@ fn fetching_bottleneck(now: Instant, pieces: &Pieces, having: &[&Member], rate: 
     // Who queues less than his rate would need can be asked for no more, however fast his link.
     let full = |m: &&&&Member| {
         let limit = m.conn.as_ref().map_or(0, |c| c.request_limit());
-        m.depth > limit && requests(m) * 8 >= limit * 7
+        m.depth > limit && m.requests() * 8 >= limit * 7
     };
     let held: Vec<&&&Member> = asked.iter().filter(full).collect();
     let held_rate: u64 = held.iter().map(|m| sends(m)).sum();

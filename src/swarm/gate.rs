@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
-use super::candidates::{has_a_site, site};
+use super::candidates::{has_a_site, site, take_one};
 use super::config::{
     DIAL_TIMEOUT, DIALS_A_SECOND, FEW_MEMBERS, MAX_CONNECTIONS, MAX_HALF_OPEN, MAX_INCOMING, MAX_PER_ADDRESS,
     MAX_PER_SITE, PATIENT_DIAL_TIMEOUT,
@@ -69,16 +69,6 @@ impl Gate {
         *self.sites.entry(site(host)).or_default() += 1;
         self.incoming_count += 1;
     }
-}
-
-/// One less; says whether there was one.
-fn take_one(counts: &mut BTreeMap<IpAddr, usize>, of: IpAddr) -> bool {
-    let Some(count) = counts.get_mut(&of) else { return false };
-    *count -= 1;
-    if *count == 0 {
-        counts.remove(&of);
-    }
-    true
 }
 
 impl Swarm {

@@ -26,7 +26,7 @@ impl Swarm {
             return Vec::new();
         };
         let window = Duration::from_secs(5);
-        let requests = member.conn.as_ref().map_or(0, |c| c.requests());
+        let requests = member.requests();
         let rate = |m: &Member| m.down.per_second(now, window);
         let pace = Pace {
             own: if member.stalled { 1 } else { rate(member) },

@@ -243,6 +243,11 @@ impl Member {
         self.metadata_moved = now;
     }
 
+    /// Blocks that it has been asked for and has not sent.
+    pub(super) fn requests(&self) -> usize {
+        self.conn.as_ref().map_or(0, Connection::requests)
+    }
+
     /// What it calls itself, past the handshake.
     pub(super) fn peer_id(&self) -> Option<PeerId> {
         self.conn.as_ref()?.remote().map(|handshake| handshake.peer_id)
